@@ -1,0 +1,81 @@
+"""The fast loop: a record is checked and handed over in microseconds; nothing here waits for disk, model or
+training.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from sona.errors import DimensionMismatchError, UnknownTokenError
+from sona.types import Feedback, Trajectory
+
+log = logging.getLogger("sona.fast")
+
+
+class Inbox(Protocol):
+    """The way into the store; :class:`sona.storage.writer.Writer` is one."""
+
+    def put(self, record: Trajectory | Feedback) -> bool:
+        """Hand over without waiting; False where the bound on what is not yet durable is reached."""
+
+
+class FastLoop:
+    """Checks against what only this store and model know, then hands over. Safe to call from any thread.
+
+    Args:
+        inbox: takes the records.
+        width: of the store's embeddings; None until one has come.
+        vocab_size: of the served model; None without one, when token ids can't be checked.
+    """
+
+    def __init__(self, inbox: Inbox, *, width: int | None, vocab_size: int | None) -> None:
+        self._inbox, self._width, self._vocab_size = inbox, width, vocab_size
+        self._told_rejected = False
+
+    def record(self, trajectory: Trajectory, quality: Feedback | None = None) -> bool:
+        """Hand a trajectory over, with its feedback if there is one already.
+
+        Returns:
+            Whether it was taken. False, counted and logged once, where more is waiting for the disk than the bound
+            allows: recording never blocks the host.
+
+        Raises:
+            DimensionMismatchError: its embedding has another width than those before it.
+            UnknownTokenError: a token id is outside the served model's vocabulary.
+        """
+        self._check_width(trajectory)
+        self._check_tokens(trajectory)
+        taken = self._put(trajectory)
+        return taken and (quality is None or self._put(quality))
+
+    def feedback(self, feedback: Feedback) -> bool:
+        """Hand a feedback over; as :meth:`record`."""
+        return self._put(feedback)
+
+    def _put(self, record: Trajectory | Feedback) -> bool:
+        taken = self._inbox.put(record)
+        if not taken and not self._told_rejected:
+            log.warning("records are rejected: store.queue_bytes of them wait for the disk (told once, counted always)")
+            self._told_rejected = True
+        return taken
+
+    def _check_width(self, trajectory: Trajectory) -> None:
+        if trajectory.embedding is None:
+            return
+        width = len(trajectory.embedding) // 4
+        if self._width is None:
+            self._width = width
+        if width != self._width:
+            raise DimensionMismatchError(
+                f"embedding of width {width}; this store's have {self._width}: use the same embedder, or another store"
+            )
+
+    def _check_tokens(self, trajectory: Trajectory) -> None:
+        if self._vocab_size is None:
+            return
+        for name, ids in (("prompt_ids", trajectory.prompt_array()), ("response_ids", trajectory.response_array())):
+            if ids is not None and int(ids.max()) >= self._vocab_size:
+                raise UnknownTokenError(
+                    f"{name}: id {ids.max()}; this model knows 0 to {self._vocab_size - 1}: use its own tokenizer"
+                )

@@ -1,0 +1,80 @@
+"""The decision whether a candidate may be published: from evidence that it never trained on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sona.config import GateConfig
+from sona.types import GateCheck, GateDecision
+
+
+class Evidence(NamedTuple):
+    """The same answers under the version in force and under the candidate."""
+
+    gain: npt.NDArray[np.float64]
+    """(n,) of this cycle's held-out answers: log p(candidate) - log p(in force), nats a token."""
+    earlier_before: npt.NDArray[np.float64]
+    """(m,) of earlier cycles' held-out answers: share of its tokens that the version in force predicts."""
+    earlier_after: npt.NDArray[np.float64]
+    """(m,) the same for the candidate."""
+    probes_kept: npt.NDArray[np.float64]
+    """(p,) of the base model's own answers: share of its tokens that the candidate still predicts."""
+
+
+def decide(evidence: Evidence, settings: GateConfig, seed: int) -> GateDecision:
+    """Admit the candidate if it helps on what is new, beyond chance, and forgets neither the old nor the base's skills.
+
+    A check without data is left out, but for the first: no held-out answers, no evidence, no publication.
+    """
+    checks = [_enough(evidence, settings), _helps(evidence, settings, seed)]
+    if len(evidence.earlier_before):
+        checks.append(_keeps_earlier(evidence, settings))
+    if len(evidence.probes_kept):
+        checks.append(_keeps_base(evidence, settings))
+    return GateDecision(passed=not settings.enabled or all(check.passed for check in checks), checks=tuple(checks))
+
+
+def bootstrap_bound(values: npt.NDArray[np.float64], confidence: float, samples: int, seed: int) -> float:
+    """Lower end of the two-sided percentile bootstrap interval of the mean (Efron 1979), of paired differences (n,)."""
+    if not len(values):
+        return float("-inf")
+    rng = np.random.default_rng(seed)
+    means = np.concatenate(
+        [values[rng.integers(0, len(values), (size, len(values)))].mean(1) for size in _chunks(samples)]
+    )
+    return float(np.quantile(means, (1 - confidence) / 2))
+
+
+def _chunks(samples: int, size: int = 500) -> list[int]:
+    return [min(size, samples - start) for start in range(0, samples, size)]
+
+
+def _enough(evidence: Evidence, settings: GateConfig) -> GateCheck:
+    return _check("held-out answers", len(evidence.gain), settings.min_held_out, "of this cycle")
+
+
+def _helps(evidence: Evidence, settings: GateConfig, seed: int) -> GateCheck:
+    bound = bootstrap_bound(evidence.gain, settings.confidence, settings.bootstrap_samples, seed)
+    mean = float(evidence.gain.mean()) if len(evidence.gain) else float("nan")
+    # Strictly above: an adapter that changes nothing gains exactly 0 and must not pass.
+    passed = bound > settings.min_gain
+    detail = f"mean gain {mean:.4g} nats a token, lower end of the {settings.confidence:.0%} interval"
+    return GateCheck(name="gain", value=bound, bound=settings.min_gain, passed=passed, detail=detail)
+
+
+def _keeps_earlier(evidence: Evidence, settings: GateConfig) -> GateCheck:
+    change = float((evidence.earlier_after - evidence.earlier_before).mean())
+    detail = f"change of predicted tokens over {len(evidence.earlier_after)} held-out answers of earlier cycles"
+    return _check("earlier skills", change, -settings.max_forgetting, detail)
+
+
+def _keeps_base(evidence: Evidence, settings: GateConfig) -> GateCheck:
+    detail = f"of the base model's own tokens kept, over {len(evidence.probes_kept)} probes that were not trained on"
+    return _check("base skills", float(evidence.probes_kept.mean()), settings.min_retention, detail)
+
+
+def _check(name: str, value: float, bound: float, detail: str) -> GateCheck:
+    return GateCheck(name=name, value=float(value), bound=float(bound), passed=value >= bound, detail=detail)

@@ -1,0 +1,188 @@
+"""The part of a cycle that changes weights: from a checkpoint and a split to a judged candidate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sona.config import Config
+from sona.learn.dataset import Example
+from sona.learn.ewc import EwcState, initial_state
+from sona.learn.fisher import fisher_diagonal
+from sona.learn.likelihood import Scores, evaluate
+from sona.learn.lora import attach, load_adapter, save_adapter, weights
+from sona.learn.trainer import TrainResult, auto_learning_rate, train
+from sona.loops.checkpoint import Checkpoint
+from sona.loops.credit import advantage_weights
+from sona.loops.gate import Evidence, decide
+from sona.loops.mixture import NEUTRAL_QUALITY, Mixture, replayed_example
+from sona.loops.probes import Probes, read_probes
+from sona.loops.screen import Ready
+from sona.loops.split import Split
+from sona.ports import Report, ServedModel, TrajectoryStore
+from sona.types import GateDecision, Progress
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What was learned, and whether it holds."""
+
+    state: Checkpoint
+    """With the candidate's adapter in the draft's folder."""
+    decision: GateDecision
+    metrics: dict[str, float]
+
+
+class Teacher:
+    """Trains and judges one candidate. The learner is a module tree of its own over the served weights: requests go
+    on.
+    """
+
+    def __init__(
+        self, store: TrajectoryStore, model: ServedModel, state: Checkpoint, config: Config, seed: int, report: Report
+    ) -> None:
+        self.store, self.model, self.state, self.config, self.seed, self.report = (
+            store,
+            model,
+            state,
+            config,
+            seed,
+            report,
+        )
+        tree = model.trainable_copy()
+        self.learner = attach(tree, config.lora, seed) if state.adapter is None else load_adapter(tree, state.adapter)
+        self.learner.eval()
+
+    def teach(self, parts: Split, baseline: Mapping[str, float], folder: Path) -> Lesson:
+        """Train on ``parts.train``, write the adapter to ``folder``, judge it by ``parts.held_out``.
+
+        ``baseline`` is the usual quality of each trajectory's pattern, by trajectory id.
+        """
+        clock = _Clock()
+        probes = read_probes(self.store, self.model, self.config)
+        clock.lap("probes_s")
+        exam = _Exam([Example(item.prompt, item.response) for item in parts.held_out], self._earlier(), probes.judged)
+        before = self._take(exam, "examine before")
+        clock.lap("examine_before_s")
+        ewc = self.state.ewc or self._first_anchor(probes)
+        clock.lap("first_fisher_s")
+        result = self._train(self._credited(parts.train, baseline), probes, ewc)
+        clock.lap("train_s")
+        after = self._take(exam, "examine after")
+        clock.lap("examine_after_s")
+        save_adapter(self.learner, folder)
+        decision = decide(_evidence(before, after), self.config.gate, self.seed)
+        state = replace(self.state, adapter=folder, ewc=result.ewc, optimizer=result.optimizer_state)
+        return Lesson(state, decision, {**result.metrics, **_metrics(before, after), **clock.laps})
+
+    def _take(self, exam: _Exam, stage: str) -> _Marks:
+        return _Marks(*(self._score(part, f"{stage}: {name}") for name, part in exam._asdict().items()))
+
+    def _score(self, part: list[Example], stage: str) -> Scores:
+        def on_batch(done: int, total: int) -> None:
+            self.report(Progress(stage=stage, done=done, total=total))
+
+        return evaluate(self.learner, part, self.model.pad_id, on_batch=on_batch)
+
+    def _earlier(self) -> list[Example]:
+        """Held-out answers of earlier cycles; drawn with replacement, so each counts once."""
+        rng = np.random.default_rng(self.seed)
+        rows = self.store.sample("held_out", self.config.gate.held_out_limit, rng)
+        unique = {row.seq: row for row in rows}
+        return [replayed_example(unique[seq], self.model) for seq in sorted(unique)]
+
+    def _first_anchor(self, probes: Probes) -> EwcState | None:
+        """Before the first cycle: what matters to the base model's own answers is held from the start."""
+        if not probes.trained:
+            return None
+        generator = torch.Generator().manual_seed(self.seed)
+        fisher = fisher_diagonal(self.learner, probes.trained, self.model.pad_id, sampled=True, generator=generator)
+        return initial_state(fisher, weights(self.learner))
+
+    def _train(self, new: Sequence[Example], probes: Probes, ewc: EwcState | None) -> TrainResult:
+        settings = self.config.train
+        mixture = Mixture(new, probes.trained, self.store, self.model, self.state.bank, settings, self.seed)
+        steps = mixture.steps
+
+        def on_step(step: int, loss: float) -> None:
+            self.report(Progress(stage="train", done=step + 1, total=steps, note=f"loss {loss:.3f}"))
+
+        result = train(
+            self.learner,
+            mixture.draw,
+            steps=steps,
+            settings=settings,
+            learning_rate=settings.learning_rate or auto_learning_rate(self.model.hidden_size),
+            pad_id=self.model.pad_id,
+            ewc=ewc,
+            optimizer_state=self.state.optimizer,
+            on_step=on_step,
+        )
+        return replace(result, metrics={**result.metrics, "replayed": float(mixture.replayed)})
+
+    def _credited(self, ready: Sequence[Ready], baseline: Mapping[str, float]) -> list[Example]:
+        """The new trajectories, weighted against what is usual for their patterns."""
+        quality = [item.stored.quality or 0.0 for item in ready]
+        usual = [baseline.get(item.stored.trajectory.id, NEUTRAL_QUALITY) for item in ready]
+        credit = advantage_weights(quality, usual, self.config.train)
+        return [
+            Example(item.prompt, item.response, weight) for item, weight in zip(ready, credit.tolist(), strict=True)
+        ]
+
+
+class _Exam(NamedTuple):
+    """What both the version in force and the candidate are asked."""
+
+    new: list[Example]
+    earlier: list[Example]
+    probes: list[Example]
+
+
+class _Marks(NamedTuple):
+    """One model's scores in it."""
+
+    new: Scores
+    earlier: Scores
+    probes: Scores
+
+
+class _Clock:
+    """Seconds since the lap before, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+
+
+def _evidence(before: _Marks, after: _Marks) -> Evidence:
+    return Evidence(
+        gain=(after.new.log_prob - before.new.log_prob) / after.new.tokens,
+        earlier_before=before.earlier.share_right,
+        earlier_after=after.earlier.share_right,
+        probes_kept=after.probes.share_right,
+    )
+
+
+def _metrics(before: _Marks, after: _Marks) -> dict[str, float]:
+    """Exact answers under greedy decoding, and nats a token, before and after; parts without examples are absent."""
+    metrics: dict[str, float] = {}
+    for part in _Marks._fields:
+        old, new = getattr(before, part), getattr(after, part)
+        if len(old.tokens):
+            metrics[f"{part}_exact_before"], metrics[f"{part}_exact_after"] = (
+                float(old.exact.mean()),
+                float(new.exact.mean()),
+            )
+            metrics[f"{part}_nats_before"] = float(-old.log_prob.sum() / old.tokens.sum())
+            metrics[f"{part}_nats_after"] = float(-new.log_prob.sum() / new.tokens.sum())
+    return metrics

@@ -1,0 +1,86 @@
+"""First step of a cycle: what can be trained on, as token ids, and why the rest can't."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sona.checks import Int32
+from sona.config import TrainConfig
+from sona.errors import SonaError
+from sona.ports import ServedModel, Stored
+from sona.types import Trajectory
+
+
+class Ready(NamedTuple):
+    """A trajectory that can be trained on."""
+
+    stored: Stored
+    prompt: Int32
+    """(tokens,)"""
+    response: Int32
+    """(tokens,), with its end token if it was told one."""
+
+
+class LeftOut(NamedTuple):
+    """A trajectory that can't be trained on."""
+
+    stored: Stored
+    reason: str
+
+
+class Screened(NamedTuple):
+    """Every trajectory of the cycle is in one of the two."""
+
+    ready: list[Ready]
+    left_out: list[LeftOut]
+
+
+def screen(rows: Sequence[Stored], model: ServedModel | None, settings: TrainConfig) -> Screened:
+    """Sort ``rows`` into what can be trained on and what can't."""
+    screened = Screened([], [])
+    for stored in rows:
+        made = _ready(stored, model, settings)
+        if isinstance(made, Ready):
+            screened.ready.append(made)
+        else:
+            screened.left_out.append(LeftOut(stored, made))
+    return screened
+
+
+def _ready(  # noqa: PLR0911 - one for each reason
+    stored: Stored, model: ServedModel | None, settings: TrainConfig
+) -> Ready | str:
+    """The trajectory as token ids, or the reason why not."""
+    trajectory = stored.trajectory
+    if model is None:
+        return "no model to train"
+    if trajectory.outcome != "completed":
+        return f"outcome {trajectory.outcome}"
+    if stored.quality is None or stored.quality < settings.min_quality:
+        return f"quality below {settings.min_quality:g}"
+    try:
+        prompt, response = prompt_tokens(trajectory, model), response_tokens(trajectory, model)
+    except SonaError:  # such as a template that refuses the conversation: a fault of this row, not of the cycle
+        return "not accepted by the chat template"
+    if prompt is None or response is None:
+        return "no text"
+    if len(prompt) + len(response) > min(settings.max_tokens, model.max_tokens):
+        return f"longer than {min(settings.max_tokens, model.max_tokens)} tokens"
+    if max(prompt.max(), response.max()) >= model.vocab_size:
+        return "token ids outside the vocabulary"
+    return Ready(stored, prompt, response)
+
+
+def prompt_tokens(trajectory: Trajectory, model: ServedModel) -> Int32 | None:
+    """Its own prompt ids, or those of its messages; None where it has neither."""
+    if (ids := trajectory.prompt_array()) is not None:
+        return ids
+    return model.encode_prompt(trajectory.messages) if trajectory.messages else None
+
+
+def response_tokens(trajectory: Trajectory, model: ServedModel) -> Int32 | None:
+    """Its own response ids, or those of its text; None where it has neither."""
+    if (ids := trajectory.response_array()) is not None:
+        return ids
+    return model.encode_response(trajectory.response) if trajectory.response.strip() else None

@@ -1,0 +1,141 @@
+"""The reasoning bank: an immutable set of patterns; learning a cycle's trajectories gives the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from sona.bank.clustering import Clusters, spherical_kmeans, unit_rows
+from sona.bank.index import CentroidIndex
+from sona.bank.pattern import Member, found, join
+from sona.checks import Float32
+from sona.config import BankConfig
+from sona.errors import DimensionMismatchError, StoreCorruptError
+from sona.types import Pattern, Recall, Record
+
+
+class Placement(NamedTuple):
+    """What the bank made of one cycle."""
+
+    bank: Bank
+    """The next bank."""
+    pattern_ids: list[str]
+    """For each member that was given, its pattern's id."""
+
+
+class BankState(Record, kw_only=True):
+    """The bank as it is stored in a version."""
+
+    width: int
+    mean: bytes
+    """float32 (width,): subtracted from every embedding; empty before the first cycle."""
+    patterns: tuple[Pattern, ...]
+
+
+class Bank:
+    """Patterns and the space they live in.
+
+    Hidden states of a language model share a large common component (Ethayarajh 2019, arXiv:1909.00512), which makes
+    all cosines alike. So the mean embedding of the first cycle is subtracted from everything, for good: ids keep their
+    meaning only while the space stays the same.
+    """
+
+    def __init__(self, patterns: Sequence[Pattern] = (), mean: Float32 | None = None) -> None:
+        self.patterns = tuple(patterns)
+        self._mean = mean
+
+    @property
+    def width(self) -> int | None:
+        """Width of its embeddings; None before the first cycle."""
+        return None if self._mean is None else len(self._mean)
+
+    @cached_property
+    def _index(self) -> CentroidIndex:
+        return CentroidIndex(self.patterns, self.width or 1)
+
+    def recall(self, query: Float32, k: int = 5) -> list[Recall]:
+        """The ``k`` patterns nearest to ``query``, a float32 embedding (width,); [] before the first cycle.
+
+        Raises:
+            DimensionMismatchError: ``query`` has another width than the bank's embeddings.
+        """
+        if self._mean is None or not self.patterns:
+            return []
+        centred = self._centred(query[None])
+        return [Recall(pattern=pattern, similarity=value) for pattern, value in self._index.search(centred, k)[0]]
+
+    def nearest(self, embeddings: Float32) -> list[Pattern | None]:
+        """The nearest pattern of each embedding (n, width); None before the first cycle."""
+        if self._mean is None or not self.patterns or not len(embeddings):
+            return [None] * len(embeddings)
+        return [row[0][0] for row in self._index.search(self._centred(embeddings), 1)]
+
+    def learn(self, members: Sequence[Member], settings: BankConfig, *, cycle: int, seed: int) -> Placement:
+        """The bank with ``members`` in it, and the pattern that each went to.
+
+        The members are clustered among themselves, so a cycle costs what is new. A cluster joins the known pattern
+        whose centroid lies no farther from its own than the less compact of the two lies from its average member; a
+        cluster that is near to none founds a pattern, whose id is never used again for anything else.
+
+        Raises:
+            DimensionMismatchError: an embedding has another width than the bank's.
+        """
+        if not members:
+            return Placement(self, [])
+        rows = np.stack([member.embedding for member in members]).astype(np.float32)
+        bank = self if self._mean is not None else Bank((), rows.mean(0))
+        x = bank._centred(rows)
+        k = int(np.clip(round(len(members) / settings.cluster_size), 1, settings.max_new_clusters))
+        return bank._take(spherical_kmeans(x, k, seed), members, settings, cycle)
+
+    def _take(self, clusters: Clusters, members: Sequence[Member], settings: BankConfig, cycle: int) -> Placement:
+        patterns = {pattern.id: pattern for pattern in self.patterns}
+        pattern_ids = [""] * len(members)
+        for label, centroid in enumerate(clusters.centroids):
+            places = np.flatnonzero(clusters.labels == label).tolist()
+            group = [members[place] for place in places]
+            known = self._match(centroid, float(clusters.similarity[places].mean()))
+            similarity = clusters.similarity[places]
+            if known is None:
+                grown = found(f"p{cycle}-{label}", centroid, group, similarity, settings.exemplars, cycle)
+            else:
+                grown = join(patterns[known], centroid, group, similarity, settings.exemplars, cycle)
+            patterns[grown.id] = grown
+            for place in places:
+                pattern_ids[place] = grown.id
+        return Placement(Bank(tuple(patterns.values()), self._mean), pattern_ids)
+
+    def _match(self, centroid: Float32, spread: float) -> str | None:
+        if not self.patterns:
+            return None
+        pattern, similarity = self._index.search(centroid[None], 1)[0][0]
+        return pattern.id if similarity >= min(spread, pattern.spread) else None
+
+    def _centred(self, embeddings: Float32) -> Float32:
+        assert self._mean is not None
+        if embeddings.shape[1] != len(self._mean):
+            raise DimensionMismatchError(
+                f"embedding of width {embeddings.shape[1]}; this store's have {len(self._mean)}: use the same embedder"
+            )
+        return unit_rows(embeddings - self._mean)
+
+    def to_bytes(self) -> bytes:
+        """Its stored form."""
+        mean = b"" if self._mean is None else self._mean.astype("<f4").tobytes()
+        return msgspec.msgpack.encode(BankState(width=self.width or 0, mean=mean, patterns=self.patterns))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Bank:
+        """The bank that :meth:`to_bytes` wrote; StoreCorruptError for anything else."""
+        try:
+            state = msgspec.msgpack.decode(data, type=BankState)
+        except msgspec.DecodeError as error:
+            raise StoreCorruptError(
+                f"the reasoning bank can't be read ({error}); roll back to an earlier version"
+            ) from None
+        mean = np.frombuffer(state.mean, dtype="<f4") if state.mean else None
+        return cls(state.patterns, mean)

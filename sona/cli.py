@@ -1,0 +1,294 @@
+"""The command line: ``sona --help``."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import sona
+from sona.errors import SonaError, UnknownIdError
+from sona.types import BASE_VERSION, CycleReport, Version
+from sona.types import Progress as Stage
+
+app = cyclopts.App(
+    name="sona",
+    help="Make the model behind an agent better from its own use.",
+    version=sona.__version__,
+)
+versions = cyclopts.App(name="versions", help="What was learned, and the way back.")
+app.command(versions)
+
+out = Console()
+err = Console(stderr=True)
+
+StorePath = Annotated[Path, Parameter(name="--store", help="Folder of the store.")]
+ModelName = Annotated[str, Parameter(name="--model", help="Folder or hub id of a causal language model, or 'tiny'.")]
+ConfigPath = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of tables.")]
+
+
+def main() -> None:
+    """Entry of the ``sona`` command. Errors that a user can cause are one line on stderr and exit code 2."""
+    try:
+        app()
+    except SonaError as error:
+        err.print(f"[bold red]sona:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("sona: stopped; what was flushed is stored, and nothing else has changed")
+        sys.exit(130)
+
+
+@app.command
+def demo(
+    *,
+    out_dir: Annotated[Path, Parameter(name="--out", help="Folder for the store, the picture and the report.")] = Path(
+        "sona-demo"
+    ),
+    seed: int = 0,
+    learning: Annotated[bool, Parameter(help="Without learning the same script shows no rise.")] = True,
+    json_path: Annotated[Path | None, Parameter(name="--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Watch the small model that comes with sona learn three tasks from its own traffic, and take one back."""
+    from sona.demo import DemoOptions, run_demo
+
+    run_demo(DemoOptions(out=out_dir, seed=seed, learning=learning, json_path=json_path), console=out)
+
+
+@app.command
+def learn(
+    *,
+    store: StorePath,
+    model: ModelName,
+    trajectories: Annotated[Path | None, Parameter(help="JSON lines to import first.")] = None,
+    config: ConfigPath = None,
+    json: AsJson = False,
+) -> None:
+    """Run one cycle: learn what is new, judge it, publish it if it holds."""
+    with sona.open_sync(store, model=model, config=config) as engine:
+        if trajectories is not None:
+            _import(engine, trajectories, None)
+        with _bars(json) as bars:
+            report = engine.learn(_show_on(bars))
+    if json:
+        print(_json(report))
+    else:
+        _print_report(report)
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[
+        Path, Parameter(help="JSON lines; the form is in the docstring of sona.hooks.jsonl and in the README.")
+    ],
+    *,
+    store: StorePath,
+    source: Annotated[str | None, Parameter(help="Who sent them; otherwise each line says so.")] = None,
+    config: ConfigPath = None,
+) -> None:
+    """Store trajectories from a file of JSON lines. Importing the same file again changes nothing."""
+    with sona.open_sync(store, config=config) as engine:
+        _import(engine, file, source)
+
+
+@app.command
+def status(*, store: StorePath, json: AsJson = False) -> None:
+    """What a store holds: sources, steps, rewards, patterns, versions. Works beside a running agent."""
+    from sona.storage.store import Store
+
+    with Store.open(store, read_only=True) as opened:
+        counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
+    patterns = _patterns(store, version)
+    if json:
+        rows = [{"id": p.id, "count": p.count, "quality_mean": p.quality_mean} for p in patterns]
+        print(_json({"store": counts, "sources": sources, "version": version.id, "patterns": rows, "cycles": cycles}))
+        return
+    out.print(
+        f"[bold]{_plain(str(store))}[/]: version [bold]{version.id}[/], {counts.bytes_on_disk / 1e6:.1f} MB",
+        highlight=False,
+    )
+    out.print(
+        f"{counts.trajectories} trajectories, {counts.feedback} feedbacks: {counts.trained} trained on, "
+        f"{counts.held_out} held out, {counts.left_out} left out, {counts.uncollected} new, "
+        f"{counts.waiting_for_feedback} without a quality",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _print_sources(sources)
+    _print_patterns(patterns)
+    _print_cycles(cycles)
+
+
+@versions.command(name="list")
+def list_versions(*, store: StorePath, json: AsJson = False) -> None:
+    """All versions, oldest first; the star is in force."""
+    from sona.storage.store import Store
+
+    with Store.open(store, read_only=True) as opened:
+        rows, current = opened.versions(), opened.current().id
+    if json:
+        print(_json({"current": current, "versions": rows}))
+        return
+    table = Table("", "version", "parent", "cycle", "made", "trajectories", "digest", box=None)
+    for row in rows:
+        star = "*" if row.id == current else ""
+        table.add_row(
+            star,
+            row.id,
+            row.parent or "-",
+            str(row.cycle),
+            _when(row.created_ns),
+            str(row.trajectories),
+            row.digest[:12] or "-",
+        )
+    out.print(table)
+
+
+@versions.command
+def show(version: str, *, store: StorePath) -> None:
+    """All that is known of one version, as JSON: what made it, from what, with which figures and settings."""
+    from sona.storage.store import Store
+
+    with Store.open(store, read_only=True) as opened:
+        found = next((row for row in opened.versions() if row.id == version), None)
+        report = next((row for row in opened.reports(1_000_000) if row.version == version), None)
+    if found is None:
+        raise UnknownIdError(f"version {version!r} is not in {store}; 'sona versions list' shows those that are")
+    print(_json({"version": found, "report": report}))
+
+
+@versions.command
+def rollback(version: str | None = None, *, store: StorePath) -> None:
+    """Put an earlier version in force: VERSION, or the one before. An agent that has the store open calls
+    engine.roll_back().
+    """
+    with sona.open_sync(store) as engine:
+        before = engine.version.id
+        now = engine.roll_back(version)
+    out.print(f"[bold]{now.id}[/] is in force; it was {before}", highlight=False)
+
+
+def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
+    counts = engine.import_jsonl(file, source=source)
+    known = f", {counts.known} known already" if counts.known else ""
+    err.print(
+        f"{_plain(file.name)}: {counts.new} new trajectories, {counts.rated} with a quality{known}", highlight=False
+    )
+
+
+def _patterns(store: Path, version: Version) -> list[sona.Pattern]:
+    """Of the version in force, the largest first."""
+    from sona.loops.version_files import read_bank
+    from sona.storage.versions import Versions
+
+    if version.id == BASE_VERSION:
+        return []
+    return sorted(read_bank(Versions(store), version).patterns, key=lambda pattern: -pattern.count)
+
+
+def _bars(quiet: bool) -> Progress:
+    columns = (
+        TextColumn("{task.description:>16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=err, disable=quiet or not err.is_terminal)
+
+
+def _show_on(bars: Progress) -> Any:
+    """A progress callback that draws one bar a stage."""
+    tasks: dict[str, Any] = {}
+
+    def show_stage(stage: Stage) -> None:
+        if stage.stage not in tasks:
+            tasks[stage.stage] = bars.add_task(stage.stage, total=stage.total, note="")
+        bars.update(tasks[stage.stage], completed=stage.done, total=stage.total, note=stage.note)
+
+    return show_stage
+
+
+def _print_report(report: CycleReport) -> None:
+    colour = {"published": "green", "rejected": "yellow", "skipped": "dim"}[report.status]
+    name = f" {report.version}" if report.version else ""
+    out.print(f"[bold {colour}]{report.status}{name}[/]: {_plain(report.reason)}", highlight=False)
+    table = Table("trajectories", "", box=None)
+    table.add_row("new with a quality", str(report.funnel.collected))
+    table.add_row("  trained on", str(report.funnel.trained))
+    table.add_row("  held out", str(report.funnel.held_out))
+    for reason, count in sorted(report.funnel.left_out.items()):
+        table.add_row(f"  {_plain(reason)}", str(count))
+    table.add_row("waiting for feedback", str(report.funnel.waiting_for_feedback))
+    out.print(table)
+    for check in report.gate.checks if report.gate else ():
+        mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
+        out.print(
+            f"gate: {check.name} {check.value:.4g}, needs {check.bound:.4g}: {mark} ({_plain(check.detail)})",
+            highlight=False,
+        )
+
+
+def _print_sources(rows: list[Any]) -> None:
+    table = Table("source", "number", "steps", "rewards", "mean", "rated", "quality", "outcomes", box=None)
+    for row in rows:
+        outcomes = ", ".join(f"{count} {name}" for name, count in row.outcomes.items() if count)
+        reward, quality = (("-" if mean is None else f"{mean:.3f}") for mean in (row.mean_reward, row.mean_quality))
+        table.add_row(
+            _plain(row.source),
+            str(row.trajectories),
+            str(row.steps),
+            str(row.rewards),
+            reward,
+            str(row.rated),
+            quality,
+            outcomes,
+        )
+    out.print(table)
+
+
+def _print_patterns(patterns: list[sona.Pattern], most: int = 10) -> None:
+    if not patterns:
+        out.print("no patterns yet: the first cycle makes them ('sona learn')")
+        return
+    table = Table("pattern", "count", "quality", "like", box=None)
+    for pattern in patterns[:most]:
+        like = pattern.exemplars[0].prompt if pattern.exemplars else ""
+        table.add_row(
+            pattern.id, str(pattern.count), f"{pattern.quality_mean:.3f}", _plain(" ".join(like.split())[:60])
+        )
+    out.print(table)
+    if len(patterns) > most:
+        out.print(f"... and {len(patterns) - most} more patterns", highlight=False)
+
+
+def _print_cycles(cycles: list[CycleReport]) -> None:
+    for report in reversed(cycles):
+        out.print(
+            f"cycle {report.cycle}, {_when(report.finished_ns)}: {report.status} {report.version or ''} "
+            f"from {report.funnel.collected}: {_plain(report.reason)}",
+            highlight=False,
+        )
+
+
+def _when(at_ns: int) -> str:
+    return datetime.fromtimestamp(at_ns / 1e9, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M") if at_ns else "-"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _plain(text: str) -> str:
+    """Text of a user's, in which rich must not look for markup."""
+    return escape(text)

@@ -1,0 +1,235 @@
+"""Every setting, in one tree with its defaults; TOML only maps onto it.
+
+``Config()`` is what you get without saying anything. ``load_config("sona.toml")`` reads the same tree from a file,
+whose tables are the fields here::
+
+    [train]
+    batch_size = 16
+    [gate]
+    min_retention = 0.95
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, dataclass_transform
+
+import msgspec
+from msgspec import Meta
+
+from sona.errors import ConfigError
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # type checkers don't inherit ``frozen``
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What all groups of settings share: each value is checked against its annotation, built in code or read from a
+    file.
+    """
+
+    def __post_init__(self) -> None:
+        group = type(self).__name__.removesuffix("Config").lower()
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Settings):
+                continue
+            try:
+                msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                name = f"{group}.{field.name}" if group else field.name
+                raise ConfigError(f"{name}: {value!r}; {str(error)[0].lower()}{str(error)[1:]}") from None
+
+
+class StoreConfig(Settings, kw_only=True):
+    """The store on disk and the way into it."""
+
+    queue_bytes: Annotated[int, Meta(ge=4096, le=2**40)] = 64 * 1024 * 1024
+    """Records not yet durable may take this much memory; beyond it ``record`` says *rejected*."""
+    batch_records: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """One commit takes at most this many records."""
+    batch_bytes: Annotated[int, Meta(ge=4096, le=2**30)] = 4 * 1024 * 1024
+    """... or this many bytes."""
+    keep_versions: Annotated[int, Meta(ge=2, le=100_000)] = 10
+    """Adapter folders kept on disk beside the base, newest first; the current version's ancestors come first."""
+
+
+class ServeConfig(Settings, kw_only=True):
+    """The served model."""
+
+    device: Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """``auto`` is the checkpoint's own on an accelerator and float32 on a CPU."""
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    """OpenMP threads of torch in this process; 0 leaves torch's setting alone."""
+    max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    max_context_tokens: Annotated[int, Meta(ge=8, le=10_000_000)] = 4096
+    """Longer prompts are refused; the model's own limit applies too."""
+
+
+class LoraConfig(Settings, kw_only=True):
+    """The shape of the adapter (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: Annotated[int, Meta(ge=1, le=1024)] = 8
+    alpha: Annotated[float, Meta(ge=1e-6, le=1e6)] = 16.0
+    """The adapter's product is scaled by ``alpha / rank``."""
+    target_modules: tuple[str, ...] = ()
+    """Names of the linear layers that get one; empty: all linear layers but the output head."""
+
+
+class BankConfig(Settings, kw_only=True):
+    """The reasoning bank."""
+
+    cluster_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
+    """New trajectories are cut into about this many to a cluster before they are matched to known patterns."""
+    max_new_clusters: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    """At most this many clusters in one cycle."""
+    exemplars: Annotated[int, Meta(ge=0, le=1000)] = 5
+    """Kept for each pattern."""
+
+
+class TrainConfig(Settings, kw_only=True):
+    """The LoRA steps of a cycle."""
+
+    learning_rate: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    """Peak rate of AdamW; 0 chooses it from the model's width (see :func:`sona.learn.trainer.auto_learning_rate`)."""
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 32
+    """Sequences a step: the new ones, the replayed ones and the probes together."""
+    replay_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.35
+    """Share of each batch drawn from earlier cycles' trajectories, once there are any."""
+    probe_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.15
+    """Share of each batch drawn from the base model's own answers to its own prompts (what it must not forget)."""
+    passes: Annotated[float, Meta(ge=0.0, le=1000.0)] = 4.0
+    """How often each new trajectory is seen."""
+    min_steps: Annotated[int, Meta(ge=0, le=10_000_000)] = 20
+    max_steps: Annotated[int, Meta(ge=0, le=10_000_000)] = 2000
+    warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
+    max_grad_norm: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
+    weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    ema_decay: Annotated[float, Meta(ge=0.0, le=0.9999)] = 0.95
+    """The candidate is this running average of the stepped weights; 0 takes the last step's."""
+    ewc_lambda: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.01
+    """Strength of the EWC++ penalty on weights normalised to a mean importance of 1; 0 switches it off."""
+    fisher_decay: Annotated[float, Meta(ge=0.0, le=0.99999)] = 0.9
+    """EWC++'s running average: F <- decay F + (1 - decay) F of the batch."""
+    fisher_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 4
+    """The batch's Fisher information is taken at every n-th step."""
+    advantage_beta: Annotated[float, Meta(ge=1e-3, le=1e6)] = 0.2
+    """Temperature of the weight exp(advantage / beta) (Peng et al. 2019, arXiv:1910.00177)."""
+    max_weight: Annotated[float, Meta(ge=1.0, le=1e6)] = 5.0
+    """Bound on that weight."""
+    min_quality: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
+    """Answers below it are not imitated; they still lower their pattern's mean."""
+    max_tokens: Annotated[int, Meta(ge=8, le=10_000_000)] = 1024
+    """Longer trajectories are left out of training, and counted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_steps > self.max_steps:
+            raise ConfigError(f"train: min_steps {self.min_steps} is above max_steps {self.max_steps}; lower it")
+        if self.replay_share + self.probe_share > 0.9:
+            raise ConfigError(
+                f"train: replay_share {self.replay_share} + probe_share {self.probe_share} leave under 10 % of a batch "
+                "for what is new; lower one of them"
+            )
+
+
+class GateConfig(Settings, kw_only=True):
+    """When a candidate may be published."""
+
+    enabled: bool = True
+    confidence: Annotated[float, Meta(ge=0.5, le=0.9999)] = 0.95
+    """Of the bootstrap interval that the gain on held-out trajectories must keep above ``min_gain``."""
+    min_gain: Annotated[float, Meta(ge=-100.0, le=100.0)] = 0.0
+    """Nats a token that the candidate must gain on held-out answers, at the interval's lower end."""
+    min_held_out: Annotated[int, Meta(ge=1, le=1_000_000)] = 8
+    """Fewer held-out trajectories than this are no evidence."""
+    min_retention: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.9
+    """Share of the base model's own answers to its probes that the candidate still gives, word for word."""
+    max_forgetting: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.05
+    """Share of earlier cycles' held-out answers that may be lost against the version before."""
+    held_out_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    """Held-out trajectories scored at most: of this cycle, and of the earlier ones."""
+    bootstrap_samples: Annotated[int, Meta(ge=100, le=1_000_000)] = 2000
+
+
+class CycleConfig(Settings, kw_only=True):
+    """The background loop."""
+
+    interval_s: Annotated[float, Meta(ge=0.01, le=1e9)] = 3600.0
+    """Between the starts of two cycles of ``engine.run()``."""
+    min_trajectories: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
+    """With fewer new ones the cycle waits; nothing is dropped."""
+    max_trajectories: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000
+    """A cycle takes at most this many, the oldest first; the next takes the rest."""
+    held_out_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.2
+    """Share of the new trajectories that is never trained on, chosen by a hash of the prompt."""
+    probes: Annotated[int, Meta(ge=0, le=100_000)] = 192
+    """Prompts that the base model makes and answers once, to show later what was forgotten."""
+    probe_tokens: Annotated[int, Meta(ge=4, le=4096)] = 48
+    """Length of a probe's prompt, and of its answer, at most."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_trajectories > self.max_trajectories:
+            raise ConfigError(
+                f"cycle: min_trajectories {self.min_trajectories} is above max_trajectories {self.max_trajectories}; "
+                "lower it"
+            )
+
+
+class Config(Settings, kw_only=True):
+    """All settings."""
+
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    """Of everything random: sampling, replay, batches, clustering, adapters."""
+    store: StoreConfig = StoreConfig()
+    serve: ServeConfig = ServeConfig()
+    lora: LoraConfig = LoraConfig()
+    bank: BankConfig = BankConfig()
+    train: TrainConfig = TrainConfig()
+    gate: GateConfig = GateConfig()
+    cycle: CycleConfig = CycleConfig()
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """The settings in a TOML file, over the defaults.
+
+    Raises:
+        ConfigError: no such file, no TOML, an unknown key (the nearest known one is named), or a value out of range.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"settings file {os.fspath(path)!r} does not exist; give a TOML file or leave it out"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"settings file {os.fspath(path)!r} is no TOML: {error}") from None
+    return config_from(raw)
+
+
+def config_from(raw: dict[str, Any]) -> Config:
+    """The settings in nested plain mappings; errors as :func:`load_config`."""
+    _known_keys(raw, Config, "")
+    try:
+        return msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise (
+            error.__cause__ if isinstance(error.__cause__, ConfigError) else ConfigError(f"settings: {error}")
+        ) from None
+
+
+def _known_keys(raw: dict[str, Any], group: type[Settings], where: str) -> None:
+    fields = {field.name: field.type for field in msgspec.structs.fields(group)}
+    for key, value in raw.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"unknown setting {where}{key!r}; did you mean {where}{near!r}?")
+        kind = fields[key]
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            if not isinstance(value, dict):
+                raise ConfigError(f"settings: {where}{key} is a table of settings, not {value!r}")
+            _known_keys(value, kind, f"{where}{key}.")

@@ -1,0 +1,54 @@
+"""What a run of the demo depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from sona.config import Config, CycleConfig, ServeConfig, TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSize:
+    """How much traffic, and how many questions in the exam. The defaults take about a minute on one core."""
+
+    new: int = 160
+    """Queries of a cycle's new task."""
+    earlier: int = 20
+    """Queries of each task of the cycles before, in a cycle."""
+    everyday: int = 5
+    """Queries of each skill that the model came with, in a cycle."""
+    exam: int = 60
+    """Held-out queries of each task, and half as many of each skill; fewer where there are no more."""
+    passes: float = 12.0
+    """How often a cycle's training sees each new answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What to run, and where its results go."""
+
+    out: Path = Path("sona-demo")
+    """Folder of the results: missing, empty, or of an earlier run."""
+    seed: int = 0
+    """Of the agent's world, its traffic and its learning: from 0 to 2**31 - 1."""
+    learning: bool = True
+    """False records the same traffic and learns nothing from it."""
+    json_path: Path | None = None
+    """Where to write the headline figures, if anywhere."""
+    size: DemoSize = DemoSize()
+    console: Console = field(default_factory=Console)
+    """Where the story is told."""
+
+    def config(self) -> Config:
+        """The engine's settings: the defaults, with the gate on, but for what a small model on a busy machine needs."""
+        size = self.size
+        return Config(
+            seed=self.seed,
+            # One thread: on a model this small a second one waits more than it works. The CPU, so that all see the same.
+            serve=ServeConfig(device="cpu", threads=1, max_new_tokens=24),
+            train=TrainConfig(passes=size.passes, ewc_lambda=0.01),
+            cycle=CycleConfig(min_trajectories=min(64, size.new)),
+        )

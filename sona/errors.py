@@ -1,0 +1,102 @@
+"""The exceptions of sona. Each message names the value, what is allowed and what to do.
+
+::
+
+    SonaError
+    ├── InvalidInputError (ValueError)      a record, argument or file row that must not enter
+    │   ├── DimensionMismatchError          an embedding of another width than the store's
+    │   ├── UnknownTokenError               token ids outside the model's vocabulary
+    │   └── ConflictError                   an id that is already taken by other content
+    ├── UnknownIdError (LookupError)        no trajectory, version or pattern has this id
+    ├── ConfigError (ValueError)            a setting outside its range, or an unknown key
+    ├── StoreError                          the store on disk
+    │   ├── StoreLockedError                another process is writing to it
+    │   ├── StoreReadOnlyError              it can't be written to
+    │   ├── StoreFullError                  the disk has no room
+    │   ├── StoreCorruptError               its bytes are damaged, or it is no store
+    │   ├── StoreVersionError               written by a newer sona, or SQLite is too old
+    │   └── ClosedError                     used after close()
+    ├── ModelError                          the served model
+    │   ├── ModelNotFoundError              no such folder or hub id
+    │   └── SwapError                       an adapter that is not what its version says
+    └── CycleError                          a cycle of the background loop failed
+        └── NothingToRollBackError          there is no earlier version
+"""
+
+from __future__ import annotations
+
+
+class SonaError(Exception):
+    """Base of everything that sona raises on purpose."""
+
+
+class InvalidInputError(SonaError, ValueError):
+    """A record or argument was refused at the boundary; nothing was stored."""
+
+
+class DimensionMismatchError(InvalidInputError):
+    """An embedding has another width than the store's embeddings."""
+
+
+class UnknownTokenError(InvalidInputError):
+    """Token ids lie outside the model's vocabulary."""
+
+
+class ConflictError(InvalidInputError):
+    """The id is taken by a record with other content."""
+
+
+class UnknownIdError(SonaError, LookupError):
+    """No trajectory, version or pattern has the id."""
+
+
+class ConfigError(SonaError, ValueError):
+    """A setting is outside its range, or its key is unknown."""
+
+
+class StoreError(SonaError):
+    """The store on disk can't do what was asked."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds the store's writer lock."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The store can't be written to."""
+
+
+class StoreFullError(StoreError):
+    """The disk that holds the store has no room left."""
+
+
+class StoreCorruptError(StoreError):
+    """The store's bytes are damaged, or the file is no store of sona's."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by a newer sona, or the SQLite library is too old to be safe."""
+
+
+class ClosedError(StoreError):
+    """The engine or store was used after it was closed."""
+
+
+class ModelError(SonaError):
+    """The served model can't do what was asked."""
+
+
+class ModelNotFoundError(ModelError):
+    """The model's folder or hub id does not exist, or lacks a file."""
+
+
+class SwapError(ModelError):
+    """An adapter's files or answers are not those that its version recorded; it was not served."""
+
+
+class CycleError(SonaError):
+    """A cycle failed; everything is as it was before it."""
+
+
+class NothingToRollBackError(CycleError):
+    """The current version has no parent."""

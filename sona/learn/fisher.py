@@ -1,0 +1,148 @@
+"""Fisher information of an adapter's weights, example by example, without a loop over examples.
+
+With p(y|x; θ) the likelihood of a whole response, the diagonal of the Fisher information is
+
+    F_i = mean over examples n of (∂ log p(y_n | x_n; θ) / ∂θ_i)²
+
+where y_n is drawn from the model (the Fisher information proper) or is the recorded response (the empirical Fisher;
+Kunstner, Balles, Hennig 2019, arXiv:1905.12558, on the difference). The square stands inside the mean: the square of a
+batch's mean gradient, which many EWC implementations take, is another and much smaller quantity.
+
+For a linear map y = W x that sees T positions of each example, the gradient of one example is a product of what the
+layer reads and the gradient of what it writes (Goodfellow 2015, arXiv:1510.01799):
+
+    ∂L_n/∂W = Σ_t g_nt x_ntᵀ
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sona.errors import CycleError
+from sona.learn import lora
+from sona.learn.dataset import Example, collate, length_sorted_batches
+from sona.learn.likelihood import causal_lm, default_batch_tokens, response_logits
+
+_CHUNK_NUMBERS = 2**26
+"""Per-example gradients held at once, 256 MiB of float32."""
+
+
+class PerExampleTaps:
+    """Sums squared per-example gradients of the adapter during an ordinary backward pass.
+
+    Within the block, tell the taps before each forward pass how the loss weighs its examples::
+
+        with PerExampleTaps(model) as taps:
+            taps.expect(coefficients)      # the loss is sum_n coefficients[n] * nll_n
+            loss.backward()
+        fisher = taps.mean()
+
+    Each layer's sums are made while the backward pass is at that layer, so that nothing outlives it.
+    """
+
+    def __init__(self, model: PeftModel) -> None:
+        self._layers = lora.layers(model)
+        self._sums = {name: torch.zeros_like(layer.weight) for name, layer in self._layers.items()}
+        self._handles: list[RemovableHandle] = []
+        self._scale = torch.empty(0)
+        self._count = 0
+        self._seen: set[str] = set()
+
+    def __enter__(self) -> Self:
+        for name, layer in self._layers.items():
+            self._handles.append(layer.register_forward_hook(self._tap(name)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def expect(self, coefficients: Sequence[float]) -> None:
+        """The next loss is Σ_n coefficients[n] · nll_n, nll_n in nats; examples of coefficient 0 are left out."""
+        scale = [1.0 / coefficient if coefficient else 0.0 for coefficient in coefficients]
+        device = next(iter(self._sums.values())).device
+        self._scale = torch.tensor(scale, device=device).view(-1, 1, 1)  # (N, 1, 1)
+        self._count += sum(1 for coefficient in coefficients if coefficient)
+        self._seen.clear()
+
+    def mean(self) -> dict[str, Tensor]:
+        """The Fisher information's diagonal over all examples so far, by name; zeros where there were none."""
+        return {name: total / max(self._count, 1) for name, total in self._sums.items()}
+
+    def _tap(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def tap(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not output.requires_grad:
+                return
+            if name in self._seen:  # the example's gradient would be the sum over both calls, squared after
+                raise CycleError(f"{name} runs twice in one forward pass; layers that share an adapter can't be tapped")
+            self._seen.add(name)
+            x = inputs[0].detach()
+            output.register_hook(lambda g: self._add(name, x, g))  # type: ignore[no-untyped-call]
+
+        return tap
+
+    @torch.no_grad()
+    def _add(self, name: str, x: Tensor, gradient: Tensor) -> None:
+        """Add Σ_n (Σ_t g_nt x_ntᵀ)² to the layer's sum."""
+        count = len(self._scale)
+        if x.numel() // x.shape[-1] % count:
+            raise CycleError(f"{name} reads {tuple(x.shape)}, which does not divide into {count} examples")
+        x = x.reshape(count, -1, x.shape[-1])  # (N, T, in)
+        g = gradient.reshape(count, -1, gradient.shape[-1]) * self._scale  # (N, T, out)
+        total = self._sums[name]
+        chunk = max(1, _CHUNK_NUMBERS // total.numel())
+        for x_chunk, g_chunk in zip(torch.split(x, chunk), torch.split(g, chunk), strict=True):
+            total += torch.bmm(g_chunk.transpose(1, 2), x_chunk).square_().sum(dim=0)  # (N, out, in) -> (out, in)
+
+
+def fisher_diagonal(
+    model: PeftModel,
+    examples: Sequence[Example],
+    pad_id: int,
+    *,
+    sampled: bool,
+    generator: torch.Generator,
+    batch_tokens: int | None = None,
+) -> dict[str, Tensor]:
+    """The diagonal of the Fisher information of the adapter's weights, by name, each of its weight's shape, float32.
+
+    The examples' weights play no part. With B = 0, as in a new adapter, A has no effect on the output, so its
+    information is zero, and only B's is not.
+
+    Args:
+        model: stays as it is; gradients its parameters may hold are not touched.
+        examples: at least one.
+        pad_id: fills batches, always masked.
+        sampled: draw each response token from the model, given the recorded tokens before it; else take the recorded.
+        generator: draws them, on the CPU, so that every device draws the same.
+        batch_tokens: padded tokens in one pass; by default what is safe for the vocabulary.
+    """
+    inputs = list(lora.parameters(model).values())
+    with PerExampleTaps(model) as taps:
+        for indices in length_sorted_batches(examples, batch_tokens or default_batch_tokens(model)):
+            batch = collate([examples[i] for i in indices], pad_id, causal_lm(model).device)
+            taps.expect([1.0] * len(indices))
+            logits = response_logits(model, batch).float()
+            targets = sample_tokens(logits.detach(), generator) if sampled else batch.targets
+            torch.autograd.grad(F.cross_entropy(logits, targets, reduction="sum"), inputs)
+    return taps.mean()
+
+
+def sample_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One token id for each row of ``logits`` (R, V), drawn from its softmax: int64 (R,), on the logits' device.
+
+    By inverting the cumulated distribution, since torch.multinomial demands a generator on the logits' own device.
+    """
+    cumulated = logits.double().softmax(dim=-1).cumsum(dim=-1)  # (R, V); in float32 a large vocabulary's tail is lost
+    uniform = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
+    return torch.searchsorted(cumulated, uniform, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)

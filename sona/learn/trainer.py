@@ -1,0 +1,199 @@
+"""The gradient steps of a cycle: AdamW on a LoRA adapter, held by EWC++, averaged into the candidate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from sona.config import TrainConfig
+from sona.errors import InvalidInputError
+from sona.learn.average import Average
+from sona.learn.dataset import Example, collate, length_sorted_batches
+from sona.learn.ewc import EwcState, Penalty, Walk
+from sona.learn.fisher import PerExampleTaps
+from sona.learn.flat import FlatWeights, flattened
+from sona.learn.likelihood import default_batch_tokens, token_nll
+from sona.learn.optimizer import Optimizer
+from sona.learn.step_log import StepLog
+
+SCORE_EVERY = 10
+"""Steps between two path scores: long enough for a path to rise above one step's noise."""
+
+Draw = Callable[[int], Sequence[Example]]
+OnStep = Callable[[int, float], None]
+
+
+def auto_learning_rate(hidden_size: int) -> float:
+    """AdamW's rate for LoRA on a model ``hidden_size`` wide: 5e-5 · 10 · (2000 / hidden)^0.781, within [1e-5, 5e-3].
+
+    Schulman et al. 2025, "LoRA Without Regret" (thinkingmachines.ai/blog/lora): the fit over their sweeps, with its
+    exponent for Llama models. The bounds are ours: the fit was made on models from 2,048 to 8,192 wide.
+    """
+    return min(max(5e-5 * 10 * math.pow(2000 / hidden_size, 0.781), 1e-5), 5e-3)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TrainResult:
+    """What the steps leave behind, beside the candidate's weights in the model."""
+
+    ewc: EwcState | None
+    """For the next cycle, anchored at the candidate; None where none was given."""
+    optimizer_state: dict[str, Tensor]
+    """For the next cycle, on the CPU, for a safetensors file."""
+    metrics: dict[str, float]
+    """Measured: ``steps``, ``tokens`` (response tokens learned from) and, after at least one step, ``loss_first`` and
+    ``loss_last`` (means over the first and last 10 % of the steps, nats a token), ``weight_change`` (L2, start to
+    candidate), and with a penalty ``ewc_penalty_last`` (nats) and ``ewc_gradient_share`` (its gradient's norm against
+    the task's, mean)."""
+
+
+def train(
+    model: PeftModel,
+    draw: Draw,
+    *,
+    steps: int,
+    settings: TrainConfig,
+    learning_rate: float,
+    pad_id: int,
+    ewc: EwcState | None = None,
+    optimizer_state: Mapping[str, Tensor] | None = None,
+    on_step: OnStep = lambda step, loss: None,
+    batch_tokens: int | None = None,
+) -> TrainResult:
+    """Take ``steps`` steps and leave the candidate, the running average of the stepped weights, in the model's adapter.
+
+    The loss of a batch is Σ_n w_n (nll_n / T_n) / Σ_n w_n, T_n the tokens of response n: each trajectory has the say
+    that its weight gives it. Were tokens counted instead, a batch's shares of new, replayed and probed examples, and
+    the advantages, would be outweighed by whichever answers happen to be long.
+
+    The task's gradient is clipped before the penalty's is added. Clipped together, one wild batch would shrink the pull
+    towards the anchor just when it is needed.
+
+    Args:
+        model: with the adapter that the cycle starts from, in eval mode (dropout would draw from the global generator).
+        draw: gives the examples of step 0, 1, ...; the only source of chance.
+        steps: 0 or more.
+        settings: the clip, warm-up, decays, λ and how often Fisher information is taken.
+        learning_rate: AdamW's peak rate.
+        pad_id: fills batches, always masked.
+        ewc: the state that earlier cycles left; None trains without a penalty and observes nothing.
+        optimizer_state: what the last cycle's result held; None starts afresh.
+        on_step: called with each step and its loss, in order; on a GPU several steps late. What it raises ends the
+            training.
+        batch_tokens: padded tokens in one pass; a larger batch is taken in several, to the same gradient. By default
+            what is safe for the vocabulary.
+
+    Raises:
+        CycleError: a loss or gradient that is not finite, with the step's number.
+        InvalidInputError: a draw without examples, or with none of a weight above 0.
+        ModelError: a state that belongs to another adapter.
+
+    After any exception the adapter's weights are those from before the call.
+    """
+    with flattened(model) as flat:
+        run = _Run(model, flat, settings, pad_id, batch_tokens or default_batch_tokens(model))
+        if ewc is not None:
+            run.hold(ewc)
+        optimizer = Optimizer(flat, settings, learning_rate, optimizer_state)
+        slow, log = Average(settings.ema_decay), StepLog(on_step, flat.values.device)
+        for step in range(steps):
+            examples = draw(step)
+            loss = run.task_gradient(step, examples)
+            norm, share = run.move(optimizer)
+            if run.walk is not None and (step + 1) % SCORE_EVERY == 0:
+                run.walk.take_score(flat.values)
+            slow.add(flat.values)
+            log.tokens += sum(len(example.response) for example in examples)
+            log.step(loss, norm, share)
+        log.flush()
+        metrics = log.metrics()
+        state = run.finish(slow.value(flat.values), metrics)
+        return TrainResult(state, optimizer.state(), metrics)
+
+
+def loss_coefficients(examples: Sequence[Example]) -> list[float]:
+    """c_n = w_n / (T_n Σ w): what each example's nll, summed over its T_n response tokens, counts in the batch's loss.
+
+    Raises:
+        InvalidInputError: no example has a weight above 0.
+    """
+    total = sum(example.weight for example in examples)
+    if not total > 0:
+        raise InvalidInputError(f"batch: {len(examples)} examples, none of a weight above 0; draw at least one")
+    return [example.weight / (len(example.response) * total) for example in examples]
+
+
+class _Run:
+    """One call of :func:`train` under way."""
+
+    def __init__(
+        self, model: PeftModel, flat: FlatWeights, settings: TrainConfig, pad_id: int, batch_tokens: int
+    ) -> None:
+        self.model, self.flat, self.settings = model, flat, settings
+        self.pad_id, self.batch_tokens = pad_id, batch_tokens
+        self.start, self.before = flat.values.clone(), flat.values.clone()
+        self.walk: Walk | None = None
+        self.penalty: Penalty | None = None
+
+    def hold(self, ewc: EwcState) -> None:
+        """Observe the way, and be held to the anchor unless λ is 0."""
+        ewc = ewc.fitted(self.flat.layout, self.flat.values.device)
+        self.walk = Walk(ewc, self.flat.values)
+        if self.settings.ewc_lambda:
+            self.penalty = Penalty.of(ewc, self.settings.ewc_lambda)
+
+    def task_gradient(self, step: int, examples: Sequence[Example]) -> Tensor:
+        """Put the task's gradient into ``flat.gradient`` and return its loss; observe the Fisher information if due."""
+        self.flat.gradient.zero_()
+        if self.walk is None or step % self.settings.fisher_every:
+            return self._backward(examples, None)
+        with PerExampleTaps(self.model) as taps:
+            loss = self._backward(examples, taps)
+        self.walk.observe_fisher(self.flat.layout.join(taps.mean()), self.settings.fisher_decay)
+        return loss
+
+    def _backward(self, examples: Sequence[Example], taps: PerExampleTaps | None) -> Tensor:
+        coefficients, total = loss_coefficients(examples), self.flat.values.new_zeros(())
+        for indices in length_sorted_batches(examples, self.batch_tokens):
+            batch = collate([examples[i] for i in indices], self.pad_id, total.device)
+            chosen = [coefficients[i] for i in indices]
+            if taps is not None:
+                taps.expect(chosen)
+            share = torch.from_numpy(np.repeat(np.asarray(chosen, np.float32), batch.lengths)).to(total.device)  # (R,)
+            loss = torch.dot(token_nll(self.model, batch), share)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def move(self, optimizer: Optimizer) -> tuple[Tensor, Tensor | None]:
+        """One optimizer step; returns the task gradient's norm and the penalty's against it."""
+        task, norm = self.flat.gradient, torch.linalg.vector_norm(self.flat.gradient)
+        clip = (self.settings.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0)
+        total, share = task * clip, None
+        if self.penalty is not None:
+            pull = self.penalty.gradient(self.flat.values)
+            share = torch.linalg.vector_norm(pull) / (norm * clip + 1e-12)
+            total += pull
+        self.before.copy_(self.flat.values)
+        optimizer.step(total)
+        if self.walk is not None:
+            self.walk.observe_step(task, self.before, self.flat.values)
+        return norm, share
+
+    def finish(self, candidate: Tensor, metrics: dict[str, float]) -> EwcState | None:
+        """Put the candidate (P,) into the model, add what is measured on it, and return the next state."""
+        stepped = metrics["steps"] > 0
+        if self.penalty is not None and stepped:
+            metrics["ewc_penalty_last"] = float(self.penalty.value(self.flat.values))
+        if self.walk is not None:
+            self.walk.take_score(self.flat.values)
+        self.flat.values.copy_(candidate)
+        if stepped:
+            metrics["weight_change"] = float(torch.linalg.vector_norm(self.flat.values - self.start))
+        return None if self.walk is None else self.walk.consolidate(self.flat.values)

@@ -1,0 +1,206 @@
+"""What one layer needs of another, as protocols, and the nouns that cross between them.
+
+`sona.loops` knows storage and the served model only through these. That keeps the cycle testable with fakes, and lets
+a fleet's PostgreSQL store or a remote model server take the same places later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+import numpy as np
+
+from sona.checks import Float32, Int32
+from sona.types import CycleReport, Feedback, Message, Progress, Record, Reply, Trajectory, Version
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Role = Literal["train", "held_out", "left_out"]
+"""What a cycle did with a trajectory that it claimed."""
+
+Report = Callable[[Progress], None]
+"""Called as work goes on; may raise to cancel it, in which case everything stays as it was."""
+
+
+def ignore_progress(progress: Progress) -> None:
+    """The Report that does nothing."""
+
+
+class Stored(Record, kw_only=True):
+    """A trajectory as it lies in the store."""
+
+    seq: int
+    """Its place in the order of arrival, from 1."""
+    trajectory: Trajectory
+    quality: float | None
+    """The effective quality: that of the latest feedback."""
+
+
+class Collected(Record, kw_only=True):
+    """What is new to a cycle."""
+
+    rows: tuple[Stored, ...]
+    """With a quality, claimed by no cycle yet; in the order of their first feedback."""
+    waiting_for_feedback: int
+    """Stored and unclaimed, but without a quality."""
+
+
+class Claim(Record, kw_only=True):
+    """One trajectory that a cycle took, and what it did with it."""
+
+    seq: int
+    role: Role
+    prompt_ids: bytes | None = None
+    """Token ids made in this cycle where the trajectory brought none (int32 bytes), so that replay needs no
+    tokenizer."""
+    response_ids: bytes | None = None
+
+
+class StoreCounts(Record, kw_only=True):
+    """Sizes of a store, counted now."""
+
+    trajectories: int
+    feedback: int
+    waiting_for_feedback: int
+    """Trajectories without a quality."""
+    uncollected: int
+    """With a quality, and claimed by no cycle yet."""
+    trained: int
+    held_out: int
+    left_out: int
+    cycles: int
+    bytes_on_disk: int
+
+
+class SourceCounts(Record, kw_only=True):
+    """What one source sent."""
+
+    source: str
+    trajectories: int
+    steps: int
+    rewards: int
+    """Steps that carry a reward."""
+    mean_reward: float | None
+    rated: int
+    mean_quality: float | None
+    outcomes: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class TrajectoryStore(Protocol):
+    """The store as the loops see it. All methods are safe to call from several threads."""
+
+    def append(self, records: Sequence[Trajectory | Feedback]) -> Sequence[Exception | None]:
+        """Store all in one durable transaction; per record None, or the ConflictError / UnknownIdError that left it
+        out.
+        """
+
+    def collect(self, limit: int) -> Collected:
+        """At most ``limit`` new trajectories."""
+
+    def sample(self, role: Role, count: int, rng: np.random.Generator) -> list[Stored]:
+        """``count`` trajectories drawn with replacement from those that the current version's lineage claimed as
+        ``role``.
+        """
+
+    def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
+        """Claims, report, version and the new current version: all in one transaction, or nothing."""
+
+    def next_cycle(self) -> int:
+        """The number of the cycle that would be committed next, from 1."""
+
+    def current(self) -> Version:
+        """The version in force."""
+
+    def set_current(self, version_id: str) -> Version:
+        """Make an earlier version current again."""
+
+    def versions(self) -> list[Version]:
+        """All versions, oldest first."""
+
+    def read_state(self, name: str) -> bytes | None:
+        """A value kept beside the records, such as the base model's probes."""
+
+    def write_state(self, name: str, value: bytes) -> None:
+        """Replace it, durably."""
+
+
+class VersionFolders(Protocol):
+    """Where versions keep their files."""
+
+    def path(self, version_id: str) -> Path:
+        """The folder of a published version; UnknownIdError where there is none."""
+
+    def draft(self) -> AbstractContextManager[Path]:
+        """An empty temporary folder beside the versions, gone at the end of the block unless it was published."""
+
+    def publish(self, draft: Path, version_id: str) -> str:
+        """Sync ``draft``, give it the version's name in one rename, and return the digest of its files."""
+
+    def verify(self, version: Version) -> Path:
+        """The folder, after its files were compared with the version's digest; StoreCorruptError where they differ."""
+
+
+class ServedModel(Protocol):
+    """The model that answers."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this base model from others: a hash of its configuration and of samples of its weights."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream, and of the embeddings of :meth:`embed`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table: token ids are below it."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest sequence, prompt and response together."""
+
+    @property
+    def pad_id(self) -> int:
+        """A token id to fill batches with; it is always masked."""
+
+    @property
+    def version(self) -> str:
+        """The version that the next request gets."""
+
+    def encode_prompt(self, messages: Sequence[Message]) -> Int32:
+        """The conversation as token ids (tokens,), ready for an answer, through the model's chat template."""
+
+    def encode_response(self, text: str) -> Int32:
+        """An answer as token ids (tokens,), with the token that ends it."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, without special tokens."""
+
+    def embed(self, prompts: Sequence[Int32]) -> Float32:
+        """Mean-pooled last hidden state of the frozen base model, (prompts, hidden_size)."""
+
+    def generate(
+        self,
+        prompt_ids: Int32,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+    ) -> Reply:
+        """One answer by the version in force when the call began; greedy at temperature 0."""
+
+    def make_probes(self, count: int, tokens: int, seed: int) -> list[tuple[Int32, Int32]]:
+        """``count`` prompts that the base model wrote itself, each with the base model's greedy answer."""
+
+    def trainable_copy(self) -> PreTrainedModel:
+        """The base model as a module tree of its own that shares the served weights' memory; no adapter in it."""
+
+    def swap(self, version_id: str, adapter: Path | None) -> None:
+        """Serve this adapter (None: the untouched base) from the next request on; requests under way keep theirs."""

@@ -1,0 +1,1 @@
+"""Served models: load, answer, embed, swap adapters."""

@@ -1,0 +1,98 @@
+"""Conversations and answers as token ids, through the model's own chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from sona.checks import Int32
+from sona.errors import InvalidInputError, ModelError
+from sona.types import Message
+
+MARKER = "\u241e sona \u241e"  # stands in for a user's words, to find what the template puts around them
+
+
+class ChatCodec:
+    """Encodes for one model.
+
+    A model without a chat template sees the messages' contents, a line each: that is what a plain language model can
+    use.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_id: int | None) -> None:
+        self._tokenizer = tokenizer
+        self.end_id = end_id
+        """The token that ends an answer, if the model has one."""
+
+    def encode_prompt(self, messages: Sequence[Message]) -> Int32:
+        """The conversation as int32 token ids (tokens,), with the template's opening of an answer at its end."""
+        if not messages:
+            raise InvalidInputError("messages: none; give at least one")
+        return np.asarray(self._encode(self.render(messages), special=self._plain), dtype=np.int32)
+
+    def encode_response(self, text: str) -> Int32:
+        """An answer as int32 token ids (tokens,), closed by the end token."""
+        end = [] if self.end_id is None else [self.end_id]
+        return np.asarray(self._encode(text, special=False) + end, dtype=np.int32)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The conversation as the text that the model reads."""
+        if self._plain:
+            return "\n".join(message.content for message in messages) + "\n"
+        try:
+            plain = [_as_template_input(message) for message in messages]
+            return str(self._tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=False))
+        except Exception as error:  # templates raise jinja2's or anything of their own (raise_exception)
+            raise ModelError(f"the model's chat template refuses this conversation: {error}") from error
+
+    def user_frame(self) -> tuple[Int32, Int32]:
+        """What the template puts before a user's words and after them, up to the answer, as token ids.
+
+        A model without a template has its start token, if any, before and nothing after.
+        """
+        if self._plain:
+            start = self._tokenizer.bos_token_id
+            return np.asarray([] if start is None else [start], dtype=np.int32), np.asarray([], dtype=np.int32)
+        before, found, after = self.render([Message(role="user", content=MARKER)]).partition(MARKER)
+        if not found:
+            raise ModelError(
+                "the model's chat template alters the user's words, so no probes can be made; set cycle.probes = 0"
+            )
+        ids = [np.asarray(self._encode(part, special=False), dtype=np.int32) for part in (before, after)]
+        return ids[0], ids[1]
+
+    @property
+    def _plain(self) -> bool:
+        return not self._tokenizer.chat_template
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        # The rendered template already holds the start token, so special tokens are added to plain text alone.
+        return list(self._tokenizer.encode(text, add_special_tokens=special, verbose=False)) if text else []
+
+
+def _as_template_input(message: Message) -> dict[str, Any]:
+    row: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        row["name"] = message.name
+    if message.tool_calls:
+        row["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": _arguments(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    return row
+
+
+def _arguments(text: str) -> object:
+    """Templates iterate over the arguments as a mapping; what is no JSON stays text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,185 @@
+"""The engine for hosts without an event loop: the same engine, on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+import sona.engine
+from sona.bank.bank import Bank
+from sona.checks import Float32, TokensLike
+from sona.config import Config
+from sona.engine import Conversation, Engine, EngineStatus, ImportCounts, Receipt
+from sona.errors import ClosedError
+from sona.hooks.trajectory import OpenTrajectory
+from sona.ports import Report, Stored, ignore_progress
+from sona.types import CycleReport, Recall, Reply, Trajectory, Version
+
+T = TypeVar("T")
+
+
+def open_sync(
+    path: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | None = None,
+    config: Config | str | os.PathLike[str] | None = None,
+) -> SyncEngine:
+    """As :func:`sona.open`, for ``with``."""
+    return SyncEngine(sona.engine.open(path, model=model, config=config))
+
+
+class SyncEngine:
+    """:class:`sona.Engine` with every ``await`` done for you; arguments, results and errors are the same."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(portal.wrap_async_context_manager(self._engine))
+            self._portal, self._stack = portal, stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._portal = None
+        self._stack.__exit__(kind, error, trace)
+
+    @contextmanager
+    def trajectory(
+        self,
+        messages: Conversation,
+        *,
+        source: str = "default",
+        id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Iterator[SyncTrajectory]:
+        """See :meth:`sona.Engine.trajectory`."""
+        portal = self._started()
+        handle = self._engine.trajectory(messages, source=source, id=id, metadata=metadata)
+        with portal.wrap_async_context_manager(handle) as opened:
+            yield SyncTrajectory(opened, portal)
+
+    def record(self, trajectory: Trajectory, *, quality: float | None = None, giver: str = "host") -> Receipt:
+        """See :meth:`sona.Engine.record`."""
+        return self._engine.record(trajectory, quality=quality, giver=giver)
+
+    def feedback(
+        self,
+        trajectory_id: str,
+        quality: float,
+        *,
+        id: str | None = None,
+        giver: str = "host",
+        comment: str = "",
+    ) -> Receipt:
+        """See :meth:`sona.Engine.feedback`."""
+        return self._engine.feedback(trajectory_id, quality, id=id, giver=giver, comment=comment)
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """See :meth:`sona.Engine.flush`."""
+        self._started().call(self._engine.flush, timeout_s)
+
+    def get(self, trajectory_id: str) -> Stored:
+        """See :meth:`sona.Engine.get`."""
+        return self._engine.get(trajectory_id)
+
+    def import_jsonl(self, path: str | os.PathLike[str], *, source: str | None = None) -> ImportCounts:
+        """See :meth:`sona.Engine.import_jsonl`."""
+        return self._started().call(functools.partial(self._engine.import_jsonl, path, source=source))
+
+    def generate(self, messages: Conversation, **sampling: Any) -> Reply:
+        """See :meth:`sona.Engine.generate`."""
+        return self._started().call(functools.partial(self._engine.generate, messages, **sampling))
+
+    def generate_batch(
+        self, conversations: Sequence[Conversation], *, max_new_tokens: int | None = None
+    ) -> list[Reply]:
+        """See :meth:`sona.Engine.generate_batch`."""
+        return self._started().call(
+            functools.partial(self._engine.generate_batch, conversations, max_new_tokens=max_new_tokens)
+        )
+
+    def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
+        """See :meth:`sona.Engine.recall`."""
+        return self._started().call(self._engine.recall, query, k)
+
+    def learn(self, on_progress: Report = ignore_progress) -> CycleReport:
+        """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was."""
+        return self._cancellable(self._engine.learn, on_progress)
+
+    def run(self) -> None:
+        """See :meth:`sona.Engine.run`; until Ctrl-C."""
+        self._cancellable(self._engine.run)
+
+    def _cancellable(self, call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """A call that Ctrl-C cancels on its event loop, where waiting for it alone would leave it running."""
+        future = self._started().start_task_soon(call, *arguments)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def roll_back(self, to: str | None = None) -> Version:
+        """See :meth:`sona.Engine.roll_back`."""
+        return self._engine.roll_back(to)
+
+    @property
+    def bank(self) -> Bank:
+        """See :attr:`sona.Engine.bank`."""
+        return self._engine.bank
+
+    @property
+    def version(self) -> Version:
+        """See :attr:`sona.Engine.version`."""
+        return self._engine.version
+
+    def versions(self) -> list[Version]:
+        """See :meth:`sona.Engine.versions`."""
+        return self._engine.versions()
+
+    def status(self) -> EngineStatus:
+        """See :meth:`sona.Engine.status`."""
+        return self._engine.status()
+
+    def _started(self) -> BlockingPortal:
+        if self._portal is None:
+            raise ClosedError("the engine is not open; use it inside 'with sona.open_sync(...)'")
+        return self._portal
+
+
+class SyncTrajectory:
+    """:class:`sona.hooks.trajectory.OpenTrajectory` with its ``await`` done for you."""
+
+    def __init__(self, handle: OpenTrajectory, portal: BlockingPortal) -> None:
+        self._handle, self._portal = handle, portal
+
+    @property
+    def id(self) -> str:
+        """The trajectory's id, for feedback now or days later."""
+        return self._handle.id
+
+    def generate(self, **sampling: Any) -> Reply:
+        """See :meth:`OpenTrajectory.generate`."""
+        return self._portal.call(functools.partial(self._handle.generate, **sampling))
+
+    def respond(self, text: str, *, token_ids: TokensLike | None = None) -> None:
+        """See :meth:`OpenTrajectory.respond`."""
+        self._handle.respond(text, token_ids=token_ids)
+
+    def step(
+        self, name: str, *, reward: float | None = None, latency_s: float | None = None, content: str = ""
+    ) -> None:
+        """See :meth:`OpenTrajectory.step`."""
+        self._handle.step(name, reward=reward, latency_s=latency_s, content=content)

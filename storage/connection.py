@@ -1,0 +1,164 @@
+"""Connections to the database, and SQLite's errors as the store's.
+
+Nothing here, nor anywhere in the package, opens the database file by itself: closing a second file descriptor on it
+would drop the POSIX locks that SQLite holds (sqlite.org/howtocorrupt.html, 2.2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from sona.errors import (
+    ClosedError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreReadOnlyError,
+    StoreVersionError,
+)
+from sona.storage.schema import CREATION_PRAGMAS, READER_PRAGMAS, SCHEMA_VERSION, WRITER_PRAGMAS, form_of, migrate
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def store_error(error: apsw.Error | OSError, path: Path, number: int = 0) -> StoreError:
+    """``error`` as the store's own; ``number`` is the errno behind an I/O error of SQLite, where it is known."""
+    if isinstance(error, OSError):
+        number = error.errno or 0
+    what = f"{path}: {error}"
+    if isinstance(error, apsw.FullError) or number in _FULL:
+        return StoreFullError(f"{what}; no room is left: free space on its disk, what is queued is stored then")
+    if isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError)) or number in _READ_ONLY:
+        return StoreReadOnlyError(f"{what}; it can't be written to: grant write permission to the folder and its files")
+    if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+        return StoreCorruptError(f"{what}; it is damaged or no store: restore a backup, or give another folder")
+    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+        return StoreLockedError(f"{what}; another program keeps it locked: end that one")
+    return StoreError(f"{what}; see that its folder exists and can be read, and that its disk works")
+
+
+def _configure(connection: apsw.Connection, pragmas: tuple[str, ...]) -> None:
+    for pragma in pragmas:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def open_writer(path: Path) -> apsw.Connection:
+    """The one writing connection to the database at ``path``, which is made or migrated if it has to be."""
+    connection = apsw.Connection(os.fspath(path))
+    try:
+        if form_of(connection, path) == 0:
+            _configure(connection, CREATION_PRAGMAS)
+        _configure(connection, WRITER_PRAGMAS)
+        migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: Path) -> apsw.Connection:
+    """A reading connection, which can't change anything.
+
+    In a folder without write permission SQLite can't make the shared memory beside the database that readers of a WAL
+    need. If there is no WAL, all is in the database and nobody writes to it, so it is read as it lies.
+
+    Raises:
+        StoreReadOnlyError: there is a WAL that can't be read without write permission.
+    """
+    try:
+        return _reader(path, "mode=ro")
+    except (apsw.CantOpenError, apsw.ReadOnlyError):
+        if not path.exists() or os.access(path.parent, os.W_OK):
+            raise
+        if Path(f"{path}-wal").exists():
+            raise StoreReadOnlyError(
+                f"{path}: its newest records are in {path.name}-wal, which can't be read without write permission to "
+                "the folder; grant it, copy the folder, or close the store's writer first"
+            ) from None
+        return _reader(path, "mode=ro&immutable=1")
+
+
+def _reader(path: Path, how: str) -> apsw.Connection:
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(f"{path.absolute().as_uri()}?{how}", flags=flags)
+    try:
+        _configure(connection, READER_PRAGMAS)
+        if (form := form_of(connection, path)) != SCHEMA_VERSION:
+            raise StoreVersionError(
+                f"{path}: schema {form}; open it once for writing, which brings it to {SCHEMA_VERSION}"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def leak(connection: apsw.Connection) -> None:
+    """Keep a parent's connection from ever being closed in a forked child, where that would end the parent's WAL."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+class Readers:
+    """A pool of reading connections; each is lent to one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: deque[apsw.Connection] = deque()
+        self._closed = False
+
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """A connection inside a read transaction: all that the block reads is of one moment."""
+        connection = self._borrow()
+        try:
+            connection.execute("BEGIN")
+            yield connection
+        except apsw.Error as error:
+            raise store_error(error, self._path, connection.system_errno) from error
+        finally:
+            self._give_back(connection)
+
+    def _borrow(self) -> apsw.Connection:
+        if self._closed:
+            raise ClosedError(f"{self._path.parent}: used after close(); open the store again")
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        try:
+            return open_reader(self._path)
+        except apsw.Error as error:
+            raise store_error(error, self._path) from error
+
+    def _give_back(self, connection: apsw.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except apsw.Error:
+            connection.close()
+            return
+        self._idle.append(connection)
+        if self._closed:
+            self.close()
+
+    def close(self) -> None:
+        """Close what is idle now, and what is lent when it comes back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def forked(self) -> None:
+        """In a forked child: touch nothing of the parent's."""
+        self._closed = True
+        while self._idle:
+            leak(self._idle.pop())

@@ -1,0 +1,58 @@
+"""The store's one row of moving marks, and the versions that it points into."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import apsw
+
+from sona.errors import StoreCorruptError, UnknownIdError
+from sona.storage.rows import check_crc, decode, row_crc
+from sona.types import Version
+
+_VERSIONS = "SELECT id, parent, cycle, created_ns, payload, crc FROM versions"
+
+
+class Head(NamedTuple):
+    """Where the store stands."""
+
+    version: str
+    """The version in force."""
+    watermark: int
+    """All feedback up to this seq belongs to claimed trajectories."""
+    width: int | None
+    """Of the embeddings; None before the first one."""
+
+
+def read_head(connection: apsw.Connection) -> Head:
+    """The marks; StoreCorruptError where they are damaged."""
+    row = connection.execute("SELECT version, watermark, width, crc FROM head").get
+    if row is None:
+        raise StoreCorruptError("head: the row is missing; restore the store from a backup")
+    *values, crc = row
+    check_crc(crc, *values, row="head")
+    return Head(*values)
+
+
+def write_head(connection: apsw.Connection, head: Head) -> None:
+    """Replace the marks, in the transaction under way."""
+    connection.execute("UPDATE head SET version = ?, watermark = ?, width = ?, crc = ?", (*head, row_crc(*head)))
+
+
+def read_version(connection: apsw.Connection, version_id: str) -> Version:
+    """One version; UnknownIdError where there is none of this id."""
+    row = connection.execute(f"{_VERSIONS} WHERE id = ?", (version_id,)).get
+    if row is None:
+        raise UnknownIdError(f"version {version_id!r}: not in this store; versions() lists those that are")
+    return _version(row)
+
+
+def read_versions(connection: apsw.Connection) -> list[Version]:
+    """All versions, oldest first."""
+    return [_version(row) for row in connection.execute(f"{_VERSIONS} ORDER BY seq")]
+
+
+def _version(row: tuple[str, str | None, int, int, bytes, int]) -> Version:
+    *values, payload, crc = row
+    check_crc(crc, *values, payload, row=f"version {row[0]!r}")
+    return decode(payload, Version, f"version {row[0]!r}")

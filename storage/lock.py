@@ -1,0 +1,49 @@
+"""One writer to a store: a lock on a file beside the database."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from sona.errors import StoreLockedError
+
+
+class WriterLock:
+    """``flock`` on a file that holds the owner's process id.
+
+    The system drops it when its owner ends, however it ends, so no lock is ever stale and the file is never removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            StoreLockedError: another process has it, or another store in this one.
+            OSError: the file can't be made or locked.
+        """
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._take(path)
+        except BaseException:
+            self.release()
+            raise
+
+    def _take(self, path: Path) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            where = "this process" if owner == str(os.getpid()) else "another process"
+            raise StoreLockedError(
+                f"{path.parent}: {where} writes to it (pid {owner}), and a store has one writer; close that one, "
+                "or open with read_only=True"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def release(self) -> None:
+        """Give the lock back; in a forked child: only let go of it, it stays the parent's."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

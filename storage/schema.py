@@ -1,0 +1,215 @@
+"""The database's form: its tables, the steps that make them, the settings of each connection, and what is refused.
+
+``PRAGMA user_version`` counts the migrations that a database has gone through. A new form of the tables is a new step
+at the end of :data:`MIGRATIONS`; a step that was released is never changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+from sona.errors import StoreCorruptError, StoreVersionError
+from sona.storage.rows import encode, row_crc
+from sona.types import Version
+
+APPLICATION_ID = 0x534F4E41  # "SONA"
+MIN_SQLITE = (3, 51, 3)  # before it a WAL reset could corrupt the database (sqlite.org/wal.html, "The WAL-Reset Bug")
+FIRST_VERSION = "v0"
+
+# Before the first table exists: both are fixed from then on.
+CREATION_PRAGMAS = ("page_size = 16384", "auto_vacuum = INCREMENTAL")
+
+WRITER_PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",  # each commit is synced: what append() returned for survives power loss
+    "busy_timeout = 5000",
+    "journal_size_limit = 67108864",
+    "foreign_keys = ON",
+    "trusted_schema = OFF",
+    "cell_size_check = ON",
+    "mmap_size = 0",  # a read error of a mapped file is a SIGBUS
+    "cache_size = -16384",
+)
+
+READER_PRAGMAS = (
+    "query_only = ON",
+    "wal_autocheckpoint = 0",
+    "busy_timeout = 5000",
+    "trusted_schema = OFF",
+    "cell_size_check = ON",
+    "mmap_size = 0",
+    "cache_size = -8192",
+)
+
+TABLES = """
+CREATE TABLE trajectories (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         TEXT    NOT NULL UNIQUE,
+    source     TEXT    NOT NULL,
+    created_ns INTEGER NOT NULL,
+    embedding  BLOB,
+    payload    BLOB    NOT NULL,
+    crc        INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE feedback (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         TEXT    NOT NULL UNIQUE,
+    trajectory INTEGER NOT NULL REFERENCES trajectories (seq),
+    quality    REAL    NOT NULL,
+    payload    BLOB    NOT NULL,
+    crc        INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX feedback_of_trajectory ON feedback (trajectory);
+
+-- What a cycle took. Within a cycle and role the ordinals run from 0 without gaps, so that a random one is one lookup.
+CREATE TABLE claims (
+    seq          INTEGER PRIMARY KEY REFERENCES trajectories (seq),
+    cycle        INTEGER NOT NULL,
+    role         TEXT    NOT NULL CHECK (role IN ('train', 'held_out', 'left_out')),
+    ordinal      INTEGER NOT NULL,
+    prompt_ids   BLOB,
+    response_ids BLOB,
+    crc          INTEGER NOT NULL,
+    UNIQUE (cycle, role, ordinal)
+) STRICT;
+
+CREATE TABLE cycles (
+    cycle    INTEGER PRIMARY KEY,
+    status   TEXT    NOT NULL,
+    version  TEXT,
+    train    INTEGER NOT NULL,
+    held_out INTEGER NOT NULL,
+    left_out INTEGER NOT NULL,
+    report   BLOB    NOT NULL,
+    crc      INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE versions (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         TEXT    NOT NULL UNIQUE,
+    parent     TEXT    REFERENCES versions (id),
+    cycle      INTEGER NOT NULL,
+    created_ns INTEGER NOT NULL,
+    payload    BLOB    NOT NULL,
+    crc        INTEGER NOT NULL
+) STRICT;
+
+-- Kept in step with the records by the transaction that stores them, so that no status query walks through all of them.
+CREATE TABLE sources (
+    source       TEXT    PRIMARY KEY,
+    trajectories INTEGER NOT NULL,
+    feedback     INTEGER NOT NULL,
+    steps        INTEGER NOT NULL,
+    rewards      INTEGER NOT NULL,
+    reward_sum   REAL    NOT NULL,
+    rated        INTEGER NOT NULL,
+    quality_sum  REAL    NOT NULL,
+    completed    INTEGER NOT NULL,
+    failed       INTEGER NOT NULL,
+    abandoned    INTEGER NOT NULL,
+    crc          INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE state (
+    name  TEXT    PRIMARY KEY,
+    value BLOB    NOT NULL,
+    crc   INTEGER NOT NULL
+) STRICT;
+
+-- One row: the version in force; the watermark (all feedback up to this seq is of claimed trajectories); the
+-- embeddings' width.
+CREATE TABLE head (
+    one       INTEGER PRIMARY KEY CHECK (one = 1),
+    version   TEXT    NOT NULL REFERENCES versions (id),
+    watermark INTEGER NOT NULL,
+    width     INTEGER,
+    crc       INTEGER NOT NULL
+) STRICT;
+"""
+
+
+class Migration(NamedTuple):
+    """One step from a form of the tables to the next."""
+
+    sql: str
+    then: Callable[[apsw.Connection], None]
+    """What SQL cannot say, in the same transaction."""
+
+
+def _add_first_version(connection: apsw.Connection) -> None:
+    first = Version(id=FIRST_VERSION, parent=None, cycle=0, created_ns=time.time_ns(), digest="")
+    insert_version(connection, first)
+    connection.execute(
+        "INSERT INTO head (one, version, watermark, width, crc) VALUES (1, ?, 0, NULL, ?)",
+        (first.id, row_crc(first.id, 0, None)),
+    )
+
+
+MIGRATIONS = (Migration(TABLES, _add_first_version),)
+SCHEMA_VERSION = len(MIGRATIONS)
+
+
+def insert_version(connection: apsw.Connection, version: Version) -> None:
+    """Add a version's row to the transaction under way."""
+    values = (version.id, version.parent, version.cycle, version.created_ns, encode(version))
+    connection.execute(
+        "INSERT INTO versions (id, parent, cycle, created_ns, payload, crc) VALUES (?, ?, ?, ?, ?, ?)",
+        (*values, row_crc(*values)),
+    )
+
+
+def check_library(version: str | None = None) -> None:
+    """Refuse a SQLite library that can corrupt the store.
+
+    Raises:
+        StoreVersionError: it is older than 3.51.3.
+    """
+    version = apsw.sqlite_lib_version() if version is None else version
+    if tuple(int(part) for part in version.split(".")[:3]) < MIN_SQLITE:
+        needed = ".".join(map(str, MIN_SQLITE))
+        raise StoreVersionError(
+            f"SQLite {version}: at least {needed} is needed, older ones can corrupt a store; run `pip install -U apsw`"
+        )
+
+
+def form_of(connection: apsw.Connection, path: Path) -> int:
+    """The database's ``user_version``; 0 for an empty one.
+
+    Raises:
+        StoreCorruptError: it is another program's database.
+        StoreVersionError: a newer sona wrote it.
+    """
+    application = int(connection.pragma("application_id"))
+    form = int(connection.pragma("user_version"))
+    tables = int(connection.execute("SELECT count(*) FROM sqlite_schema").get)
+    if application != APPLICATION_ID and (application or form or tables):
+        raise StoreCorruptError(
+            f"{path}: application id {application:#x}, a store has {APPLICATION_ID:#x}; it is another program's "
+            "database, so give sona a folder of its own"
+        )
+    if form > SCHEMA_VERSION:
+        raise StoreVersionError(
+            f"{path}: schema {form}, this sona reads up to {SCHEMA_VERSION}; update sona, or open another folder"
+        )
+    return form
+
+
+def migrate(connection: apsw.Connection, path: Path) -> None:
+    """Bring the database to :data:`SCHEMA_VERSION`, each step in a transaction of its own; no step if it is there.
+
+    Raises:
+        StoreCorruptError, StoreVersionError: see :func:`form_of`.
+    """
+    for form in range(form_of(connection, path), SCHEMA_VERSION):
+        with connection:
+            connection.execute(MIGRATIONS[form].sql)
+            MIGRATIONS[form].then(connection)
+            connection.pragma("application_id", APPLICATION_ID)
+            connection.pragma("user_version", form + 1)

@@ -1,0 +1,293 @@
+"""The store: every trajectory, feedback, cycle and version, in one SQLite database."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import apsw
+import numpy as np
+
+from sona.checks import check_id
+from sona.config import StoreConfig
+from sona.errors import ClosedError, StoreError, StoreReadOnlyError
+from sona.ports import Claim, Collected, Role, SourceCounts, StoreCounts, Stored
+from sona.storage import cycles, forked, reading
+from sona.storage.connection import Readers, store_error
+from sona.storage.head import read_head, read_version, read_versions, write_head
+from sona.storage.insert import insert
+from sona.storage.lock import WriterLock
+from sona.storage.rows import row_crc
+from sona.storage.schema import check_library
+from sona.storage.transactions import Transactions
+from sona.types import CycleReport, Feedback, Trajectory, Version
+
+DATABASE = "store.db"
+LOCK = "store.lock"
+VERSIONS = "versions"
+PAGE_ROWS = 256
+DEFAULTS = StoreConfig()
+
+_T = TypeVar("_T")
+
+
+class Store:
+    """A folder with ``store.db``, ``store.lock`` and ``versions/``. Open it with :meth:`open`; all methods are safe to
+    call from several threads, and none may be used in a forked child.
+
+    Every row is compared with its checksum when it is read; a damaged one is a StoreCorruptError that names it.
+    """
+
+    def __init__(self, path: Path, config: StoreConfig, lock: WriterLock | None) -> None:
+        self.path = path
+        """The store's folder."""
+        self.config = config
+        self.read_only = lock is None
+        self._lock = lock
+        self._database = path / DATABASE
+        self._readers = Readers(self._database)
+        self._transactions = Transactions(self._database)
+        self._replay = cycles.Replay()
+        self._writing = threading.Lock()
+        self._closed = False
+        forked.watch(self)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, config: StoreConfig = DEFAULTS, read_only: bool = False) -> Store:
+        """The store in the folder ``path``, which is made if there is none, unless it is opened to be read.
+
+        Readers take no lock and work beside a writer. In a folder without write permission they see the store as it was
+        when they opened it.
+
+        Raises:
+            StoreLockedError: it has a writer already, in this process or in another one.
+            StoreReadOnlyError: the folder can't be written to, or for a reader: not without write permission.
+            StoreFullError: its disk has no room.
+            StoreCorruptError: damaged, or another program's.
+            StoreVersionError: written by a newer sona, or SQLite is too old.
+            StoreError: nothing is there to be read, or the folder can't be used.
+        """
+        check_library()
+        folder = Path(path).absolute()
+        if not read_only:
+            return cls._open_writer(folder, config)
+        if not (folder / DATABASE).is_file():
+            raise StoreError(f"{folder}: no store; see that the path is right, or open it for writing, which makes one")
+        store = cls(folder, config, None)
+        store.current()  # whatever is wrong with the file shows now
+        return store
+
+    @classmethod
+    def _open_writer(cls, folder: Path, config: StoreConfig) -> Store:
+        try:
+            _make(folder)
+            lock = WriterLock(folder / LOCK)
+        except OSError as error:
+            raise store_error(error, folder) from error
+        store = cls(folder, config, lock)
+        try:
+            store._transact(read_head)
+            _sync(folder)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Let go of the files and of the lock; a second call does nothing."""
+        if self._closed:
+            return
+        with self._writing:
+            self._closed = True
+            self._readers.close()
+            self._transactions.close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def forked(self) -> None:
+        """In a forked child: closed, with the parent's files and lock left as they are."""
+        self._closed = True
+        self._readers.forked()
+        self._transactions.forked()
+        if self._lock is not None:
+            self._lock.release()
+
+    # Writing
+
+    def append(self, records: Sequence[Trajectory | Feedback]) -> list[Exception | None]:
+        """Store all in one durable transaction.
+
+        Returns for each record None, also where it was there already, or what left it out and nothing else:
+        ConflictError (its id has other content), UnknownIdError (feedback for no trajectory of the store or of this
+        batch before it), DimensionMismatchError, InvalidInputError (it has no stored form), StoreCorruptError (the
+        stored row of its id is damaged).
+
+        Raises:
+            StoreFullError, StoreReadOnlyError, StoreError: nothing was acknowledged; the same batch may be given again.
+        """
+        return self._transact(lambda connection: insert(connection, records))
+
+    def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
+        """Claims, report, version and the new current version: all in one durable transaction, or nothing.
+
+        Raises:
+            CycleError: a claimed trajectory is claimed already, has no feedback or is not there; the cycle is not the
+                next one; the version does not follow the current one; a version came with a report that is not
+                ``published``, or none with one that is.
+        """
+        row = cycles.cycle_row(report, claims)
+        self._transact(
+            lambda connection: cycles.commit(connection, report, claims, version),
+            landed=lambda connection: cycles.landed(connection, row),
+        )
+
+    def set_current(self, version_id: str) -> Version:
+        """Make a version current again, durably, and return it; UnknownIdError where there is none of this id."""
+
+        def work(connection: apsw.Connection) -> Version:
+            version = read_version(connection, version_id)
+            write_head(connection, read_head(connection)._replace(version=version.id))
+            return version
+
+        return self._transact(work)
+
+    def write_state(self, name: str, value: bytes) -> None:
+        """Replace a value kept beside the records, durably."""
+        check_id(name, "state name")
+        values = (name, bytes(value))
+        sql = "INSERT OR REPLACE INTO state (name, value, crc) VALUES (?, ?, ?)"
+        self._transact(lambda connection: connection.execute(sql, (*values, row_crc(*values))))
+
+    # Reading
+
+    def collect(self, limit: int) -> Collected:
+        """At most ``limit`` trajectories that have feedback and are claimed by no cycle, in the order of their first
+        feedback.
+
+        The cost follows what is new since the last cycle, not what the store holds.
+        """
+        with self._snapshot() as connection:
+            return reading.collect(connection, limit)
+
+    def sample(self, role: Role, count: int, rng: np.random.Generator) -> list[Stored]:
+        """``count`` trajectories drawn with replacement from those that the current version's lineage claimed as
+        ``role``; [] where there is none. Cycles that were rolled back do not count, cycles that published nothing do.
+        """
+        with self._snapshot() as connection:
+            return self._replay.sample(connection, role, count, rng)
+
+    def get(self, trajectory_id: str) -> Stored:
+        """One trajectory; UnknownIdError where there is none of this id."""
+        with self._snapshot() as connection:
+            return reading.get(connection, trajectory_id)
+
+    def __contains__(self, trajectory_id: str) -> bool:
+        with self._snapshot() as connection:
+            return reading.has(connection, trajectory_id)
+
+    def feedback_of(self, trajectory_id: str) -> list[Feedback]:
+        """All feedback for a trajectory, in the order of arrival; UnknownIdError where there is no such trajectory."""
+        with self._snapshot() as connection:
+            return reading.feedback_of(connection, trajectory_id)
+
+    def iterate(self, after_seq: int = 0) -> Iterator[Stored]:
+        """All trajectories with a higher seq, in the order of arrival, those that come meanwhile included."""
+        while True:
+            with self._snapshot() as connection:
+                rows = reading.page(connection, after_seq, PAGE_ROWS)
+            if not rows:
+                return
+            yield from rows
+            after_seq = rows[-1].seq
+
+    def next_cycle(self) -> int:
+        """The number of the cycle that would be committed next, from 1."""
+        with self._snapshot() as connection:
+            return cycles.next_cycle(connection)
+
+    def current(self) -> Version:
+        """The version in force; at first ``v0``, the untouched base model."""
+        with self._snapshot() as connection:
+            return read_version(connection, read_head(connection).version)
+
+    def versions(self) -> list[Version]:
+        """All versions, oldest first."""
+        with self._snapshot() as connection:
+            return read_versions(connection)
+
+    def read_state(self, name: str) -> bytes | None:
+        """A value kept beside the records; None where there is none."""
+        with self._snapshot() as connection:
+            return reading.read_state(connection, name)
+
+    def counts(self) -> StoreCounts:
+        """Sizes of the store."""
+        with self._snapshot() as connection:
+            return reading.counts(connection, self.path.rglob("*"))
+
+    def sources(self) -> list[SourceCounts]:
+        """What each source sent, by name."""
+        with self._snapshot() as connection:
+            return reading.sources(connection)
+
+    def reports(self, limit: int = 20) -> list[CycleReport]:
+        """The newest ``limit`` cycle reports, newest first."""
+        with self._snapshot() as connection:
+            return cycles.read_reports(connection, limit)
+
+    @property
+    def embedding_width(self) -> int | None:
+        """Numbers in each embedding, fixed by the first one stored; None before it."""
+        with self._snapshot() as connection:
+            return read_head(connection).width
+
+    # Connections
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[apsw.Connection]:
+        self._check_open()
+        with self._readers.snapshot() as connection:
+            yield connection
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.path}: used after close(), or in a forked child; open the store again")
+
+    def _transact(
+        self, work: Callable[[apsw.Connection], _T], landed: Callable[[apsw.Connection], bool] | None = None
+    ) -> _T:
+        self._check_open()
+        if self.read_only:
+            raise StoreReadOnlyError(f"{self.path}: opened with read_only=True; open it for writing")
+        with self._writing:
+            self._check_open()
+            return self._transactions.run(work, landed)
+
+
+def _make(folder: Path) -> None:
+    """The folders, with their names synced into the folders above."""
+    missing = [above for above in (folder, *folder.parents) if not above.exists()]
+    (folder / VERSIONS).mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _sync(made.parent)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,127 @@
+"""Durable transactions on the one writing connection, and what happens when one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar, cast
+
+import apsw
+
+from sona.errors import StoreError, StoreFullError, StoreReadOnlyError
+from sona.storage.connection import leak, open_writer, store_error
+
+_T = TypeVar("_T")
+
+
+class _CommitError(Exception):
+    """A COMMIT failed, and nobody knows yet how it ended."""
+
+    def __init__(self, cause: StoreError, result: object) -> None:
+        self.cause = cause
+        self.result = result
+
+
+class Transactions:
+    """Runs one transaction at a time; the caller sees to that."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: apsw.Connection | None = None  # opened when it is needed: a failed commit does away with it
+        self._unsure = False
+
+    def run(self, work: Callable[[apsw.Connection], _T], landed: Callable[[apsw.Connection], bool] | None = None) -> _T:
+        """What ``work`` returns, once its transaction is durable.
+
+        A failed COMMIT may have reached the disk or not. Then the connection is made anew, and ``work`` is done once
+        more, unless ``landed`` finds that it was done; without ``landed`` doing it twice must come to the same.
+
+        Raises:
+            StoreError: the store's trouble, in the form of one of its subclasses; nothing was acknowledged.
+            Exception: whatever ``work`` raised; nothing was changed.
+        """
+        try:
+            return self._attempt(work)
+        except _CommitError as failure:
+            error, result = failure.cause, failure.result
+        if isinstance(error, (StoreFullError, StoreReadOnlyError)):
+            raise error  # trying again at once would not help
+        if landed is not None and self._ask(landed):
+            return cast(_T, result)
+        try:
+            return self._attempt(work)
+        except _CommitError as failure:
+            raise failure.cause from error
+
+    def close(self) -> None:
+        """Close the connection; the next transaction opens another."""
+        if self._writer is not None:
+            with suppress(apsw.Error):
+                self._writer.close()
+            self._writer = None
+
+    def forked(self) -> None:
+        """In a forked child: leave the connection to the parent."""
+        if self._writer is not None:
+            leak(self._writer)
+
+    def _attempt(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        connection = self._connection()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            result = work(connection)
+        except apsw.Error as error:
+            translated = self._translated(error, connection)
+            self._undo(connection)
+            raise translated from error
+        except BaseException:
+            self._undo(connection)
+            raise
+        try:
+            connection.execute("COMMIT")
+        except apsw.Error as error:
+            translated = self._translated(error, connection)
+            translated.__cause__ = error
+            self._unsure = True
+            self.close()
+            raise _CommitError(translated, result) from None
+        return result
+
+    def _ask(self, landed: Callable[[apsw.Connection], bool]) -> bool:
+        connection = self._connection()
+        try:
+            return landed(connection)
+        except apsw.Error as error:
+            raise self._translated(error, connection) from error
+
+    def _undo(self, connection: apsw.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except apsw.Error:
+            self.close()
+
+    def _connection(self) -> apsw.Connection:
+        if self._writer is None:
+            try:
+                self._writer = open_writer(self._path)
+                if self._unsure:
+                    self._settle(self._writer)
+            except apsw.Error as error:
+                translated = self._translated(error, self._writer)
+                self.close()
+                raise translated from error
+        return self._writer
+
+    def _settle(self, connection: apsw.Connection) -> None:
+        """After a failed sync the WAL may hold pages that the system shows but never wrote, and another sync of it
+        would succeed without writing them. Copying it into the database writes them anew, so what this connection sees
+        is durable.
+        """
+        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").get[0]:
+            raise apsw.BusyError("a reader keeps the WAL from being copied into the database")
+        self._unsure = False
+
+    def _translated(self, error: apsw.Error, connection: apsw.Connection | None) -> StoreError:
+        return store_error(error, self._path, 0 if connection is None else connection.system_errno)

@@ -1,0 +1,183 @@
+"""The folders in which versions keep their files: written aside, synced, and named in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sona.errors import ConflictError, InvalidInputError, StoreCorruptError, UnknownIdError
+from sona.storage.connection import store_error
+from sona.types import Version, new_id
+
+SUFFIXES = (".safetensors", ".json", ".msgpack")
+NAMES = ("README.md",)
+_DRAFT = ".draft-"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_CHUNK = 1 << 20
+
+
+class Versions:
+    """``<store>/versions/<id>/`` for each published version, ``.draft-<id>`` for what is being made.
+
+    A version's folder holds safetensors, JSON and msgpack files and a README.md, in folders of its own too; no links,
+    and nothing that could be unpickled. Only the store's writer may call anything but :meth:`path` and :meth:`verify`.
+    """
+
+    def __init__(self, store: str | os.PathLike[str]) -> None:
+        """``store`` is the store's folder."""
+        self.folder = Path(store).absolute() / "versions"
+
+    def path(self, version_id: str) -> Path:
+        """The folder of a published version; UnknownIdError where there is none, as for the base model's."""
+        folder = self._named(version_id)
+        if folder.is_symlink() or not folder.is_dir():
+            raise UnknownIdError(f"version {version_id!r}: no folder {folder}; it was pruned or never published")
+        return folder
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """An empty temporary folder beside the versions, gone at the end of the block unless it was published.
+
+        Raises:
+            StoreFullError, StoreReadOnlyError: it can't be made.
+        """
+        folder = self.folder / f"{_DRAFT}{new_id()}"
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise store_error(error, folder) from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, draft: Path, version_id: str) -> str:
+        """Sync ``draft``, give it the version's name in one rename, and return the digest of its files.
+
+        After a crash there is the whole folder or none; one that no committed version names is removed by
+        :meth:`clean`.
+
+        Raises:
+            InvalidInputError: the id is no file name, or the draft holds a link or a file that is not allowed.
+            ConflictError: the version has a folder already.
+            StoreFullError, StoreReadOnlyError, StoreError: the disk's trouble.
+        """
+        target = self._named(version_id)
+        files = _files(draft)
+        if target.exists() or target.is_symlink():
+            raise ConflictError(
+                f"version {version_id!r}: {target} exists; take another id, or clean() if a crash left it"
+            )
+        try:
+            digest = _digest(draft, files)
+            _sync(draft, files)
+            draft.rename(target)
+            _sync_path(self.folder)
+        except OSError as error:
+            raise store_error(error, draft) from error
+        return digest
+
+    def verify(self, version: Version) -> Path:
+        """The version's folder, after its files were compared with the version's digest.
+
+        Raises:
+            UnknownIdError: it has no folder.
+            StoreCorruptError: a file was changed, added or lost.
+        """
+        folder = self.path(version.id)
+        try:
+            found = _digest(folder, _files(folder))
+        except (OSError, InvalidInputError) as error:
+            raise _damaged(version, folder, str(error)) from error
+        if found != version.digest:
+            raise _damaged(version, folder, f"digest {found}, published as {version.digest}")
+        return folder
+
+    def clean(self, known_ids: set[str]) -> list[str]:
+        """Remove drafts, and folders of versions not among ``known_ids``: what a crash left. Returns their names."""
+        return self._remove(known_ids, drafts=True)
+
+    def prune(self, keep: set[str]) -> list[str]:
+        """Remove the folders of all versions but ``keep``, and return their ids."""
+        return self._remove(keep, drafts=False)
+
+    def _remove(self, keep: set[str], *, drafts: bool) -> list[str]:
+        removed = []
+        try:
+            for entry in sorted(self.folder.iterdir()):
+                is_draft = entry.name.startswith(_DRAFT)
+                if (is_draft and not drafts) or entry.name in keep:
+                    continue
+                _remove_entry(entry if is_draft else entry.rename(self.folder / f"{_DRAFT}{new_id()}"))
+                removed.append(entry.name)
+        except FileNotFoundError:
+            return removed
+        except OSError as error:
+            raise store_error(error, self.folder) from error
+        return removed
+
+    def _named(self, version_id: str) -> Path:
+        if not _ID.fullmatch(version_id):
+            raise InvalidInputError(
+                f"version id {version_id!r}: 1 to 100 of letters, digits, '.', '_', '-' are allowed, the first no sign"
+            )
+        return self.folder / version_id
+
+
+def _remove_entry(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
+
+
+def _damaged(version: Version, folder: Path, what: str) -> StoreCorruptError:
+    return StoreCorruptError(f"version {version.id!r} in {folder} is damaged: {what}; roll back to another version")
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files of a version, sorted by name; InvalidInputError for what must not be in it."""
+    files = []
+    for entry in sorted(folder.rglob("*")):
+        if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
+            raise InvalidInputError(f"{entry}: a link or special file; a version holds plain files only")
+        if entry.is_dir():
+            continue
+        if entry.suffix not in SUFFIXES and entry.name not in NAMES:
+            allowed = ", ".join((*SUFFIXES, *NAMES))
+            raise InvalidInputError(f"{entry}: no file of a version; allowed are {allowed}")
+        files.append(entry)
+    return sorted(files, key=lambda file: file.relative_to(folder).as_posix().encode())
+
+
+def _digest(folder: Path, files: list[Path]) -> str:
+    """SHA-256 over each file's name and content, in the order of names, each with its length before it."""
+    sha = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(folder).as_posix().encode()
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            sha.update(len(name).to_bytes(8, "little") + name + size.to_bytes(8, "little"))
+            while chunk := stream.read(_CHUNK):
+                sha.update(chunk)
+    return sha.hexdigest()
+
+
+def _sync(folder: Path, files: list[Path]) -> None:
+    """Files first, then the folders that name them, innermost first."""
+    folders = sorted({above for file in files for above in file.relative_to(folder).parents}, reverse=True)
+    for path in (*files, *(folder / inner for inner in folders), folder):
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,279 @@
+"""The hand-over from the host's threads to the store: a bounded queue, and a thread that commits what waits in it
+together.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from sona.config import StoreConfig
+from sona.errors import ClosedError, ConflictError, SonaError, StoreError, StoreFullError, UnknownIdError
+from sona.storage import forked
+from sona.storage.journal import Batch, Journal, MemoryJournal, size_of
+from sona.types import Feedback, Record, Trajectory
+
+_log = logging.getLogger("sona.storage")
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+DEFAULTS = StoreConfig()
+EXIT_S = 5.0
+"""How long a writer that nobody closed goes on trying once the program has ended."""
+
+# What leaves one record out, and the count that it is kept in; everything else is "invalid".
+_KINDS: dict[type[Exception], str] = {ConflictError: "conflicts", UnknownIdError: "unknown"}
+
+
+class WriterCounts(Record):
+    """What became of the records that a writer was given."""
+
+    recorded: int
+    """Taken into the queue."""
+    durable: int
+    """In the store, synced; those that were there already included."""
+    rejected: int
+    """Not taken: the queue was full, or the writer closed."""
+    conflicts: int
+    """Left out: the id has other content in the store."""
+    unknown: int
+    """Feedback left out: no such trajectory."""
+    invalid: int
+    """Left out for another reason of their own, such as an embedding of another width."""
+    failed_attempts: int
+    """Commits that failed, to be tried again."""
+    pending: int
+    """In the queue now: ``recorded == durable + conflicts + unknown + invalid + pending``."""
+    pending_bytes: int
+    last_error: str | None = None
+    """The newest of either kind."""
+
+
+class _Appends(Protocol):
+    def append(self, records: Sequence[Trajectory | Feedback]) -> Sequence[Exception | None]: ...
+
+
+class Writer:
+    """Takes records at the cost of a queue, and stores them behind the caller's back, as many in one commit as have
+    come meanwhile.
+
+    While the store can't be written to (a full disk) it keeps the queue, says :attr:`degraded`, and tries again, first
+    after 0.05 s, then after twice as long each time up to 5 s. What belongs to one record alone is counted, and logged
+    once a kind.
+    """
+
+    def __init__(self, store: _Appends, config: StoreConfig = DEFAULTS, journal: Journal | None = None) -> None:
+        self._store = store
+        self._config = config
+        self._journal: Journal = MemoryJournal(config.queue_bytes) if journal is None else journal
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._bell = threading.Lock()  # a lock rings at a quarter of the cost of an Event
+        self._bell.acquire()
+        self._asleep = False
+        self._retry = threading.Event()
+        self._ids: dict[str, int] = {}
+        self._recorded = self._rejected = self._done = self._durable = self._failed = 0
+        self._left_out = {"conflicts": 0, "unknown": 0, "invalid": 0}
+        self._logged: set[type[Exception]] = set()
+        self._last_error: str | None = None
+        self._error: Exception | None = None
+        self._closed = False
+        self._stop_at: float | None = None
+        self._main = threading.main_thread()
+        self._thread = threading.Thread(target=self._run, name="sona-writer", daemon=False)
+        forked.watch(self)
+        self._thread.start()
+
+    def put(self, record: Trajectory | Feedback) -> bool:
+        """Hand over ``record``; False where it was rejected: the queue is full, or closed. Touches no disk."""
+        size = size_of(record)
+        with self._lock:
+            if self._closed or not self._journal.append(record, size):
+                self._rejected += 1
+                return False
+            self._recorded += 1
+            if isinstance(record, Trajectory):
+                self._ids[record.id] = self._ids.get(record.id, 0) + 1
+            self._wake()
+        return True
+
+    def knows(self, trajectory_id: str) -> bool:
+        """Whether a trajectory of this id waits to be stored."""
+        return trajectory_id in self._ids
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Return when everything that was put before is durable, or was left out and counted.
+
+        Raises:
+            StoreError: what keeps it from being stored (StoreFullError and others); it is kept, and tried again.
+                Also when ``timeout_s`` has passed.
+            ClosedError: the writer was closed before it could store all.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            target, failed = self._recorded, self._failed
+            self._retry.set()  # a flush does not wait for the end of a pause
+            while self._done < target:
+                if self._failed > failed and self._error is not None:
+                    raise _again(self._error)
+                if self._closed and not self._thread.is_alive():
+                    raise ClosedError(f"flush: {self._waiting()}, and the writer is closed; they are lost")
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise StoreError(f"flush: {self._waiting()} after {timeout_s} s; wait longer, or see `degraded`")
+                self._changed.wait(1.0 if left is None else min(left, 1.0))
+
+    def _waiting(self) -> str:
+        why = f" ({self._error})" if self._error is not None else ""
+        return f"{self._journal.records} records are not durable{why}"
+
+    @property
+    def pending(self) -> int:
+        """How many records wait."""
+        return self._journal.records
+
+    @property
+    def degraded(self) -> str | None:
+        """Why nothing can be stored just now; None while all is well."""
+        error = self._error
+        return None if error is None else f"{type(error).__name__}: {error}"
+
+    def counts(self) -> WriterCounts:
+        """What became of the records so far."""
+        with self._lock:
+            return WriterCounts(
+                recorded=self._recorded,
+                durable=self._durable,
+                rejected=self._rejected,
+                failed_attempts=self._failed,
+                pending=self._journal.records,
+                pending_bytes=self._journal.size,
+                last_error=self._last_error,
+                **self._left_out,
+            )
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Take nothing more, store what waits, and end the thread; a second call does nothing.
+
+        Raises:
+            StoreError: something could not be stored in time; it says how much, and why. It is lost with the process.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._stop_at = time.monotonic() + timeout_s
+            self._wake()
+        self._retry.set()
+        self._thread.join(timeout_s + 0.1)
+        with self._changed:
+            self._changed.notify_all()
+            if self._journal.records:
+                raise StoreError(f"close: {self._waiting()} after {timeout_s} s, and are lost when the process ends")
+
+    def forked(self) -> None:
+        """In a forked child, where the thread does not run: everything is rejected."""
+        self._closed = True
+        self._lock = threading.Lock()  # the parent's may have been held by a thread that is not here
+        self._changed = threading.Condition(self._lock)
+
+    # The thread
+
+    def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._overdue():
+            batch = self._journal.take(self._config.batch_records, self._config.batch_bytes)
+            if not batch.records:
+                if self._closed and not self._journal.records:  # in this order: nothing comes in once it is closed
+                    return
+                self._sleep()
+            elif self._write(batch):
+                pause_s = FIRST_PAUSE_S
+            else:
+                self._retry.wait(pause_s)
+                self._retry.clear()
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _sleep(self) -> None:
+        """Until something is put, the writer is closed, or a second has passed."""
+        with self._lock:
+            if self._journal.records or self._closed:
+                return
+            self._asleep = True
+        if not self._bell.acquire(timeout=1.0):
+            with self._lock:
+                if not self._asleep:  # it rang just now
+                    self._bell.acquire()
+                self._asleep = False
+
+    def _wake(self) -> None:
+        """Under the lock."""
+        if self._asleep:
+            self._asleep = False
+            self._bell.release()
+
+    def _overdue(self) -> bool:
+        """Whether to give up; also sees to it that a forgotten close() does not keep the program from ending."""
+        if not self._main.is_alive() and not self._closed:
+            with self._lock:
+                self._closed = True
+                self._stop_at = time.monotonic() + EXIT_S
+        return self._stop_at is not None and time.monotonic() > self._stop_at
+
+    def _write(self, batch: Batch) -> bool:
+        self._retry.clear()
+        try:
+            results = self._store.append(batch.records)
+        except Exception as error:  # whatever it is, the queue is kept and the thread lives on
+            self._note_failure(error)
+            return False
+        with self._changed:
+            self._journal.release(batch)
+            for record, result in zip(batch.records, results, strict=True):
+                self._note(record, result)
+            self._done += len(batch.records)
+            recovered, self._error = self._error, None
+            self._changed.notify_all()
+        if recovered is not None:
+            _log.warning("storing again, after: %s", recovered)
+        return True
+
+    def _note_failure(self, error: Exception) -> None:
+        if self._error is None:
+            known = isinstance(error, StoreError)
+            what = "the disk is full" if isinstance(error, StoreFullError) else "nothing can be stored"
+            _log.error("%s; %d records are kept and tried again: %s", what, self.pending, error, exc_info=not known)
+        with self._changed:
+            self._failed += 1
+            self._error = error
+            self._last_error = f"{type(error).__name__}: {error}"
+            self._changed.notify_all()
+
+    def _note(self, record: Trajectory | Feedback, result: Exception | None) -> None:
+        if isinstance(record, Trajectory):
+            if (left := self._ids[record.id] - 1) > 0:
+                self._ids[record.id] = left
+            else:
+                del self._ids[record.id]
+        if result is None:
+            self._durable += 1
+            return
+        self._left_out[_KINDS.get(type(result), "invalid")] += 1
+        self._last_error = f"{type(result).__name__}: {result}"
+        if type(result) not in self._logged:
+            self._logged.add(type(result))
+            _log.warning("a record was left out (later ones of this kind are only counted): %s", result)
+
+
+def _again(error: Exception) -> Exception:
+    """A copy to raise in another thread, so that tracebacks don't grow on one object."""
+    if isinstance(error, SonaError):
+        copy: Exception = type(error)(*error.args)
+    else:
+        copy = StoreError(f"storing failed: {type(error).__name__}: {error}")
+    copy.__cause__ = error
+    return copy

@@ -1,0 +1,94 @@
+"""Make the golden store of the schema in force: ``python -m tests.storage.golden.make``.
+
+A store that was released is never made anew: its bytes are the promise that later versions of sona read them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sona.checks import pack_tokens
+from sona.ports import Claim
+from sona.storage.schema import SCHEMA_VERSION
+from sona.storage.store import DATABASE, Store
+from sona.types import Feedback, Message, Step, ToolCall, Trajectory
+from tests.storage.records import rated, report, run_cycle
+
+
+def fill(store: Store) -> None:
+    """Every table, every field, and a version that was rolled back."""
+    full = Trajectory(
+        id="full",
+        source="agent-ü",
+        created_ns=1_700_000_000_000_000_001,
+        messages=[
+            Message(role="user", content="¿qué?"),
+            Message(role="assistant", content="", tool_calls=(ToolCall(name="lookup", arguments='{"k": 1}'),)),
+            Message(role="tool", content="", name="lookup"),
+        ],
+        response="answer",
+        prompt_ids=[1, 2, 3],
+        response_ids=[4, 5],
+        embedding=[0.5, -1.0, 2.0, 0.25, 1.0, 1.0, 1.0, 1.0],
+        steps=[Step(name="tool:lookup", reward=-0.5, latency_s=0.01, content="found", at_ns=7)],
+        outcome="failed",
+        version="v0",
+        recalled=["p1"],
+        metadata={"lang": "es"},
+    )
+    store.append([full, Feedback(id="f1", trajectory_id="full", quality=0.25, giver="judge", at_ns=9, comment="no")])
+    store.append([*rated("abc", 0.75), Trajectory(id="unrated", created_ns=1, embedding=[1.0] * 8)])
+    rows = store.collect(2).rows
+    claims = [
+        Claim(seq=rows[0].seq, role="left_out"),
+        Claim(seq=rows[1].seq, role="train", prompt_ids=pack_tokens([6]), response_ids=pack_tokens([7, 8])),
+    ]
+    store.commit_cycle(report(1), claims, None)
+    run_cycle(store, publish=True, limit=1)
+    run_cycle(store, publish=True, role="held_out", limit=1)
+    store.set_current("v2")
+    store.append([Feedback(id="f2", trajectory_id="full", quality=1.0, at_ns=11)])
+    store.write_state("probes", bytes(range(256)))
+
+
+def contents(store: Store) -> Any:
+    """All that can be read of a store, as plain JSON values."""
+    counts = msgspec.structs.asdict(store.counts())
+    del counts["bytes_on_disk"]
+    versions = [msgspec.structs.replace(one, created_ns=0) if one.id == "v0" else one for one in store.versions()]
+    everything = {
+        "stored": list(store.iterate()),
+        "feedback": [one for row in store.iterate() for one in store.feedback_of(row.trajectory.id)],
+        "collected": store.collect(100),
+        "reports": store.reports(),
+        "versions": versions,
+        "current": store.current().id,
+        "probes": store.read_state("probes"),
+        "sources": store.sources(),
+        "counts": counts,
+    }
+    return json.loads(msgspec.json.encode(everything))
+
+
+def main() -> None:
+    folder = Path(__file__).parent / f"v{SCHEMA_VERSION}"
+    if (folder / f"{DATABASE}.gz").exists():
+        raise SystemExit(f"{folder} is there, and is never made anew")
+    with tempfile.TemporaryDirectory() as scratch:
+        with Store.open(scratch) as store:
+            fill(store)
+            text = json.dumps(contents(store), indent=1, ensure_ascii=False)
+        data = (Path(scratch) / DATABASE).read_bytes()
+    folder.mkdir(exist_ok=True)
+    (folder / f"{DATABASE}.gz").write_bytes(gzip.compress(data, mtime=0))
+    (folder / "contents.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""Cycles: each trajectory is taken once, and the past is drawn from what still stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import numpy as np
+import pytest
+
+from sona.checks import pack_tokens
+from sona.errors import CycleError, InvalidInputError, UnknownIdError
+from sona.ports import Claim
+from sona.storage.cycles import DRAW
+from sona.storage.reading import COLLECT
+from sona.storage.store import DATABASE, Store
+from sona.types import Trajectory, Version
+from tests.storage.records import add, ask, collected, feedback, rated, report, run_cycle, trajectory
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as store:
+        yield store
+
+
+def drawn(store: Store, count: int = 60) -> set[str]:
+    return {row.trajectory.id for row in store.sample("train", count, np.random.default_rng(0))}
+
+
+# Collecting
+
+
+def test_only_rated_trajectories_are_collected(store: Store) -> None:
+    add(store, [trajectory("a"), trajectory("b"), feedback("b", 0.7)])
+    new = store.collect(10)
+    assert [(row.trajectory.id, row.quality) for row in new.rows] == [("b", 0.7)]
+    assert new.waiting_for_feedback == 1
+
+
+def test_collect_goes_by_the_first_feedback_and_takes_the_latest_quality(store: Store) -> None:
+    add(
+        store, [trajectory("a"), trajectory("b"), feedback("b", 0.1), feedback("a", 0.2), feedback("b", 0.9, id="late")]
+    )
+    assert [(row.trajectory.id, row.quality) for row in store.collect(10).rows] == [("b", 0.9), ("a", 0.2)]
+
+
+def test_collect_takes_the_oldest_up_to_the_limit(store: Store) -> None:
+    add(store, rated("abcde"))
+    assert collected(store, 2) == ["a", "b"]
+    run_cycle(store, limit=2)
+    assert collected(store, 2) == ["c", "d"]
+
+
+def test_claimed_trajectories_are_collected_once(store: Store) -> None:
+    add(store, rated("ab"))
+    run_cycle(store)
+    assert collected(store) == []
+    add(store, rated("c"))
+    assert collected(store) == ["c"]
+
+
+def test_a_cycle_that_claims_nothing_drops_nothing(store: Store) -> None:
+    add(store, rated("ab"))
+    store.commit_cycle(report(1, status="skipped"), [], None)
+    assert collected(store) == ["a", "b"]
+
+
+def test_what_a_cycle_leaves_unclaimed_comes_again(store: Store) -> None:
+    add(store, rated("abc"))
+    middle = store.collect(10).rows[1]
+    store.commit_cycle(report(1), [Claim(seq=middle.seq, role="train")], None)
+    assert collected(store) == ["a", "c"]
+    run_cycle(store)
+    assert collected(store) == []
+
+
+def test_late_feedback_for_an_old_trajectory_is_found(store: Store) -> None:
+    add(store, [trajectory("old")])
+    for number in range(3):
+        add(store, rated([f"new{number}"]))
+        run_cycle(store)
+    add(store, [feedback("old", 0.8)])
+    assert collected(store) == ["old"]
+
+
+def test_second_feedback_does_not_collect_again(store: Store) -> None:
+    add(store, rated("a", 0.2))
+    run_cycle(store)
+    add(store, [feedback("a", 0.9, id="second")])
+    assert collected(store) == []
+    assert store.get("a").quality == 0.9
+    add(store, rated("b"))
+    assert collected(store) == ["b"]
+
+
+def steps_of(path: Path, watermark: int, limit: int) -> int:
+    """Instructions that SQLite's machine runs for one collect: a count of work that no clock disturbs."""
+    connection = apsw.Connection(str(path / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
+    steps = 0
+
+    def count() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    connection.set_progress_handler(count, 1)
+    assert list(connection.execute(COLLECT, (watermark, limit))) != []
+    connection.close()
+    return steps
+
+
+def watermark_of(path: Path) -> int:
+    connection = apsw.Connection(str(path / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
+    watermark: int = connection.execute("SELECT watermark FROM head").get
+    connection.close()
+    return watermark
+
+
+def test_the_cost_of_collecting_follows_what_is_new(store: Store) -> None:
+    costs = []
+    for round_ in range(4):
+        add(store, rated(f"{round_}-{number}" for number in range(300)))
+        run_cycle(store)
+        add(store, rated(f"new-{round_}-{number}" for number in range(10)))
+        costs.append(steps_of(store.path, watermark_of(store.path), 10))
+        without = steps_of(store.path, 0, 10)
+        run_cycle(store)
+    assert max(costs) <= min(costs) * 1.05
+    assert watermark_of(store.path) == store.counts().feedback
+    assert without > 5 * max(costs)
+
+
+def test_collecting_and_drawing_walk_through_no_table(store: Store) -> None:
+    connection = apsw.Connection(str(store.path / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
+    for sql, values in ((COLLECT, (0, 1)), (DRAW, (1, "train", 0))):
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+        scans = [line for line in plan if line.startswith("SCAN") and line != "SCAN fresh"]
+        assert scans == []
+    connection.close()
+
+
+# Committing
+
+
+def test_a_cycle_is_stored_whole(store: Store) -> None:
+    add(store, rated("abc"))
+    rows = store.collect(10).rows
+    claims = [
+        Claim(seq=rows[0].seq, role="train"),
+        Claim(seq=rows[1].seq, role="held_out"),
+        Claim(seq=rows[2].seq, role="left_out"),
+    ]
+    version = Version(
+        id="v1", parent="v0", cycle=1, created_ns=5, digest="ab", metrics={"x": 1.0}, settings={"seed": 3}
+    )
+    outcome = report(1, status="published", version="v1")
+    store.commit_cycle(outcome, claims, version)
+    assert store.current() == version
+    assert [one.id for one in store.versions()] == ["v0", "v1"]
+    assert store.reports() == [outcome]
+    assert store.next_cycle() == 2
+    counts = store.counts()
+    assert (counts.trained, counts.held_out, counts.left_out, counts.cycles, counts.uncollected) == (1, 1, 1, 1, 0)
+
+
+def test_reports_come_newest_first(store: Store) -> None:
+    for number in range(1, 5):
+        store.commit_cycle(report(number, status="skipped"), [], None)
+    assert [one.cycle for one in store.reports(2)] == [4, 3]
+
+
+def test_a_new_store_is_at_the_untouched_base(store: Store) -> None:
+    base = store.current()
+    assert (base.id, base.parent, base.cycle, base.digest, base.trajectories) == ("v0", None, 0, "", 0)
+    assert store.versions() == [base]
+    assert store.next_cycle() == 1
+
+
+def published(cycle: int, version: str, parent: str) -> Version:
+    return Version(id=version, parent=parent, cycle=cycle, created_ns=0, digest="")
+
+
+def test_what_does_not_follow_is_refused_and_changes_nothing(store: Store) -> None:
+    add(store, [*rated("abc"), trajectory("unrated")])
+    first = run_cycle(store, publish=True, limit=1)
+    fresh = [Claim(seq=row.seq, role="train") for row in store.collect(10).rows]
+    good = report(2, status="published", parent="v1", version="v2")
+    before = (store.counts(), store.versions(), collected(store), watermark_of(store.path))
+    for outcome, claims, version, why in (
+        (report(2), [*fresh, *first], None, "cycle 1 has claimed it"),
+        (report(2), [*fresh, fresh[0]], None, "cycle 2 has claimed it"),
+        (report(2), [*fresh, Claim(seq=7, role="train")], None, "without feedback"),
+        (report(2), [Claim(seq=99, role="train")], None, "not in the store"),
+        (good, fresh, published(2, "v2", "v0"), "has the parent 'v0'"),
+        (good, fresh, published(3, "v2", "v1"), "of cycle 3"),
+        (good, fresh, None, "came with version None"),
+        (report(2), fresh, published(2, "v2", "v1"), "came with version 'v2'"),
+        (report(2, status="published", version="v1"), fresh, published(2, "v1", "v1"), "the id is taken"),
+        (report(1), fresh, None, "the next one is 2"),
+        (report(3), fresh, None, "the next one is 2"),
+    ):
+        with pytest.raises(CycleError, match=why):
+            store.commit_cycle(outcome, claims, version)
+        assert (store.counts(), store.versions(), collected(store), watermark_of(store.path)) == before
+    store.commit_cycle(good, fresh, published(2, "v2", "v1"))
+
+
+def test_an_unknown_role_is_refused(store: Store) -> None:
+    add(store, rated("a"))
+    with pytest.raises(InvalidInputError, match="role 'wrong'"):
+        store.commit_cycle(report(1), [Claim(seq=1, role="wrong")], None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="role 'wrong'"):
+        store.sample("wrong", 1, np.random.default_rng(0))  # type: ignore[arg-type]
+
+
+# Rolling back and drawing
+
+
+def test_set_current_moves_only_the_pointer(store: Store) -> None:
+    add(store, rated("a"))
+    run_cycle(store, publish=True)
+    assert store.set_current("v0").id == "v0"
+    assert store.current().id == "v0"
+    assert [one.id for one in store.versions()] == ["v0", "v1"]
+    assert collected(store) == []
+    with pytest.raises(UnknownIdError, match="v9"):
+        store.set_current("v9")
+
+
+def test_nothing_is_drawn_from_an_empty_past(store: Store) -> None:
+    add(store, rated("a"))
+    assert store.sample("train", 5, np.random.default_rng(0)) == []
+    run_cycle(store, role="held_out")
+    assert store.sample("train", 5, np.random.default_rng(0)) == []
+    assert len(store.sample("held_out", 5, np.random.default_rng(0))) == 5
+
+
+def test_drawing_follows_the_lineage_of_the_current_version(store: Store) -> None:
+    for name in "abc":
+        add(store, rated(name))
+        run_cycle(store, publish=True)
+    assert drawn(store) == {"a", "b", "c"}
+    store.set_current("v1")
+    assert drawn(store) == {"a"}
+    add(store, rated("d"))
+    run_cycle(store, publish=True)
+    assert drawn(store) == {"a", "d"}
+    store.set_current("v3")
+    assert drawn(store) == {"a", "b", "c"}
+    store.set_current("v0")
+    assert drawn(store) == set()
+
+
+def test_cycles_that_published_nothing_always_count(store: Store) -> None:
+    add(store, rated("a"))
+    run_cycle(store)
+    add(store, rated("b"))
+    run_cycle(store, publish=True)
+    store.set_current("v0")
+    assert drawn(store) == {"a"}
+
+
+def test_each_claim_is_as_likely_as_any_other(store: Store) -> None:
+    add(store, rated("a"))
+    run_cycle(store, publish=True)
+    add(store, rated("bcd"))
+    run_cycle(store)
+    counts = Counter(row.trajectory.id for row in store.sample("train", 4000, np.random.default_rng(1)))
+    expected = 1000
+    deviation = sum((counts[name] - expected) ** 2 / expected for name in "abcd")
+    assert deviation < 16.27  # chi square, 3 degrees of freedom, p = 0.001
+
+
+def test_a_draw_is_deterministic(store: Store) -> None:
+    add(store, rated("abcdef"))
+    run_cycle(store)
+    one, two = (store.sample("train", 20, np.random.default_rng(3)) for _ in range(2))
+    assert one == two
+
+
+def test_token_ids_come_from_the_claim_where_the_trajectory_has_none(store: Store) -> None:
+    own = Trajectory(id="own", messages=ask("q"), response="r", prompt_ids=[1, 2], response_ids=[3])
+    add(store, [trajectory("bare"), feedback("bare"), own, feedback("own")])
+    ids = {"prompt_ids": pack_tokens([7, 8]), "response_ids": pack_tokens([9])}
+    claims = [Claim(seq=row.seq, role="train", **ids) for row in store.collect(10).rows]
+    store.commit_cycle(report(1), claims, None)
+    rows = {row.trajectory.id: row.trajectory for row in store.sample("train", 40, np.random.default_rng(0))}
+    assert (rows["bare"].prompt_ids, rows["bare"].response_ids) == (ids["prompt_ids"], ids["response_ids"])
+    assert rows["own"] == own
+    assert store.get("bare").trajectory.prompt_ids is None
+
+
+def test_draws_carry_the_effective_quality(store: Store) -> None:
+    add(store, rated("a", 0.2))
+    run_cycle(store)
+    add(store, [feedback("a", 0.7, id="later")])
+    assert store.sample("train", 1, np.random.default_rng(0))[0].quality == 0.7

@@ -1,0 +1,111 @@
+"""Damaged bytes are found, named, and never pass as records."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sona.errors import (
+    StoreCorruptError,
+    StoreError,
+)
+from sona.storage.store import DATABASE, Store
+from tests.storage.records import add, rated, run_cycle, trajectory
+
+
+def damage(path: Path, sql: str) -> None:
+    raw = sqlite3.connect(path / DATABASE)
+    with raw:
+        changed = raw.execute(sql).rowcount
+    raw.close()
+    assert changed == 1
+
+
+FLIP = "CAST(substr({0}, 1, length({0}) - 1) || x'7e' AS BLOB)"
+
+
+@pytest.mark.parametrize(
+    ("sql", "use", "row"),
+    [
+        (f"UPDATE trajectories SET payload = {FLIP.format('payload')}", lambda s: s.get("a"), "trajectory 'a'"),
+        (
+            f"UPDATE trajectories SET embedding = {FLIP.format('embedding')}",
+            lambda s: next(s.iterate()),
+            "trajectory 'a'",
+        ),
+        ("UPDATE trajectories SET source = 'other'", lambda s: s.get("a"), "trajectory 'a'"),
+        (
+            "UPDATE trajectories SET crc = crc + 1",
+            lambda s: s.sample("train", 1, np.random.default_rng(0)),
+            "trajectory 'a'",
+        ),
+        ("UPDATE feedback SET quality = 0.9", lambda s: s.get("a"), "feedback 'feedback-a'"),
+        (
+            f"UPDATE feedback SET payload = {FLIP.format('payload')}",
+            lambda s: s.feedback_of("a"),
+            "feedback 'feedback-a'",
+        ),
+        (
+            "UPDATE claims SET prompt_ids = x'01000000'",
+            lambda s: s.sample("train", 1, np.random.default_rng(0)),
+            "claim 0",
+        ),
+        (f"UPDATE cycles SET report = {FLIP.format('report')}", lambda s: s.reports(), "cycle 1"),
+        ("UPDATE versions SET parent = NULL WHERE id = 'v1'", lambda s: s.versions(), "version 'v1'"),
+        (f"UPDATE state SET value = {FLIP.format('value')}", lambda s: s.read_state("probes"), "state 'probes'"),
+        ("UPDATE sources SET rated = 7", lambda s: s.counts(), "source 'agent'"),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path: Path, sql: str, use: Callable[[Store], object], row: str) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, rated("a"))
+        run_cycle(store, publish=True)
+        store.write_state("probes", b"1234")
+    damage(tmp_path, sql)
+    with Store.open(tmp_path) as store, pytest.raises(StoreCorruptError, match=f"{row}.*damaged"):
+        use(store)
+
+
+def test_a_damaged_mark_keeps_the_store_from_opening(tmp_path: Path) -> None:
+    Store.open(tmp_path).close()
+    damage(tmp_path, "UPDATE head SET watermark = 5")
+    for read_only in (False, True):
+        with pytest.raises(StoreCorruptError, match="head"):
+            Store.open(tmp_path, read_only=read_only)
+    damage(tmp_path, "UPDATE head SET watermark = 0")
+    Store.open(tmp_path).close()  # the refused writer kept no lock
+
+
+def test_flipped_bytes_of_the_file_never_pass_as_records(tmp_path: Path) -> None:
+    names = [f"t{number}" for number in range(40)]
+    with Store.open(tmp_path / "good") as store:
+        add(store, rated(names))
+    good = (tmp_path / "good" / DATABASE).read_bytes()
+    rng = np.random.default_rng(0)
+    (tmp_path / "bad").mkdir()
+    found = 0
+    for _ in range(60):
+        bad = bytearray(good)
+        bad[rng.integers(len(bad))] ^= 1 << int(rng.integers(8))
+        (tmp_path / "bad" / DATABASE).write_bytes(bad)
+        try:
+            with Store.open(tmp_path / "bad", read_only=True) as store:
+                for row in store.iterate():
+                    assert row.trajectory == trajectory(row.trajectory.id)
+                    assert row.quality in (0.5, None)
+        except StoreError:
+            found += 1
+    assert found > 0
+
+
+def test_a_damaged_row_refuses_only_its_own_record(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, [trajectory("a")])
+    damage(tmp_path, f"UPDATE trajectories SET payload = {FLIP.format('payload')}")
+    with Store.open(tmp_path) as store:
+        results = store.append([trajectory("a"), trajectory("b")])
+        assert [type(result) for result in results] == [StoreCorruptError, type(None)]

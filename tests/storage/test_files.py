@@ -1,0 +1,207 @@
+"""The store's files: what is made, what is refused, and who may write."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from sona.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreLockedError,
+    StoreVersionError,
+)
+from sona.storage import schema
+from sona.storage.store import DATABASE, LOCK, Store
+from tests.storage.faulty_disk import faulty_disk
+from tests.storage.golden.make import contents
+from tests.storage.processes import first_line, kill, run, start
+from tests.storage.records import add, feedback, rated, run_cycle, trajectory
+
+
+# Opening
+def test_a_store_is_a_folder_of_three(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "deep" / "store") as store:
+        assert {"store.db", "store.lock", "versions"} <= {path.name for path in store.path.iterdir()}
+    assert {path.name for path in store.path.iterdir()} == {"store.db", "store.lock", "versions"}
+
+
+def test_the_settings_of_the_database_are_those_decided(tmp_path: Path) -> None:
+    with Store.open(tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / DATABASE) as raw:
+        found = {
+            name: raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "auto_vacuum", "journal_mode")
+        }
+        numbers = {name: raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")}
+    raw.close()
+    assert found == {"page_size": 16384, "auto_vacuum": 2, "journal_mode": "wal"}
+    assert numbers == {"application_id": schema.APPLICATION_ID, "user_version": 1}
+
+
+def test_each_commit_is_synced_once(tmp_path: Path) -> None:
+    with faulty_disk() as disk, Store.open(tmp_path) as store:
+        disk.synced.clear()
+        add(store, rated("abc"))
+        assert disk.synced == [f"{DATABASE}-wal"]
+
+
+@pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.7"])
+def test_an_old_sqlite_is_refused(version: str) -> None:
+    with pytest.raises(StoreVersionError, match="pip install"):
+        schema.check_library(version)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    Store.open(tmp_path).close()
+    raw = sqlite3.connect(tmp_path / DATABASE)
+    raw.execute("PRAGMA user_version = 2")
+    raw.close()
+    for read_only in (False, True):
+        with pytest.raises(StoreVersionError, match="update sona"):
+            Store.open(tmp_path, read_only=read_only)
+
+
+def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    raw = sqlite3.connect(tmp_path / DATABASE)
+    raw.execute("CREATE TABLE theirs (x)")
+    raw.close()
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(StoreCorruptError, match="another program"):
+        Store.open(tmp_path)
+    assert (tmp_path / DATABASE).read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    text = b"not a database, but long enough to be looked at as one. " * 400
+    (tmp_path / DATABASE).write_bytes(text)
+    for read_only in (False, True):
+        with pytest.raises(StoreCorruptError, match="no store"):
+            Store.open(tmp_path, read_only=read_only)
+    assert (tmp_path / DATABASE).read_bytes() == text
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="file"):
+        Store.open(tmp_path / "file")
+
+
+def test_a_reader_makes_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no store"):
+        Store.open(tmp_path / "nothing", read_only=True)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_any_name_of_a_folder_will_do(tmp_path: Path) -> None:
+    path = tmp_path / "we?ird#%20 näme&mode=rw"
+    with Store.open(path) as store, Store.open(path, read_only=True) as reader:
+        add(store, rated("a"))
+        assert reader.counts().trajectories == 1
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_creation_that_was_cut_short_is_taken_up(tmp_path: Path) -> None:
+    (tmp_path / DATABASE).touch()
+    with Store.open(tmp_path) as store:
+        assert store.current().id == "v0"
+
+
+# One writer
+def test_a_second_writer_in_this_process_is_refused(tmp_path: Path) -> None:
+    with Store.open(tmp_path), pytest.raises(StoreLockedError, match=rf"this process .*pid {os.getpid()}"):
+        Store.open(tmp_path)
+    Store.open(tmp_path).close()
+
+
+def test_a_second_writer_process_is_refused_with_the_firsts_pid(tmp_path: Path) -> None:
+    other = start(
+        """
+import sys, time
+from sona.storage.store import Store
+store = Store.open(sys.argv[1])
+print("open", flush=True)
+time.sleep(60)
+""",
+        tmp_path,
+    )
+    try:
+        assert first_line(other) == "open"
+        with pytest.raises(StoreLockedError, match=rf"another process .*pid {other.pid}"):
+            Store.open(tmp_path)
+        with Store.open(tmp_path, read_only=True) as reader:
+            assert reader.current().id == "v0"
+    finally:
+        kill(other)
+    Store.open(tmp_path).close()  # a killed writer leaves no lock behind
+
+
+def test_a_refused_writer_leaves_the_owners_pid(tmp_path: Path) -> None:
+    with Store.open(tmp_path):
+        for _ in range(2):
+            with pytest.raises(StoreLockedError):
+                Store.open(tmp_path)
+        assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+
+
+def test_a_forked_child_finds_the_store_closed_and_harms_nothing(tmp_path: Path) -> None:
+    output = run(
+        """
+import gc, os, sys
+from sona.errors import ClosedError, StoreLockedError
+from sona.storage.store import Store
+from sona.storage.writer import Writer
+from tests.storage.records import add, trajectory
+store = Store.open(sys.argv[1])
+add(store, [trajectory("before")])
+writer = Writer(store)
+writer.put(trajectory("queued"))
+child = os.fork()
+if child == 0:
+    try:
+        store.append([trajectory("child")])
+    except ClosedError:
+        pass
+    else:
+        os._exit(1)
+    if writer.put(trajectory("child")) or writer.counts().rejected != 1:
+        os._exit(2)
+    writer.close()
+    store.close()
+    del store, writer
+    gc.collect()
+    sys.exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+try:
+    Store.open(sys.argv[1])
+except StoreLockedError:
+    print("still locked")
+add(store, [trajectory("after")])
+writer.close()
+print(sorted(row.trajectory.id for row in store.iterate()))
+store.close()
+""",
+        tmp_path,
+    )
+    assert output.splitlines() == ["still locked", "['after', 'before', 'queued']"]
+    with Store.open(tmp_path) as store:
+        assert store.counts().trajectories == 3
+
+
+# The form on disk
+def test_a_store_of_schema_1_is_read(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden" / "v1"
+    (tmp_path / DATABASE).write_bytes(gzip.decompress((golden / "store.db.gz").read_bytes()))
+    expected = json.loads((golden / "contents.json").read_text())
+    with Store.open(tmp_path, read_only=True) as store:
+        assert contents(store) == expected
+    with Store.open(tmp_path) as store:
+        assert contents(store) == expected
+        add(store, [trajectory("another"), feedback("another")])
+        run_cycle(store, publish=True)
+        assert store.current().id == "v4"

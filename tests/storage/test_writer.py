@@ -1,0 +1,361 @@
+"""The hand-over: cheap, bounded, counted, and true about what is durable."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from sona.config import StoreConfig
+from sona.errors import ClosedError, ConflictError, StoreError, StoreFullError, UnknownIdError
+from sona.storage.journal import MemoryJournal, size_of
+from sona.storage.store import Store
+from sona.storage.writer import Writer
+from sona.types import Feedback, Trajectory
+from tests.storage.faulty_disk import faulty_disk
+from tests.storage.processes import run
+from tests.storage.records import ask, feedback, rated, trajectory
+
+Records = Sequence[Trajectory | Feedback]
+
+
+class FakeStore:
+    """Keeps batches; waits while ``gate`` is closed, and raises ``error`` while it is set."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+        self.batches: list[list[Trajectory | Feedback]] = []
+        self.attempts = 0
+
+    def append(self, records: Records) -> list[Exception | None]:
+        self.attempts += 1
+        assert self.gate.wait(30)
+        if self.error is not None:
+            raise self.error
+        self.batches.append(list(records))
+        return [None] * len(records)
+
+    def ids(self) -> list[str]:
+        return [record.id for batch in self.batches for record in batch]
+
+
+@pytest.fixture
+def fake() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def open_writer() -> Iterator[Callable[..., Writer]]:
+    """Writers that are closed in the end, whatever they still hold."""
+    writers: list[Writer] = []
+
+    def make(store: FakeStore | Store, **settings: int) -> Writer:
+        writers.append(Writer(store, StoreConfig(**settings)))
+        return writers[-1]
+
+    yield make
+    for writer in writers:
+        with suppress(StoreError):
+            writer.close(timeout_s=0.2)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_what_is_flushed_is_durable(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        writer = Writer(store)
+        for record in rated("abc"):
+            assert writer.put(record)
+        writer.flush()
+        with Store.open(tmp_path, read_only=True) as reader:
+            assert reader.counts().feedback == 3
+        counts = writer.counts()
+        assert (counts.recorded, counts.durable, counts.pending, counts.pending_bytes) == (6, 6, 0, 0)
+        writer.close()
+
+
+def test_an_idle_flush_returns_at_once(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    open_writer(fake).flush(timeout_s=0)
+
+
+def test_what_came_meanwhile_is_committed_together(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    writer = open_writer(fake, batch_records=10)
+    fake.gate.clear()
+    writer.put(trajectory("first"))
+    wait_for(lambda: fake.attempts == 1)
+    for number in range(25):
+        writer.put(trajectory(str(number)))
+    fake.gate.set()
+    writer.flush()
+    assert [len(batch) for batch in fake.batches] == [1, 10, 10, 5]
+    assert fake.ids() == ["first", *map(str, range(25))]
+
+
+def test_a_batch_is_bounded_in_bytes(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    big = [Trajectory(id=str(number), messages=ask("q"), response="x" * 3000) for number in range(4)]
+    writer = open_writer(fake, batch_bytes=2 * size_of(big[0]))
+    fake.gate.clear()
+    writer.put(trajectory("first"))
+    wait_for(lambda: fake.attempts == 1)
+    for record in [*big, Trajectory(id="huge", messages=ask("q"), response="x" * 9000)]:
+        writer.put(record)
+    fake.gate.set()
+    writer.flush()
+    assert [len(batch) for batch in fake.batches] == [1, 2, 2, 1]
+
+
+def test_beyond_the_bound_records_are_rejected_and_counted(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    writer = open_writer(fake, queue_bytes=20_000)
+    fake.gate.clear()
+    taken = [writer.put(trajectory(str(number))) for number in range(50)]
+    counts = writer.counts()
+    assert 0 < counts.recorded == sum(taken) < 50
+    assert counts.rejected == 50 - counts.recorded
+    assert counts.pending_bytes <= 20_000
+    assert taken == sorted(taken, reverse=True)
+    fake.gate.set()
+    writer.flush()
+    assert fake.ids() == [str(number) for number in range(50) if taken[number]]
+    assert writer.put(trajectory("again"))
+
+
+def test_put_does_not_wait_for_the_disk(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    writer = open_writer(fake)
+    fake.gate.clear()
+    records = [trajectory(str(number)) for number in range(200)]
+    began = time.perf_counter()
+    for record in records:
+        writer.put(record)
+    assert time.perf_counter() - began < 1.0  # it would be for ever
+    assert writer.pending == 200
+    fake.gate.set()
+
+
+def test_a_trajectory_is_known_until_it_is_in_the_store(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    writer = open_writer(fake)
+    fake.gate.clear()
+    writer.put(trajectory("a"))
+    writer.put(trajectory("a"))
+    assert writer.knows("a")
+    assert not writer.knows("b")
+    fake.gate.set()
+    writer.flush()
+    assert not writer.knows("a")
+
+
+def test_what_concerns_one_record_is_counted_and_logged_once_a_kind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Store.open(tmp_path) as store, caplog.at_level(logging.WARNING, "sona.storage"):
+        writer = Writer(store)
+        writer.put(trajectory("a"))
+        for number in range(3):
+            writer.put(Trajectory(id="a", messages=ask(f"other {number}"), response="r"))
+            writer.put(feedback("ghost", id=str(number)))
+        writer.put(trajectory("wide", width=3))
+        writer.put(trajectory("b"))
+        writer.flush()
+        counts = writer.counts()
+        assert (counts.recorded, counts.durable) == (9, 2)
+        assert (counts.conflicts, counts.unknown, counts.invalid) == (3, 3, 1)
+        assert counts.last_error is not None
+        assert counts.last_error.startswith("DimensionMismatchError")
+        assert len(caplog.records) == 3
+        assert writer.degraded is None
+        writer.close()
+
+
+def test_a_full_disk_keeps_the_queue_and_is_recovered_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with faulty_disk() as disk, Store.open(tmp_path) as store, caplog.at_level(logging.WARNING, "sona.storage"):
+        writer = Writer(store)
+        disk.full = True
+        records = rated(f"t{number}" for number in range(300))
+        for record in records:
+            assert writer.put(record)
+        with pytest.raises(StoreFullError, match="free space"):
+            writer.flush()
+        assert "StoreFullError" in str(writer.degraded)
+        assert writer.pending == 600
+        assert writer.counts().failed_attempts >= 1
+        disk.full = False
+        writer.flush()
+        assert writer.degraded is None
+        assert store.counts().feedback == 300
+        assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+        writer.close()
+
+
+def test_every_flush_tries_at_once(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    writer = open_writer(fake)
+    fake.error = StoreFullError("full")
+    writer.put(trajectory("a"))
+    began = time.monotonic()
+    for _ in range(20):  # by its own pauses it would take minutes
+        with pytest.raises(StoreFullError):
+            writer.flush()
+    fake.error = None
+    writer.flush()
+    assert time.monotonic() - began < 10
+    assert fake.ids() == ["a"]
+
+
+def test_an_error_nobody_thought_of_does_not_end_the_thread(
+    fake: FakeStore, open_writer: Callable[..., Writer], caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = open_writer(fake)
+    fake.error = ZeroDivisionError("a bug")
+    writer.put(trajectory("a"))
+    with pytest.raises(StoreError, match="a bug"):
+        writer.flush()
+    fake.error = None
+    writer.flush()
+    assert fake.ids() == ["a"]
+    assert caplog.records[0].exc_info is not None
+
+
+def test_flush_says_when_time_is_up(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    writer = open_writer(fake)
+    fake.gate.clear()
+    writer.put(trajectory("a"))
+    with pytest.raises(StoreError, match="1 records are not durable"):
+        writer.flush(timeout_s=0.05)
+    fake.gate.set()
+    writer.flush()
+
+
+def test_several_threads_put_and_flush(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+    with Store.open(tmp_path) as store:
+        writer = Writer(store, StoreConfig(batch_records=7))
+
+        def work(name: str) -> None:
+            try:
+                for number in range(30):
+                    assert writer.put(trajectory(f"{name}{number}"))
+                    assert writer.put(feedback(f"{name}{number}"))
+                    if number % 5 == 0:
+                        writer.flush()
+                        assert store.get(f"{name}{number}").quality == 0.5
+            except BaseException as error:  # noqa: BLE001, RUF100
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(name,)) for name in "abcde"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        writer.close()
+        assert errors == []
+        assert store.counts().feedback == 150
+        assert writer.counts().durable == 300
+
+
+def test_closing_stores_all_that_was_accepted_while_others_put(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        writer = Writer(store)
+        accepted: list[str] = []
+        lock = threading.Lock()
+
+        def work(name: str) -> None:
+            for number in range(100_000):
+                if not writer.put(trajectory(f"{name}{number}", width=None)):
+                    return
+                with lock:
+                    accepted.append(f"{name}{number}")
+
+        threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: writer.counts().durable > 50)
+        writer.close()
+        for thread in threads:
+            thread.join()
+        assert sorted(row.trajectory.id for row in store.iterate()) == sorted(accepted)
+        assert writer.counts().rejected == 3
+
+
+def test_a_closed_writer_rejects(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    writer = open_writer(fake)
+    writer.close()
+    writer.close()
+    assert not writer.put(trajectory("a"))
+    assert writer.counts().rejected == 1
+    writer.flush()
+
+
+def test_close_says_what_it_could_not_store(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    writer = open_writer(fake)
+    fake.error = StoreFullError("the disk is full")
+    for name in "abc":
+        writer.put(trajectory(name))
+    with pytest.raises(StoreError, match="3 records are not durable"):
+        writer.close(timeout_s=0.2)
+    with pytest.raises(ClosedError):
+        writer.flush()
+
+
+def test_a_writer_that_nobody_closed_stores_and_lets_the_program_end(tmp_path: Path) -> None:
+    run(
+        """
+import sys
+from sona.storage.store import Store
+from sona.storage.writer import Writer
+from tests.storage.records import rated
+writer = Writer(Store.open(sys.argv[1]))
+for record in rated(str(number) for number in range(100)):
+    writer.put(record)
+""",
+        tmp_path,
+    )
+    with Store.open(tmp_path) as store:
+        assert store.counts().feedback == 100
+
+
+def test_size_of_is_about_what_a_record_takes() -> None:
+    def measured(make: Callable[[int], Trajectory | Feedback]) -> tuple[float, float]:
+        tracemalloc.start()
+        records = [make(number) for number in range(200)]
+        taken = tracemalloc.get_traced_memory()[0] / len(records)
+        tracemalloc.stop()
+        return taken, sum(size_of(record) for record in records) / len(records)
+
+    for make in (
+        lambda number: trajectory(f"t{number}", width=384),
+        lambda number: trajectory(f"t{number}", width=None),
+        lambda number: Trajectory(messages=ask(f"é{number}" * 900), response=f"я{number}" * 900),
+        lambda number: feedback(f"t{number}"),
+    ):
+        taken, said = measured(make)
+        assert 0.8 * taken < said < 3.5 * taken
+
+
+def test_a_journal_gives_records_back_in_order_and_keeps_them_until_released() -> None:
+    journal = MemoryJournal(1000)
+    records = [trajectory(name) for name in "abcd"]
+    assert [journal.append(record, 300) for record in records] == [True, True, True, False]
+    batch = journal.take(10, 600)
+    assert (batch.records, batch.size) == (records[:2], 600)
+    assert journal.take(10, 600) == batch
+    assert (journal.records, journal.size) == (3, 900)
+    journal.release(batch)
+    assert journal.append(records[3], 300)
+    assert journal.take(10, 1).records == [records[2]]
+
+
+def test_errors_of_one_record_are_those_of_the_store(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        results = store.append([trajectory("a"), Trajectory(id="a", messages=ask("x"), response="y"), feedback("b")])
+    assert [type(result) for result in results] == [type(None), ConflictError, UnknownIdError]

@@ -1,0 +1,170 @@
+"""The boundary: every field of every record takes what it says and refuses the rest with a typed error."""
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+
+from sona.checks import MAX_TEXT_BYTES, pack_tokens, pack_vector
+from sona.errors import InvalidInputError
+from sona.types import Feedback, Message, Step, ToolCall, Trajectory, new_id, to_messages
+
+words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40).filter(lambda text: text.strip())
+names = words.filter(lambda text: "\x00" not in text)
+reals = st.floats(allow_nan=False, allow_infinity=False, width=32)
+vectors = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=20).filter(
+    lambda row: any(abs(x) > 1e-3 for x in row)
+)
+tokens = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=30)
+steps = st.builds(Step, name=names, reward=st.none() | reals, latency_s=st.none() | st.floats(0, 1e6), content=words)
+messages = st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=words)
+
+
+@given(
+    st.lists(messages, min_size=1, max_size=4),
+    words,
+    st.none() | tokens,
+    st.none() | vectors,
+    st.lists(steps, max_size=3),
+    st.dictionaries(names, words, max_size=3),
+)
+def test_a_trajectory_survives_its_encoding(
+    conversation: list[Message],
+    response: str,
+    ids: list[int] | None,
+    embedding: list[float] | None,
+    taken: list[Step],
+    metadata: dict[str, str],
+) -> None:
+    made = Trajectory(
+        messages=conversation, response=response, response_ids=ids, embedding=embedding, steps=taken, metadata=metadata
+    )
+    read = msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Trajectory)
+    assert read == made
+    if embedding is not None:
+        vector = read.vector()
+        assert vector is not None
+        np.testing.assert_array_equal(vector, np.asarray(embedding, dtype=np.float32))
+    if ids is not None:
+        row = read.response_array()
+        assert row is not None
+        assert row.tolist() == ids
+
+
+@given(reals | st.just(0) | st.just(1))
+def test_quality_is_a_number_from_0_to_1(value: float) -> None:
+    if 0 <= value <= 1:
+        assert Feedback(trajectory_id="a", quality=value).quality == value
+    else:
+        with pytest.raises(InvalidInputError, match="from 0 .* to 1"):
+            Feedback(trajectory_id="a", quality=value)
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("id", ""),
+    ("id", "x" * 201),
+    ("id", 7),
+    ("id", "a\x00b"),
+    ("source", " "),
+    ("created_ns", -1),
+    ("created_ns", 1.5),
+    ("created_ns", True),
+    ("messages", [{"role": "user", "content": ""}]),
+    ("messages", [{"role": "king", "content": "hi"}]),
+    ("messages", [{"role": "user", "content": "hi", "colour": "red"}]),
+    ("messages", [7]),
+    ("messages", 7),
+    ("messages", {"role": "user"}),
+    ("messages", "  "),
+    ("response", None),
+    ("response", "\ud800"),
+    ("response", "x" * (MAX_TEXT_BYTES + 1)),
+    ("prompt_ids", []),
+    ("prompt_ids", [-1]),
+    ("prompt_ids", [2**31]),
+    ("prompt_ids", [0.5]),
+    ("prompt_ids", b"abc"),
+    ("response_ids", [[1, 2]]),
+    ("embedding", [math.nan]),
+    ("embedding", [1.0, math.inf]),
+    ("embedding", [-math.inf, 0.0]),
+    ("embedding", []),
+    ("embedding", [0.0, 0.0]),
+    ("embedding", [[1.0]]),
+    ("embedding", ["a"]),
+    ("embedding", [1e39]),
+    ("embedding", b"abc"),
+    ("steps", ["lookup"]),
+    ("steps", "lookup"),
+    ("outcome", "won"),
+    ("recalled", [1]),
+    ("version", ""),
+    ("metadata", {"a": 1}),
+    ("metadata", {"": "x"}),
+    ("metadata", ["a"]),
+    ("schema", 2),
+    ("schema", 0),
+    ("schema", True),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG, ids=[f"{name}-{place}" for place, (name, _) in enumerate(WRONG)])
+def test_a_wrong_field_is_a_typed_error_that_names_it(field: str, value: object) -> None:
+    given_fields: dict[str, Any] = {"messages": "hi", "response": "yo", field: value}
+    with pytest.raises(InvalidInputError) as caught:
+        Trajectory(**given_fields)
+    assert field.split("_")[0].rstrip("s") in str(caught.value).replace("metadata key", "metadata")
+
+
+def test_a_trajectory_needs_a_prompt_or_an_embedding_and_an_answer() -> None:
+    with pytest.raises(InvalidInputError, match="no prompt"):
+        Trajectory(response="yo")
+    with pytest.raises(InvalidInputError, match="response: empty"):
+        Trajectory(messages="hi")
+    assert Trajectory(messages="hi", outcome="failed").response == ""
+    assert Trajectory(embedding=[1.0, 2.0]).messages == ()
+
+
+def test_a_damaged_record_is_refused_when_it_is_read() -> None:
+    raw = msgspec.msgpack.decode(msgspec.msgpack.encode(Trajectory(messages="hi", response="yo", embedding=[1.0])))
+    raw["embedding"] = np.asarray([np.nan], dtype="<f4").tobytes()
+    with pytest.raises(msgspec.ValidationError, match="NaN"):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(raw), type=Trajectory)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"reward": math.nan}, {"latency_s": -1.0}, {"name": ""}, {"reward": "x"}, {"at_ns": -5}]
+)
+def test_a_wrong_step_is_a_typed_error(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        Step(**{"name": "tool:lookup", **wrong})
+
+
+def test_openai_messages_are_taken_as_they_are_written() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": '{"a": 1}'}}
+    made = to_messages(
+        [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "", "name": "lookup"},
+        ]
+    )
+    assert made[1].tool_calls == (ToolCall(name="lookup", arguments='{"a": 1}'),)
+
+
+def test_packed_bytes_are_not_copied() -> None:
+    ready = np.asarray([1.0, 2.0], dtype="<f4").tobytes()
+    assert pack_vector(ready) is ready
+    ids = np.asarray([1, 2], dtype="<i4").tobytes()
+    assert pack_tokens(ids) is ids
+
+
+def test_ids_are_uuid7_and_in_order_of_time() -> None:
+    ids = [new_id() for _ in range(50)]
+    assert len(set(ids)) == 50
+    assert all(one[12] == "7" and one[16] in "89ab" for one in ids)
+    assert [one[:12] for one in ids] == sorted(one[:12] for one in ids)
