@@ -106,7 +106,7 @@ def check_id(value: object, name: str) -> None:
     """``value`` is a text of 1 to 200 characters with something in it."""
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_LENGTH or not _ID.fullmatch(value):
         raise InvalidInputError(
-            f"{name}: {value!r:.80}; a text of 1 to {MAX_ID_LENGTH} characters is allowed, none of them NUL or half a pair"
+            f"{name}: {value!r:.80}; 1 to {MAX_ID_LENGTH} characters, none of them NUL or half a surrogate, are allowed"
         )
 
 

@@ -307,12 +307,7 @@ class Engine:
             SwapError: the published adapter could not be served; the version before is in force again.
         """
         await self.flush()
-
-        def report(progress: Progress) -> None:
-            anyio.from_thread.check_cancelled()
-            on_progress(progress)
-
-        return await self._in_thread(self._learn, self._started(), report)
+        return await _StoppableWork(on_progress).run(functools.partial(self._learn, self._started()))
 
     def _learn(self, parts: _Parts, report: Report) -> CycleReport:
         from sona.loops.cycle import Workshop, run_cycle  # torch takes seconds to import; recording never needs it
@@ -409,6 +404,46 @@ class Engine:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(function, *arguments)
+
+
+class _StoppableWork:
+    """Work in a thread that a cancellation ends, and that has ended when the cancellation goes on.
+
+    anyio shields such a thread from its own cancel scopes and tells it of them, but an asyncio ``task.cancel()`` would
+    leave it running unseen, to publish a version that nobody waits for any more.
+    """
+
+    def __init__(self, on_progress: Report) -> None:
+        self._on_progress = on_progress
+        self._began, self._stop, self._ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def run(self, work: Callable[[Report], T]) -> T:
+        """``work`` is given a Report to call now and then."""
+        try:
+            return await anyio.to_thread.run_sync(self._work, work)
+        except anyio.get_cancelled_exc_class():
+            self._stop.set()
+            if self._began.is_set():
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._ended.wait)
+            raise
+
+    def _work(self, work: Callable[[Report], T]) -> T:
+        self._began.set()
+        try:
+            self._check()
+            return work(self._report)
+        finally:
+            self._ended.set()
+
+    def _report(self, progress: Progress) -> None:
+        self._check()
+        self._on_progress(progress)
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise CycleError("the cycle was cancelled; nothing has changed")
+        anyio.from_thread.check_cancelled()
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

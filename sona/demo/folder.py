@@ -33,7 +33,9 @@ def results_folder(out: Path) -> Iterator[ResultsFolder]:
         (out / HOME).mkdir(parents=True, exist_ok=True)
         lock = _lock(out)
     except OSError as error:
-        raise InvalidInputError(f"results folder {str(out)!r}: {error.strerror}; name one that can be written to") from None
+        raise InvalidInputError(
+            f"results folder {str(out)!r}: {error.strerror}; name one that can be written to"
+        ) from None
     folder = ResultsFolder(out)
     try:
         folder.begin()
@@ -88,7 +90,13 @@ class ResultsFolder:
         kept = [aside for name in (STORE, PICTURE, REPORT) if (aside := self._clear(self.path / name, known))]
         for item in sorted(self.draft.iterdir()):
             item.rename(self.path / item.name)
-        self._write_made({name: stamp for item in (STORE, PICTURE, REPORT) for name, stamp in _stamps(self.path / item, self.path).items()})
+        self._write_made(
+            {
+                name: stamp
+                for item in (STORE, PICTURE, REPORT)
+                for name, stamp in _stamps(self.path / item, self.path).items()
+            }
+        )
         return kept
 
     def _clear(self, item: Path, known: dict[str, _Stamp]) -> Path | None:

@@ -47,7 +47,7 @@ class DemoOptions:
         size = self.size
         return Config(
             seed=self.seed,
-            # One thread: on a model this small a second one waits more than it works. The CPU, so that all see the same.
+            # On a model this small a second thread waits more than it works. The CPU, so that everybody sees the same.
             serve=ServeConfig(device="cpu", threads=1, max_new_tokens=24),
             train=TrainConfig(passes=size.passes, ewc_lambda=0.01),
             cycle=CycleConfig(min_trajectories=min(64, size.new)),

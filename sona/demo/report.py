@@ -52,7 +52,9 @@ def _head(result: DemoResult) -> str:
         (backs[result.rollback_identical], "answers after rolling back, compared token for token"),
         (f"{result.seconds:.0f} s", f"for everything, {result.trajectories:,} recorded trajectories included"),
     ]
-    boxes = "".join(f'<div class="card"><b>{escape(figure)}</b><span>{escape(note)}</span></div>' for figure, note in cards)
+    boxes = "".join(
+        f'<div class="card"><b>{escape(figure)}</b><span>{escape(note)}</span></div>' for figure, note in cards
+    )
     return (
         "<h1>An agent met tasks that its model could not do</h1>\n"
         f'<p class="lead">{learned} Seed {result.seed}.</p>\n<div class="cards">{boxes}</div>'
@@ -76,8 +78,8 @@ def _matrix(rows: Sequence[Row], picture: bytes | None) -> str:
         "<h2>What it can do, cycle by cycle</h2>\n"
         "<p>Right answers to held-out queries, word for word. No cycle learned from any of these queries.</p>\n"
         f'{figure}\n<div class="wide"><table class="heat">{head}{lines}</table></div>\n'
-        '<p class="note">The first three columns are the tasks that came up, one in each cycle; the others are skills that '
-        "the model came with.</p>"
+        '<p class="note">The first three columns are the tasks that came up, one in each cycle; the others are skills '
+        "that the model came with.</p>"
     )
 
 
@@ -118,7 +120,7 @@ def _gate(checks: Iterable[GateCheck]) -> str:
     head = _line(["gate's check", "value", "needs", "", ""], "th", numbers=(1, 2))
     lines = "".join(
         f'<tr><td class="name">{escape(check.name)}</td><td class="number">{check.value:.3g}</td>'
-        f'<td class="number">{check.bound:.3g}</td><td>{_mark(check.passed)}</td>'
+        f'<td class="number">{check.bound:.3g}</td><td class="mark">{_mark(check.passed)}</td>'
         f'<td class="note">{escape(check.detail)}</td></tr>'
         for check in checks
     )
@@ -129,11 +131,12 @@ def _roll_back(returns: Sequence[Return]) -> str:
     if not returns:
         return ""
     lines = "".join(
-        f'<tr><td class="name">{escape(back.version)}</td><td>{_mark(back.identical)}</td></tr>' for back in returns
+        f'<tr><td class="name">{escape(back.version)}</td><td class="mark">{_mark(back.identical)}</td></tr>'
+        for back in returns
     )
     return (
-        "<h2>Taking it back</h2>\n<p>Each version was put in force again, in this order, and asked the whole exam. The tokens "
-        "of its answers were compared with those that it gave when it was new.</p>\n"
+        "<h2>Taking it back</h2>\n<p>Each version was put in force again, in this order, and asked the whole exam. The "
+        "tokens of its answers were compared with those that it gave when it was new.</p>\n"
         f"<table>{_line(['version', 'same answers'], 'th')}{lines}</table>"
     )
 
@@ -181,14 +184,14 @@ def _further(result: DemoResult) -> str:
         "    engine.roll_back()  # to the version before"
     )
     return (
-        "<h2>How to go on</h2>\n<p>The store holds the traffic and every version. Open it, or begin one for a model and an "
-        f"agent of your own in the same way:</p>\n<pre>{escape(code)}</pre>"
+        "<h2>How to go on</h2>\n<p>The store holds the traffic and every version. Open it, or begin one for a model "
+        f"and an agent of your own in the same way:</p>\n<pre>{escape(code)}</pre>"
     )
 
 
 def _line(cells: Sequence[str], kind: str = "td", numbers: Iterable[int] = ()) -> str:
     """A row of a table; the cells at the places ``numbers`` stand to the right."""
-    right = {place: ' class="number"' for place in numbers}
+    right = dict.fromkeys(numbers, ' class="number"')
     inside = "".join(f"<{kind}{right.get(place, '')}>{escape(cell)}</{kind}>" for place, cell in enumerate(cells))
     return f"<tr>{inside}</tr>"
 
@@ -201,7 +204,8 @@ def _heat(share: float) -> str:
 
 
 def _answer(text: str, expected: str) -> str:
-    return f'<td class="text"><span class="{"yes" if text == expected else "no"}">{escape(text) or "(nothing)"}</span></td>'
+    mark = "yes" if text == expected else "no"
+    return f'<td class="text"><span class="{mark}">{escape(text) or "(nothing)"}</span></td>'
 
 
 def _mark(passed: bool) -> str:

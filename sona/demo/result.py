@@ -91,8 +91,11 @@ class DemoResult:
 
     @property
     def kept(self) -> float:
-        """Accuracy of the old skills after the last cycle, as a share of the base model's; above 1 where it rose."""
-        return self.rows[-1].answers.skills / self.rows[0].answers.skills
+        """Accuracy of the old skills after the last cycle, as a share of the base model's: above 1 where it rose, and 1
+        where there was nothing to keep.
+        """
+        base = self.rows[0].answers.skills
+        return self.rows[-1].answers.skills / base if base else 1.0
 
     @property
     def rollback_identical(self) -> bool | None:
@@ -108,5 +111,3 @@ class DemoResult:
             "rollback_identical": self.rollback_identical,
             "seconds": round(self.seconds, 2),
         }
-
-

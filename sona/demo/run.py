@@ -33,7 +33,7 @@ def run_demo(options: DemoOptions) -> DemoResult:
     """
     started = time.perf_counter()
     screen = Screen(options.console)
-    _check_json_path(options.json_path)
+    _check_json_path(options.json_path, options.out)
     try:
         with results_folder(options.out) as folder:
             result, kept = _run(options, screen, folder, started)
@@ -46,9 +46,7 @@ def run_demo(options: DemoOptions) -> DemoResult:
     return result
 
 
-def _run(
-    options: DemoOptions, screen: Screen, folder: ResultsFolder, started: float
-) -> tuple[DemoResult, list[Path]]:
+def _run(options: DemoOptions, screen: Screen, folder: ResultsFolder, started: float) -> tuple[DemoResult, list[Path]]:
     config = options.config()
     with ExitStack() as stack:
         with screen.waiting("loading the model"):
@@ -76,9 +74,9 @@ def _run(
     return result, folder.publish()
 
 
-def _check_json_path(path: Path | None) -> None:
+def _check_json_path(path: Path | None, out: Path) -> None:
     """Better now than when all is done."""
-    if path is None:
+    if path is None or (path.parent == out and not path.exists()):  # the results folder is there by then
         return
     if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InvalidInputError(f"JSON file {str(path)!r}: it can't be written; name a file in a folder that exists")

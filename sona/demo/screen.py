@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -87,7 +86,9 @@ class Screen:
         if cycle.status == "published":
             self.say(f"  [green]{'admitted':<12}[/] the gate lets [bold]{cycle.version}[/] answer from now on")
         elif cycle.status == "rejected":
-            self.say(f"  [yellow]{'rejected':<12}[/] the gate keeps {cycle.parent}; its answers are replayed in later cycles")
+            self.say(
+                f"  [yellow]{'rejected':<12}[/] the gate keeps {cycle.parent}; its answers are replayed in later cycles"
+            )
         else:
             self.say(f"  [yellow]{'skipped':<12}[/] {escape(cycle.reason)}; nothing is lost, the next cycle takes it")
         for check in cycle.gate.checks if cycle.gate else ():
@@ -132,4 +133,6 @@ class Screen:
         self.say(f"  {'report':<12} {escape(str(result.report))}")
         self.say(f"  {'store':<12} {escape(str(result.store))}")
         for path in kept:
-            self.say(f"  {'moved':<12} what stood there had changed since the demo made it; it is now {escape(str(path))}")
+            self.say(
+                f"  {'moved':<12} what stood there had changed since the demo made it; it is now {escape(str(path))}"
+            )

@@ -18,21 +18,27 @@ p { margin: .5rem 0; }
 .card b { display: block; font-size: 1.9rem; line-height: 1.2; font-weight: 650; white-space: nowrap; }
 .card span { color: var(--muted); font-size: .9rem; }
 figure { margin: 1rem 0; }
-img { max-width: 100%; height: auto; }
+img { max-width: min(100%, 42rem); height: auto; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; margin: .5rem 0; }
 th, td { text-align: left; padding: .4rem .75rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--muted); font-weight: 500; white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.name { white-space: nowrap; }
-.heat td.number { padding: .4rem .5rem; border-bottom: 2px solid #fff; border-right: 2px solid #fff; text-align: center; }
+.heat td.number { padding: .4rem .5rem; border-bottom: 2px solid #fff; border-right: 2px solid #fff;
+  text-align: center; }
 .heat th.number { text-align: center; padding: .4rem .25rem; }
+.cycle table { width: auto; }
+.cycle td, .cycle th { padding-right: 1.25rem; }
 .cycle { border: 1px solid var(--line); border-radius: .75rem; padding: 1.1rem 1.25rem; margin: 1rem 0; }
-.tag { display: inline-block; border-radius: 1rem; padding: 0 .7rem; font-size: .85rem; font-weight: 600; margin-left: .4rem; }
+.tag { display: inline-block; border-radius: 1rem; padding: 0 .7rem; font-size: .85rem; font-weight: 600;
+  margin-left: .4rem; }
 .tag.published { background: #d9efe7; color: var(--good); }
 .tag.rejected, .tag.skipped { background: #f8e3c8; color: #7a4a05; }
+td.mark { white-space: nowrap; }
 .yes { color: var(--good); font-weight: 600; }
 .no { color: var(--bad); font-weight: 600; }
 code, pre, td.text { font-family: var(--mono); font-size: .85rem; }
+td.text { overflow-wrap: anywhere; width: 25%; }
 pre { background: var(--wash); border-radius: .75rem; padding: 1rem 1.25rem; overflow-x: auto; }
 """

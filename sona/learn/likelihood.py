@@ -43,7 +43,8 @@ def causal_lm(model: LanguageModel) -> Any:
 
 def default_batch_tokens(model: LanguageModel) -> int:
     """Padded tokens in one forward pass: 8192, or fewer where a large vocabulary makes the logits larger than 1 GiB."""
-    return max(1, min(_TOKENS, _LOGITS // causal_lm(model).get_input_embeddings().num_embeddings))
+    vocabulary: int = causal_lm(model).get_input_embeddings().num_embeddings
+    return max(1, min(_TOKENS, _LOGITS // vocabulary))
 
 
 def response_logits(model: LanguageModel, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from sona.config import TrainConfig
-from sona.errors import InvalidInputError
+from sona.errors import CycleError, InvalidInputError
 from sona.learn.average import Average
 from sona.learn.dataset import Example, collate, length_sorted_batches
 from sona.learn.ewc import EwcState, Penalty, Walk
@@ -90,7 +90,7 @@ def train(
             what is safe for the vocabulary.
 
     Raises:
-        CycleError: a loss or gradient that is not finite, with the step's number.
+        CycleError: a loss or gradient that is not finite, with the step's number; or such a weight at the end.
         InvalidInputError: a draw without examples, or with none of a weight above 0.
         ModelError: a state that belongs to another adapter.
 
@@ -196,4 +196,6 @@ class _Run:
         self.flat.values.copy_(candidate)
         if stepped:
             metrics["weight_change"] = float(torch.linalg.vector_norm(self.flat.values - self.start))
+            if not math.isfinite(metrics["weight_change"]):  # the last step's own doing, which no later loss shows
+                raise CycleError("training: the last step left weights that are not finite; lower train.ewc_lambda")
         return None if self.walk is None else self.walk.consolidate(self.flat.values)

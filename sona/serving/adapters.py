@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -43,24 +44,31 @@ class AdapterRack:
             SwapError: the folder holds no adapter for this model, or it did not arrive whole.
         """
         try:
-            if self._tree is None:
-                self._tree = PeftModel.from_pretrained(sharing_copy(self._base), str(folder), adapter_name=version)
-            else:
-                self._tree.load_adapter(str(folder), adapter_name=version)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            wanted = load_file(folder / "adapter_model.safetensors")
+            self._put(version, folder)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+            self._take_out(version)  # PEFT makes room for an adapter before it reads its weights
             raise SwapError(f"adapter of {version} in {folder} can't be loaded: {error}") from error
         self._resident.append(version)
-        self._attest(version, folder)
-
-    def _attest(self, version: str, folder: Path) -> None:
-        wanted = load_file(folder / "adapter_model.safetensors")
-        held = get_peft_model_state_dict(self._tree, adapter_name=version)
-        same = wanted.keys() == held.keys() and all(
-            torch.equal(value.to(held[name].dtype), held[name].cpu()) for name, value in wanted.items()
-        )
-        if not same:
+        if not self._holds(version, wanted):
             self.drop(version)
             raise SwapError(f"adapter of {version} in memory differs from its files in {folder}; it is not served")
+
+    def _put(self, version: str, folder: Path) -> None:
+        if self._tree is None:
+            self._tree = PeftModel.from_pretrained(sharing_copy(self._base), str(folder), adapter_name=version)
+        else:
+            self._tree.load_adapter(str(folder), adapter_name=version)
+
+    def _take_out(self, version: str) -> None:
+        if self._tree is not None and version in self._tree.peft_config:
+            self._tree.delete_adapter(version)
+
+    def _holds(self, version: str, wanted: dict[str, torch.Tensor]) -> bool:
+        held = get_peft_model_state_dict(self._tree, adapter_name=version)
+        return wanted.keys() == held.keys() and all(
+            torch.equal(value.to(held[name].dtype), held[name].cpu()) for name, value in wanted.items()
+        )
 
     def module(self, version: str) -> torch.nn.Module:
         """The model that answers with this version's adapter, made active."""

@@ -28,7 +28,7 @@ _REQUESTS: Final = (
 _ACCOUNTS: Final = 20
 _QUESTIONS: Final = (
     "look up account {}",
-    "tell me about {}",
+    "show me account {}",
     "what plan and region does {} have ?",
     "{} account details please",
     "which plan is {} on ?",

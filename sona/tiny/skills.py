@@ -83,7 +83,7 @@ def _token(rng: Random) -> str:
 
 
 def _echo(rng: Random) -> tuple[str, str]:
-    text = " ".join(_token(rng) for _ in range(rng.randint(1, 5)))
+    text = " ".join(_token(rng) for _ in range(rng.randint(1, 6)))
     return rng.choice(("echo {}", "repeat after me : {}", "please say {}")).format(text), text
 
 
@@ -104,15 +104,22 @@ def _lookup_slot(rng: Random) -> tuple[str, str]:
     facts = [(slot, rng.choice(CONTENT)) for slot in rng.sample(_SLOTS, rng.randint(2, 3))]
     slot, value = rng.choice(facts)
     told = " ".join(f"{name} {word}" for name, word in facts)
-    return rng.choice(("get {} ? {}", "given {} ; what is {}")).format(told, slot), value
+    prompt, response = rng.choice(
+        (("get {} ? {}", "{value}"), ("given {} ; what is {}", "{value}"), ("remind me , {} ; {}", "{slot} {value}"))
+    )
+    return prompt.format(told, slot), response.format(slot=slot, value=value)
 
 
 def _lookup_fact(rng: Random) -> tuple[str, str]:
     """Facts told in sentences, then asked for: what an agent does with its memory."""
     subjects, link, objects, question = rng.choice(_FACTS)
-    facts = [(subject, rng.choice(objects)) for subject in rng.sample(subjects, rng.randint(1, 3))]
+    facts = [(subject, rng.choice(objects)) for subject in rng.sample(subjects, rng.randint(2, 3))]
     subject, value = rng.choice(facts)
-    return " , ".join(f"{who} {link} {what}" for who, what in facts) + " . " + question.format(subject), value
+    told = " , ".join(f"{who} {link} {what}" for who, what in facts)
+    # A whole sentence for an answer is the easier half: it begins with the subject, and what followed that has only to
+    # be found. Without such answers, those of one word were not learnt at all.
+    asked, response = rng.choice(((question, value), ("tell me about {}", f"{subject} {link} {value}")))
+    return f"{told} . {asked.format(subject)}", response
 
 
 def _lookup(rng: Random) -> tuple[str, str]:

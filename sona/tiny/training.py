@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from sona.tiny.conversation import Batch, batches, encode_varied
 from sona.tiny.skills import SKILLS, draw
 
-SKILL_SHARES = {"echo": 2, "reverse": 2, "pick": 1.5, "lookup": 5, "call": 2, "tag": 2.5, "count": 1, "successor": 1}
+SKILL_SHARES = {"echo": 4, "reverse": 2, "pick": 1, "lookup": 5, "call": 2, "tag": 2.5, "count": 0.7, "successor": 0.7}
 """How often each skill is drawn, relative to the others: more for those that were last to be learnt."""
 
 _SORTED_BATCHES = (
@@ -27,7 +27,7 @@ class TrainingSettings:
 
     seed: int = 0
     """Of the weights and the questions."""
-    steps: int = 3000
+    steps: int = 4000
     """Optimizer steps."""
     batch_size: int = 64
     """Conversations a step."""

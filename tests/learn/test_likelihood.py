@@ -19,7 +19,14 @@ from transformers import (
 
 from sona.checks import Int32
 from sona.learn.dataset import Example, collate
-from sona.learn.likelihood import LanguageModel, causal_lm, evaluate, response_logits, response_nll
+from sona.learn.likelihood import (
+    LanguageModel,
+    causal_lm,
+    default_batch_tokens,
+    evaluate,
+    response_logits,
+    response_nll,
+)
 from tests.learn.tiny_models import ARCHITECTURES, PAD, VOCAB, random_examples, reference_log_probs, tiny_adapter
 
 SHAPE: dict[str, Any] = {
@@ -100,6 +107,21 @@ def greedy(model: LanguageModel, prompt: Int32, count: int) -> Int32:
     mask = torch.ones_like(ids)
     out = causal_lm(model).generate(ids, attention_mask=mask, max_new_tokens=count, do_sample=False)
     return np.asarray(out[0, len(prompt) :], np.int32)
+
+
+def test_share_right_counts_the_likeliest_tokens() -> None:
+    model, (example, *_) = tiny_adapter(), random_examples(3)
+    response = greedy(model, example.prompt, 4)
+    response[-1] = (response[-1] + 1) % VOCAB  # the last, so that those before it keep their context
+    scores = evaluate(model, [Example(example.prompt, response)], PAD)
+    assert scores.share_right.tolist() == [1 - 1 / len(response)]
+
+
+def test_a_large_vocabulary_bounds_the_batch() -> None:
+    model = tiny_adapter()
+    assert default_batch_tokens(model) == 8192
+    causal_lm(model).get_input_embeddings().num_embeddings = 2**18
+    assert default_batch_tokens(model) == 1024
 
 
 def test_bfloat16_model_is_scored_in_float32() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,6 +208,15 @@ def test_nan_raises_and_restores_the_weights() -> None:
         train(model, poisoned, steps=6, settings=PLAIN, learning_rate=3e-3, pad_id=PAD)
     assert same(lora.weights(model), before)
     assert all(parameter.grad is None for parameter in lora.parameters(model).values())
+
+
+def test_overflow_in_the_last_step_raises_and_restores_the_weights() -> None:
+    model = tiny_adapter()
+    before, state = lora.weights(model), held(model)
+    far = replace(state, anchor=state.anchor + 1e35)
+    with pytest.raises(CycleError, match="ewc_lambda"):
+        run(model, 1, TrainConfig(ewc_lambda=1e9), ewc=far)
+    assert same(lora.weights(model), before)
 
 
 def test_cancelling_restores_the_weights() -> None:

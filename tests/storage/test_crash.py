@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sona.storage.store import Store
-from tests.storage.processes import kill, run, start
+from tests.processes import kill, run, start
 from tests.storage.records import feedback, trajectory
 
 WORK = """

@@ -20,7 +20,7 @@ from sona.storage import schema
 from sona.storage.store import DATABASE, LOCK, Store
 from tests.storage.faulty_disk import faulty_disk
 from tests.storage.golden.make import contents
-from tests.storage.processes import first_line, kill, run, start
+from tests.processes import first_line, kill, run, start
 from tests.storage.records import add, feedback, rated, run_cycle, trajectory
 
 

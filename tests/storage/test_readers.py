@@ -17,7 +17,7 @@ from sona.errors import (
     StoreReadOnlyError,
 )
 from sona.storage.store import DATABASE, Store
-from tests.storage.processes import run
+from tests.processes import run
 from tests.storage.records import add, rated, report, run_cycle, trajectory
 
 

@@ -12,7 +12,7 @@ from sona.errors import ConflictError, InvalidInputError, StoreCorruptError, Unk
 from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.types import Version
-from tests.storage.processes import run, start
+from tests.processes import run, start
 from tests.storage.records import report
 
 

@@ -19,7 +19,7 @@ from sona.storage.store import Store
 from sona.storage.writer import Writer
 from sona.types import Feedback, Trajectory
 from tests.storage.faulty_disk import faulty_disk
-from tests.storage.processes import run
+from tests.processes import run
 from tests.storage.records import ask, feedback, rated, trajectory
 
 Records = Sequence[Trajectory | Feedback]

@@ -1,0 +1,196 @@
+"""What a host can do wrong: each a typed error with a remedy, and nothing is corrupted by it."""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+import sona
+from sona.config import Config, StoreConfig
+from sona.errors import (
+    ClosedError,
+    DimensionMismatchError,
+    InvalidInputError,
+    ModelError,
+    ModelNotFoundError,
+    SonaError,
+    StoreCorruptError,
+    StoreLockedError,
+    UnknownIdError,
+    UnknownTokenError,
+)
+from sona.tiny import model_path
+from tests.engine.small import open_small, record_task
+from tests.processes import run
+
+
+def test_wrong_records_are_refused_and_good_ones_around_them_stay(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store") as engine:
+        engine.record(sona.Trajectory(messages="a", response="b", embedding=np.ones(128)), quality=1.0)
+        with pytest.raises(DimensionMismatchError, match="width 3; this store's have 128"):
+            engine.record(sona.Trajectory(messages="a", response="b", embedding=[1.0, 2.0, 3.0]))
+        for wrong in (math.nan, math.inf, -math.inf):
+            with pytest.raises(InvalidInputError, match="finite"):
+                engine.record(sona.Trajectory(messages="a", response="b", embedding=[wrong] * 128))
+        with pytest.raises(InvalidInputError, match="empty"):
+            engine.record(sona.Trajectory(messages="", response="b"))
+        with pytest.raises(InvalidInputError, match="0 .* to 1"):
+            engine.record(sona.Trajectory(messages="a", response="b"), quality=7)
+        with pytest.raises(UnknownTokenError, match="this model knows 0 to"):
+            engine.record(sona.Trajectory(prompt_ids=[5], response_ids=[10_000_000]))
+        engine.record(sona.Trajectory(messages="c", response="d"), quality=1.0)
+        engine.flush()
+        assert engine.status().store.trajectories == 2
+
+
+def test_wrong_feedback_is_refused(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None) as engine:
+        kept = sona.Trajectory(messages="a", response="b")
+        engine.record(kept)
+        with pytest.raises(UnknownIdError, match="nowhere"):
+            engine.feedback("nowhere", 1.0)
+        for wrong in (7, -0.1, math.nan, "good", None, True):
+            with pytest.raises(InvalidInputError, match="quality"):
+                engine.feedback(kept.id, wrong)  # type: ignore[arg-type]
+        engine.feedback(kept.id, 0.5)
+        engine.flush()
+        assert engine.get(kept.id).quality == 0.5
+
+
+@pytest.mark.parametrize("messages", ["", "  ", [], [{"role": "user", "content": ""}], [{"content": "hi"}], 7, None])
+def test_a_wrong_conversation_is_refused_before_the_block_begins(tmp_path: Path, messages: Any) -> None:
+    with open_small(tmp_path / "store", model=None) as engine, pytest.raises(InvalidInputError):
+        engine.trajectory(messages).__enter__()
+
+
+def test_wrong_sampling_is_refused(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store") as engine:
+        for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": -5}):
+            with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+                engine.generate("echo a", **wrong)
+        with pytest.raises(InvalidInputError, match="at most 511"):
+            engine.generate("echo a " * 600)
+        with pytest.raises(InvalidInputError, match="NaN"):
+            engine.recall(np.asarray([math.nan], dtype=np.float32))
+
+
+def test_an_engine_without_a_model_says_how_to_get_one(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None) as engine, pytest.raises(ModelError, match="open it with model="):
+        engine.generate("hi")
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "./nothing/here"])
+def test_a_missing_model_folder_is_a_typed_error_and_leaves_the_store_free(tmp_path: Path, model: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="does not exist"):
+        open_small(tmp_path / "store", model=model).__enter__()
+    with open_small(tmp_path / "store", model=None) as engine:
+        assert engine.status().store.trajectories == 0
+
+
+def test_a_folder_that_is_no_model_is_a_typed_error(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+        open_small(tmp_path / "store", model=str(folder)).__enter__()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelError):
+        open_small(tmp_path / "store", model=str(folder)).__enter__()
+
+
+def test_a_hub_id_without_a_network_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="nobody/nothing"):
+        open_small(tmp_path / "store", model="nobody/nothing").__enter__()
+
+
+def test_a_store_of_another_base_model_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **shape)).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    with open_small(tmp_path / "store") as engine:
+        record_task(engine, 60, seed=1)
+        assert engine.learn().status == "published"
+    with pytest.raises(ModelError, match="another base model"):
+        open_small(tmp_path / "store", model=str(other)).__enter__()
+
+
+def test_a_locked_store_is_a_typed_error(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None), pytest.raises(StoreLockedError):
+        open_small(tmp_path / "store", model=None).__enter__()
+
+
+def test_a_file_in_the_store_s_place_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SonaError):
+        open_small(tmp_path / "file", model=None).__enter__()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "store.db").write_text("no database at all, only some text" * 1000)
+    with pytest.raises(StoreCorruptError):
+        open_small(tmp_path / "store", model=None).__enter__()
+
+
+OPEN_AS_NOBODY = """
+import os, sys
+import anyio
+import sona.sync
+from sona.errors import SonaError
+from sona.storage.store import Store
+anyio.run(anyio.sleep, 0)  # loads the event loop while the interpreter's own folder can still be read
+os.setuid(65534)
+try:
+    sona.open_sync(sys.argv[1]).__enter__()
+except SonaError as error:
+    print(type(error).__name__)
+with Store.open(sys.argv[1], read_only=True) as readable:
+    print(readable.counts().trajectories)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
+def test_a_store_that_may_not_be_written_to_is_a_typed_error() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
+        with open_small(Path(folder) / "store", model=None) as engine:
+            record_task(engine, 3, seed=1)
+        Path(folder).chmod(0o755)
+        assert run(OPEN_AS_NOBODY, Path(folder) / "store").split() == ["StoreReadOnlyError", "3"]
+
+
+def test_a_damaged_version_is_not_served(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store") as engine:
+        record_task(engine, 60, seed=1)
+        assert engine.learn().version == "v1"
+        adapter = tmp_path / "store" / "versions" / "v1" / "adapter" / "adapter_model.safetensors"
+        engine.roll_back()
+        raw = bytearray(adapter.read_bytes())
+        raw[-5] ^= 0xFF
+        adapter.write_bytes(bytes(raw))
+        with pytest.raises(StoreCorruptError):
+            engine.roll_back("v1")
+        assert engine.version.id == "v0"
+        assert engine.generate("echo a", max_new_tokens=4).version == "v0"
+
+
+def test_a_closed_engine_says_so(tmp_path: Path) -> None:
+    engine = open_small(tmp_path / "store", model=None)
+    with pytest.raises(ClosedError):
+        engine.flush()
+    with engine:
+        pass
+    with pytest.raises(ClosedError):
+        engine.record(sona.Trajectory(messages="a", response="b"))
+
+
+def test_a_full_queue_rejects_and_counts(tmp_path: Path) -> None:
+    config = Config(store=StoreConfig(queue_bytes=4096))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        receipts = [engine.record(sona.Trajectory(messages="a" * 3000, response="b")) for _ in range(50)]
+        engine.flush()
+        status = engine.status()
+        assert receipts.count("rejected") == status.rejected
+        assert status.store.trajectories == receipts.count("recorded") >= 1
