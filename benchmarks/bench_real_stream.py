@@ -1,27 +1,27 @@
 """Does an engine learn a stream of real queries, domain after domain, and keep what it learned and could do before?
 
 Method. Each domain of an intent data set arrives in two parts, and a cycle follows each: prompt = the query, response =
-its intent in words, 15 % of the responses wrong and rated 0. After each cycle the version in force is examined on queries
-of all domains that were never recorded. Compared are, on the same trajectories:
+its intent in words, 15 % of the responses wrong and rated 0. After each cycle the version in force is examined on
+queries of all domains that were never recorded. Compared are, on the same trajectories:
 
 * base: the untouched model;
 * sona: ``sona.open_sync`` with its default settings, the gate included;
 * plain: the same cycles without EWC++, replay and probes, and without the gate, so that everything is published;
-* joint: all trajectories in one cycle, shuffled, without EWC++, replay, probes and gate. It sees the future: a measure of
-  what there was to learn, not a method.
+* joint: all trajectories in one cycle, shuffled, without EWC++, replay, probes and gate. It sees the future: a measure
+  of what there was to learn, not a method.
 
-Every method takes the same number of optimizer steps of the same batch size, cycle by cycle (joint: in all), at the same
-rate, and is examined at its running average of weights.
+Every method takes the same number of optimizer steps of the same batch size, cycle by cycle (joint: in all), at the
+same rate, and is examined at its running average of weights.
 
 ``acc`` is the mean accuracy over all domains after the last cycle. ``base_kept`` is, after divided by before, for the
-shipped model the share of right answers to held-out prompts of its own skills; for any other model the share of tokens of
-its own greedy answers, to prompts that it wrote itself, that it still chooses. None of these prompts was trained on.
+shipped model the share of right answers to held-out prompts of its own skills; for any other model the share of tokens
+of its own greedy answers, to prompts that it wrote itself, that it still chooses. None of these prompts was trained on.
 
 What would make the figures misleading. The domains always come in the data's order. A cycle that the gate rejects has
 spent its steps for nothing; the table says how many there were. Half of a batch under sona is replay and probes, so at
 equal steps it sees what is new half as often as plain does. An answer counts only if it is right to the last token.
-These are models of a quarter to one million weights: what is hard for them need not be for larger ones, and the reverse.
-With ``--quick`` two domains of five intents are left.
+These are models of a quarter to one million weights: what is hard for them need not be for larger ones, and the
+reverse. With ``--quick`` two domains of five intents are left.
 """
 
 from __future__ import annotations

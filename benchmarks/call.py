@@ -42,7 +42,7 @@ class Call:
         self._pictures: list[str] = []
 
     def result(self, key: str, value: float) -> None:
-        """One figure under a dotted key; told again by each seed, it becomes the mean, and ``<key>_std`` the deviation."""
+        """One figure under a dotted key. Told again by each seed it becomes the mean; ``<key>_std`` is the deviation."""
         self._values[key].append(float(value))
 
     def values(self, key: str) -> list[float]:
@@ -60,7 +60,7 @@ class Call:
 
     @contextmanager
     def picture(self, name: str, width_in: float = 10.0, height_in: float = 4.0) -> Iterator[Figure | None]:
-        """A figure to draw in, saved as ``<name>.png`` beside the JSON; None, and a word, where matplotlib is missing."""
+        """A figure to draw in, saved as ``<name>.png`` beside the JSON; None where matplotlib is missing."""
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure

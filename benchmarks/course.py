@@ -30,7 +30,7 @@ class Course:
     """After each cycle, of the version then in force."""
     reports: tuple[CycleReport, ...]
     cpu_s: float
-    """Of the cycles alone, without recording and examining: CPU time, which other load on the machine does not stretch."""
+    """CPU time of the cycles alone, which other load on the machine does not stretch."""
 
     @property
     def steps(self) -> list[int]:

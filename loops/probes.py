@@ -15,7 +15,7 @@ from sona.ports import ServedModel, TrajectoryStore
 
 @dataclass(frozen=True)
 class Probes:
-    """Half of the probes is mixed into the batches, the other half is only ever looked at."""
+    """Three quarters of the probes are mixed into the batches, one quarter is only ever looked at."""
 
     trained: list[Example]
     judged: list[Example]
@@ -34,7 +34,10 @@ def read_probes(store: TrajectoryStore, model: ServedModel, config: Config) -> P
         pairs = [(prompt.astype("<i4").tobytes(), answer.astype("<i4").tobytes()) for prompt, answer in made]
         store.write_state(name, msgspec.msgpack.encode(pairs))
     examples = [Example(np.frombuffer(prompt, "<i4"), np.frombuffer(answer, "<i4")) for prompt, answer in pairs]
-    return Probes(trained=examples[::2], judged=examples[1::2])
+    return Probes(
+        trained=[example for place, example in enumerate(examples) if place % 4],
+        judged=examples[::4],
+    )
 
 
 def _read(store: TrajectoryStore, name: str) -> list[tuple[bytes, bytes]] | None:

@@ -62,7 +62,7 @@ def demo(
     """Watch the small model that comes with sona learn three tasks from its own traffic, and take one back."""
     from sona.demo import DemoOptions, run_demo
 
-    run_demo(DemoOptions(out=out_dir, seed=seed, learning=learning, json_path=json_path), console=out)
+    run_demo(DemoOptions(out=out_dir, seed=seed, learning=learning, json_path=json_path, console=out))
 
 
 @app.command

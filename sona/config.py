@@ -97,9 +97,9 @@ class TrainConfig(Settings, kw_only=True):
     """Peak rate of AdamW; 0 chooses it from the model's width (see :func:`sona.learn.trainer.auto_learning_rate`)."""
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 32
     """Sequences a step: the new ones, the replayed ones and the probes together."""
-    replay_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.35
+    replay_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.3
     """Share of each batch drawn from earlier cycles' trajectories, once there are any."""
-    probe_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.15
+    probe_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.3
     """Share of each batch drawn from the base model's own answers to its own prompts (what it must not forget)."""
     passes: Annotated[float, Meta(ge=0.0, le=1000.0)] = 4.0
     """How often each new trajectory is seen."""
@@ -166,7 +166,7 @@ class CycleConfig(Settings, kw_only=True):
     """A cycle takes at most this many, the oldest first; the next takes the rest."""
     held_out_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.2
     """Share of the new trajectories that is never trained on, chosen by a hash of the prompt."""
-    probes: Annotated[int, Meta(ge=0, le=100_000)] = 192
+    probes: Annotated[int, Meta(ge=0, le=100_000)] = 512
     """Prompts that the base model makes and answers once, to show later what was forgotten."""
     probe_tokens: Annotated[int, Meta(ge=4, le=4096)] = 48
     """Length of a probe's prompt, and of its answer, at most."""

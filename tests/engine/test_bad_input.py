@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import sona
 from sona.config import Config, StoreConfig
@@ -24,8 +23,8 @@ from sona.errors import (
     UnknownIdError,
     UnknownTokenError,
 )
-from sona.tiny import model_path
 from tests.engine.small import open_small, record_task
+from tests.other_model import write_other_model
 from tests.processes import run
 
 
@@ -39,7 +38,7 @@ def test_wrong_records_are_refused_and_good_ones_around_them_stay(tmp_path: Path
                 engine.record(sona.Trajectory(messages="a", response="b", embedding=[wrong] * 128))
         with pytest.raises(InvalidInputError, match="empty"):
             engine.record(sona.Trajectory(messages="", response="b"))
-        with pytest.raises(InvalidInputError, match="0 .* to 1"):
+        with pytest.raises(InvalidInputError, match=r"0 .* to 1"):
             engine.record(sona.Trajectory(messages="a", response="b"), quality=7)
         with pytest.raises(UnknownTokenError, match="this model knows 0 to"):
             engine.record(sona.Trajectory(prompt_ids=[5], response_ids=[10_000_000]))
@@ -108,16 +107,12 @@ def test_a_hub_id_without_a_network_is_a_typed_error(tmp_path: Path) -> None:
 
 
 def test_a_store_of_another_base_model_is_refused(tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tokenizer = AutoTokenizer.from_pretrained(model_path())
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **shape)).save_pretrained(other)
-    tokenizer.save_pretrained(other)
+    other = write_other_model(tmp_path / "other")
     with open_small(tmp_path / "store") as engine:
         record_task(engine, 60, seed=1)
         assert engine.learn().status == "published"
     with pytest.raises(ModelError, match="another base model"):
-        open_small(tmp_path / "store", model=str(other)).__enter__()
+        open_small(tmp_path / "store", model=other).__enter__()
 
 
 def test_a_locked_store_is_a_typed_error(tmp_path: Path) -> None:

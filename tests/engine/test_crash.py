@@ -1,4 +1,5 @@
-"""A host that is killed with SIGKILL at any moment, while it records and while a cycle runs, loses and repeats nothing."""
+"""A host that is killed with SIGKILL at any moment, while it records and while a cycle runs, loses and repeats
+nothing."""
 
 import os
 import random
@@ -17,8 +18,8 @@ from tests.processes import kill, start
 
 KILLS = 20
 
-# Importing torch and transformers takes far longer than a cycle here. So one process imports them, starts no thread, and forks
-# a host for each round, to be killed by its pid. Each round records under ids of its own.
+# Importing torch and transformers takes far longer than a cycle here. So one process imports them, starts no thread,
+# and forks a host for each round, to be killed by its pid. Each round records under ids of its own.
 NURSERY = """
 import os, sys
 import sona.sync, sona.serving.local, sona.loops.cycle
@@ -113,7 +114,8 @@ def _check(store: Path, acknowledged: set[str]) -> None:
             Versions(store).verify(current)
         counts = opened.counts()
         reports = opened.reports(10_000)
-    # A trajectory has one claim at most (the store's schema says so); each cycle's report must say the same as the claims.
+    # A trajectory has one claim at most (the store's schema says so); each cycle's report must say the same as the
+    # claims.
     assert counts.trained == sum(report.funnel.trained for report in reports)
     assert counts.held_out == sum(report.funnel.held_out for report in reports)
     assert counts.trained + counts.held_out + counts.left_out + counts.uncollected == len(held)

@@ -115,7 +115,8 @@ def test_the_published_adapter_is_a_plain_peft_folder(tmp_path: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(model_path())
     model = PeftModel.from_pretrained(base, str(tmp_path / "store" / "versions" / "v1" / "adapter"))
     ids = torch.tensor([served.prompt_ids])
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
+    generate: Any = model.generate
+    out = generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
     assert tuple(out[0, ids.shape[1] :].tolist()) == served.token_ids
 
 

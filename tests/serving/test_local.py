@@ -1,11 +1,12 @@
 """The served model: answers, embeddings, probes, adapters that come and go."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sona.config import LoraConfig, ServeConfig
 from sona.errors import SwapError
@@ -13,6 +14,7 @@ from sona.learn.lora import attach, load_weights, save_adapter, weights
 from sona.serving.local import LocalModel
 from sona.tiny import model_path
 from sona.types import Message
+from tests.other_model import write_other_model
 
 ASK = [Message(role="user", content="echo blue river")]
 
@@ -34,7 +36,7 @@ def adapter(model: LocalModel, folder: Path, seed: int) -> Path:
 
 
 def test_greedy_answers_are_those_of_transformers(model: LocalModel) -> None:
-    plain = AutoModelForCausalLM.from_pretrained(model_path())
+    plain: Any = AutoModelForCausalLM.from_pretrained(model_path())
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": ASK[0].content}], add_generation_prompt=True, tokenize=False
@@ -128,13 +130,8 @@ def test_probes_are_the_model_s_own_questions_and_answers(model: LocalModel) -> 
 
 
 def test_a_model_without_a_chat_template_reads_lines(tmp_path: Path) -> None:
-    folder = tmp_path / "plain"
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(model_path())
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(folder)
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **shape)).save_pretrained(folder)
-    plain = LocalModel(str(folder), ServeConfig(device="cpu"))
+    folder = write_other_model(tmp_path / "plain", chat_template=False)
+    plain = LocalModel(folder, ServeConfig(device="cpu"))
     ids = plain.encode_prompt([Message(role="system", content="be brief"), Message(role="user", content="echo a")])
     assert plain.decode(ids.tolist()).strip().split("\n") == ["be brief", "echo a"]
     assert plain.make_probes(4, 8, seed=0)

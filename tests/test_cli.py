@@ -1,0 +1,109 @@
+"""The command line, as a person meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sona
+from tests.engine.small import WORLD
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = """
+[train]
+batch_size = 16
+max_steps = 20
+min_steps = 5
+[gate]
+min_held_out = 4
+min_retention = 0.5
+[cycle]
+min_trajectories = 24
+probes = 16
+probe_tokens = 16
+"""
+
+
+def command(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", "from sona.cli import main; main()", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that `sona learn` has learned in, from a file."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "sona.toml").write_text(SETTINGS)
+    rows = [
+        {"id": str(n), "source": "bot", "prompt": x.prompt, "response": x.response, "quality": 1}
+        for n, x in enumerate(WORLD.sample("tool_call", 60, 1))
+    ]
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = command(
+        *("learn", "--store", folder / "store", "--model", "tiny", "--trajectories", folder / "log.jsonl"),
+        *("--config", folder / "sona.toml"),
+    )
+    assert "published v1" in done.stdout
+    assert "gate: gain" in done.stdout
+    return folder / "store"
+
+
+def test_status_tells_what_the_store_holds(learned: Path) -> None:
+    shown = command("status", "--store", learned).stdout
+    assert "60 trajectories" in shown
+    assert "bot" in shown
+    told = json.loads(command("status", "--store", learned, "--json").stdout)
+    assert told["version"] == "v1"
+    assert told["store"]["trained"] + told["store"]["held_out"] == 60
+    assert sum(pattern["count"] for pattern in told["patterns"]) == 60
+
+
+def test_status_works_beside_a_running_agent(learned: Path) -> None:
+    with sona.open_sync(learned):
+        assert "60 trajectories" in command("status", "--store", learned).stdout
+        assert "another process" in command("versions", "rollback", "--store", learned, code=2).stderr
+
+
+def test_versions_can_be_seen_and_taken_back(learned: Path) -> None:
+    listed = json.loads(command("versions", "list", "--store", learned, "--json").stdout)
+    assert (listed["current"], [row["id"] for row in listed["versions"]]) == ("v1", ["v0", "v1"])
+    shown = json.loads(command("versions", "show", "v1", "--store", learned).stdout)
+    assert shown["report"]["status"] == "published"
+    assert shown["version"]["settings"]["train"]["batch_size"] == 16
+    assert "v0 is in force" in command("versions", "rollback", "--store", learned).stdout
+    assert "v1 is in force" in command("versions", "rollback", "v1", "--store", learned).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("status", "--store", "/no/such"), "no store"),
+        (("versions", "show", "v9", "--store", "STORE"), "v9"),
+        (("versions", "rollback", "v9", "--store", "STORE"), "v9"),
+        (("learn", "--store", "STORE", "--model", "/no/such"), "does not exist"),
+        (("import", "/no/such.jsonl", "--store", "STORE"), "no file"),
+        (("learn", "--store", "STORE", "--model", "tiny", "--config", "/no.toml"), "does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(learned: Path, words: tuple[str, ...], message: str) -> None:
+    done = command(*(str(learned) if word == "STORE" else word for word in words), code=2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_names_every_command() -> None:
+    shown = command("--help").stdout
+    assert all(name in shown for name in ("demo", "learn", "import", "status", "versions"))
