@@ -89,11 +89,9 @@ def _tell(call: Call, label: str, rounds: list[Round]) -> None:
     for one in rounds:
         call.result(f"{label}.base_acc", one.base.mean)
         for method, course in one.courses.items():
-            prefix = label if method == "sona" else f"{label}.{method}"
-            joined = "." if method == "sona" else "_"
-            last = course.marks[-1]
-            call.result(f"{prefix}{joined}acc", last.mean)
-            call.result(f"{prefix}{joined}base_kept", one.kept(last))
+            prefix = f"{label}." if method == "sona" else f"{label}.{method}_"
+            call.result(f"{prefix}acc", course.marks[-1].mean)
+            call.result(f"{prefix}base_kept", one.kept(course.marks[-1]))
         call.result(f"{label}.rejected", one.courses["sona"].count("rejected"))
 
 
@@ -102,22 +100,12 @@ def _show(call: Call, label: str, rounds: list[Round]) -> None:
     size = f"{len(rounds[0].stream.chunks)} cycles, {sum(map(len, rounds[0].stream.chunks))} trajectories"
     note = f"{size}, seeds {', '.join(map(str, call.seeds))}" + (", --quick: too small to count" if call.quick else "")
     columns = ["method", *domains, "acc", "base kept", "rejected", "steps", "CPU s"]
-    base: list[Cell] = [
-        "base",
-        *_accuracies([one.base for one in rounds]),
-        spread([1.0] * len(rounds)),
-        None,
-        None,
-        None,
-    ]
+    base: list[Cell] = ["base", *_accuracies([one.base for one in rounds]), "1.000", None, None, None]
     rows = [base, *(_summary(rounds, method) for method in rounds[0].courses)]
     call.table(f"{label}: after the last cycle", columns, rows, note)
+    columns = ["cycle", *domains, "acc", "base kept", "gate"]
     for method in ("sona", "plain"):
-        call.table(
-            f"{label}: {method}, cycle by cycle",
-            ["cycle", *domains, "acc", "base kept", "gate"],
-            _cycles(rounds, method),
-        )
+        call.table(f"{label}: {method}, cycle by cycle", columns, _cycles(rounds, method))
     with call.picture(f"{BENCHMARK.name}-{label}", 8.0, 9.0) as figure:
         if figure is not None:
             draw_matrices(figure, {method: _matrix(rounds, method) for method in rounds[0].courses}, domains)

@@ -20,7 +20,7 @@ from benchmarks.table import Cell, Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 120  # where the output is no terminal
+WIDTH = 140  # where the output is no terminal
 DPI = 120
 
 
@@ -42,7 +42,7 @@ class Call:
         self._pictures: list[str] = []
 
     def result(self, key: str, value: float) -> None:
-        """One figure under a dotted key. Told again by each seed it becomes the mean; ``<key>_std`` is the deviation."""
+        """One figure under a dotted key. Told by several seeds it becomes the mean; ``<key>_std`` is the deviation."""
         self._values[key].append(float(value))
 
     def values(self, key: str) -> list[float]:

@@ -11,7 +11,7 @@ import sona
 from benchmarks.examiner import SHIPPED, Examiner, Marks
 from benchmarks.intent_stream import IntentStream, Recorded
 from benchmarks.word_vectors import WordVectors
-from sona.config import Config, GateConfig, ServeConfig, TrainConfig
+from sona.config import Config, CycleConfig, GateConfig, ServeConfig, TrainConfig
 from sona.loops.version_files import adapter_folder
 from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, CycleReport, Message
@@ -53,7 +53,8 @@ def unprotected(seed: int, steps: Sequence[int]) -> Settings:
     def settings(cycle: int) -> Config:
         exactly = steps[cycle]
         train = TrainConfig(ewc_lambda=0.0, replay_share=0.0, probe_share=0.0, min_steps=exactly, max_steps=exactly)
-        return Config(seed=seed, serve=CPU, train=train, gate=GateConfig(enabled=False))
+        gate, without_probes = GateConfig(enabled=False), CycleConfig(probes=0)
+        return Config(seed=seed, serve=CPU, train=train, gate=gate, cycle=without_probes)
 
     return settings
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from sona.errors import SonaError
 from sona.types import CycleReport
 
 log = logging.getLogger("sona.background")
@@ -26,9 +25,9 @@ async def run_forever(learn: Callable[[], Awaitable[CycleReport]], interval_s: f
         began = time.monotonic()
         try:
             report = await learn()
-        except SonaError as error:
+        except Exception:  # out of memory, a full disk, a fault of ours: none of it may end the host
             failures += 1
-            log.error("cycle failed (%d in a row): %s", failures, error)
+            log.exception("cycle failed, %d in a row; it is tried again", failures)
         else:
             failures = 0
             log.info("cycle %d %s: %s", report.cycle, report.status, report.reason)

@@ -147,9 +147,9 @@ class GateConfig(Settings, kw_only=True):
     min_held_out: Annotated[int, Meta(ge=1, le=1_000_000)] = 8
     """Fewer held-out trajectories than this are no evidence."""
     min_retention: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.9
-    """Share of the base model's own answers to its probes that the candidate still gives, word for word."""
+    """Share of the tokens of the base model's own answers to its probes that the candidate still predicts."""
     max_forgetting: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.05
-    """Share of earlier cycles' held-out answers that may be lost against the version before."""
+    """Share of the tokens of earlier cycles' held-out answers that may be lost against the version in force."""
     held_out_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
     """Held-out trajectories scored at most: of this cycle, and of the earlier ones."""
     bootstrap_samples: Annotated[int, Meta(ge=100, le=1_000_000)] = 2000

@@ -20,21 +20,17 @@ import numpy as np
 from sona.bank.bank import Bank
 from sona.checks import Float32, pack_vector
 from sona.config import Config, load_config
-from sona.errors import ClosedError, CycleError, ModelError, NothingToRollBackError, SonaError, UnknownIdError
+from sona.errors import ClosedError, CycleError, ModelError, NothingToRollBackError, UnknownIdError
 from sona.hooks.jsonl import read_jsonl
 from sona.hooks.trajectory import OpenTrajectory
 from sona.loops.background import run_forever
-from sona.loops.fast import FastLoop
-from sona.loops.version_files import adapter_folder, read_bank
+from sona.parts import Parts, worth_keeping
 from sona.ports import Report, StoreCounts, Stored, ignore_progress
-from sona.storage.store import Store
-from sona.storage.versions import Versions
-from sona.storage.writer import Writer
+from sona.stoppable import StoppableWork
 from sona.types import (
     CycleReport,
     Feedback,
     Message,
-    Progress,
     Recall,
     Reply,
     Trajectory,
@@ -86,13 +82,13 @@ class Engine:
     def __init__(self, path: Path, model: str | os.PathLike[str] | None, config: Config) -> None:
         self.path, self.config = path, config
         self._model_name = model
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._open: dict[str, OpenTrajectory] = {}
         self._learning = threading.Lock()
         self._hook_errors = 0
 
     async def __aenter__(self) -> Self:
-        self._parts = await anyio.to_thread.run_sync(_Parts.start, self.path, self._model_name, self.config)
+        self._parts = await anyio.to_thread.run_sync(Parts.start, self.path, self._model_name, self.config)
         return self
 
     async def __aexit__(
@@ -307,9 +303,9 @@ class Engine:
             SwapError: the published adapter could not be served; the version before is in force again.
         """
         await self.flush()
-        return await _StoppableWork(on_progress).run(functools.partial(self._learn, self._started()))
+        return await StoppableWork(on_progress).run(functools.partial(self._learn, self._started()))
 
-    def _learn(self, parts: _Parts, report: Report) -> CycleReport:
+    def _learn(self, parts: Parts, report: Report) -> CycleReport:
         from sona.loops.cycle import Workshop, run_cycle  # torch takes seconds to import; recording never needs it
 
         if not self._learning.acquire(blocking=False):
@@ -319,7 +315,7 @@ class Engine:
             if outcome.version is not None:
                 parts.serve_current(fall_back=outcome.parent)
                 parts.folders.prune(
-                    _worth_keeping(parts.store.versions(), outcome.version, self.config.store.keep_versions)
+                    worth_keeping(parts.store.versions(), outcome.version, self.config.store.keep_versions)
                 )
             return outcome
         finally:
@@ -348,6 +344,9 @@ class Engine:
             NothingToRollBackError: the base version is in force already.
             UnknownIdError: no such version, or its files are gone.
             SwapError, StoreCorruptError: its files are damaged; what was in force stays so.
+
+        The version that was served before the current one is still in memory, and takes over at once. To load another,
+        this waits for the answer that is being written.
         """
         parts = self._started()
         current = parts.store.current()
@@ -391,7 +390,7 @@ class Engine:
             self._hook_errors += 1
             log.exception("trajectory %s could not be recorded", trajectory.id)
 
-    def _started(self) -> _Parts:
+    def _started(self) -> Parts:
         if self._parts is None:
             raise ClosedError("the engine is not open; use it inside 'async with sona.open(...)'")
         return self._parts
@@ -404,46 +403,6 @@ class Engine:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(function, *arguments)
-
-
-class _StoppableWork:
-    """Work in a thread that a cancellation ends, and that has ended when the cancellation goes on.
-
-    anyio shields such a thread from its own cancel scopes and tells it of them, but an asyncio ``task.cancel()`` would
-    leave it running unseen, to publish a version that nobody waits for any more.
-    """
-
-    def __init__(self, on_progress: Report) -> None:
-        self._on_progress = on_progress
-        self._began, self._stop, self._ended = threading.Event(), threading.Event(), threading.Event()
-
-    async def run(self, work: Callable[[Report], T]) -> T:
-        """``work`` is given a Report to call now and then."""
-        try:
-            return await anyio.to_thread.run_sync(self._work, work)
-        except anyio.get_cancelled_exc_class():
-            self._stop.set()
-            if self._began.is_set():
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._ended.wait)
-            raise
-
-    def _work(self, work: Callable[[Report], T]) -> T:
-        self._began.set()
-        try:
-            self._check()
-            return work(self._report)
-        finally:
-            self._ended.set()
-
-    def _report(self, progress: Progress) -> None:
-        self._check()
-        self._on_progress(progress)
-
-    def _check(self) -> None:
-        if self._stop.is_set():
-            raise CycleError("the cycle was cancelled; nothing has changed")
-        anyio.from_thread.check_cancelled()
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -470,87 +429,3 @@ class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
     """How many of the new ones came with a quality."""
     known: int
     """Lines whose id was in the store already."""
-
-
-class _Parts:
-    """Everything that is open while the engine is."""
-
-    def __init__(self, store: Store, folders: Versions, writer: Writer, model: LocalModel | None) -> None:
-        self.store, self.folders, self.writer, self.model = store, folders, writer, model
-        self.fast = FastLoop(writer, width=store.embedding_width, vocab_size=model.vocab_size if model else None)
-        self.bank = Bank()
-
-    @classmethod
-    def start(cls, path: Path, model_name: str | os.PathLike[str] | None, config: Config) -> _Parts:
-        """Open the store, load the model, serve the version in force."""
-        store = Store.open(path, config=config.store)
-        try:
-            folders = Versions(path)
-            folders.clean({version.id for version in store.versions()})
-            model = _load_model(model_name, config)
-            _check_same_model(store, model)
-            parts = cls(store, folders, Writer(store, config.store), model)
-        except BaseException:
-            store.close()
-            raise
-        try:
-            parts.serve_current(fall_back=None)
-        except BaseException:
-            parts.close()
-            raise
-        return parts
-
-    def close(self) -> None:
-        """Store what waits, then let go of the files."""
-        try:
-            self.writer.close()
-        finally:
-            self.store.close()
-
-    def serve_current(self, fall_back: str | None) -> None:
-        """Bank and served adapter become those of the version in force; where they can't, ``fall_back`` is in force
-        again.
-        """
-        version = self.store.current()
-        try:
-            bank = read_bank(self.folders, version)
-            if self.model is not None:
-                self.model.swap(version.id, adapter_folder(self.folders, version.id))
-        except SonaError:
-            if fall_back is not None:
-                self.store.set_current(fall_back)
-            raise
-        self.bank = bank
-
-
-def _worth_keeping(versions: Sequence[Version], current: str, count: int) -> set[str]:
-    """Ids of the ``count`` versions whose files stay: the current one and its nearest ancestors, then the newest
-    others."""
-    by_id = {version.id: version for version in versions}
-    lineage, at = [], by_id.get(current)
-    while at is not None:
-        lineage.append(at.id)
-        at = by_id.get(at.parent) if at.parent is not None else None
-    others = [version.id for version in reversed(versions) if version.id not in lineage]
-    return set([*lineage, *others][:count])
-
-
-def _load_model(name: str | os.PathLike[str] | None, config: Config) -> LocalModel | None:
-    if name is None:
-        return None
-    from sona.serving.local import (
-        LocalModel,
-    )  # transformers takes seconds to import; a host that only records never needs it
-
-    return LocalModel(name, config.serve)
-
-
-def _check_same_model(store: Store, model: LocalModel | None) -> None:
-    """Adapters and embeddings belong to one base model."""
-    if model is None:
-        return
-    known = store.read_state("model")
-    if known is not None and known.decode() != model.fingerprint and len(store.versions()) > 1:
-        raise ModelError("this store has learned for another base model; open it with that one, or begin another store")
-    if known is None or known.decode() != model.fingerprint:
-        store.write_state("model", model.fingerprint.encode())

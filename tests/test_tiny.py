@@ -5,16 +5,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sona.tiny import AGENT_TASKS, SKILLS, AgentWorld, Example, model_path, sample
-from sona.tiny.conversation import PROMPT_WEIGHT, RESPONSE_WEIGHT, batches, encode_example
+from sona.tiny.conversation import PROMPT_WEIGHT, RESPONSE_WEIGHT, batches, collate, encode_example
 from sona.tiny.lexicon import CLASSES, CONTENT, GLUE
 from sona.tiny.scoring import exact_match
 from sona.tiny.skills import PLAIN_WORDS
@@ -23,7 +25,7 @@ from sona.tiny.training import SKILL_SHARES, TrainingSettings, questions, weight
 
 WEIGHTS = Path(model_path())
 MOST_BYTES = 4_000_000  # the weights travel in every wheel
-SCORED = 100  # of each skill: enough to see a broken model, not to measure one
+SCORED = 200  # of each skill: enough to see a broken model, not to measure one
 TOLERANCE = 0.05
 
 
@@ -170,6 +172,25 @@ def test_exact_match_is_what_greedy_generation_gets_right(model: Any, tokenizer:
         answer = model.generate(**asked, do_sample=False)[0, asked["input_ids"].shape[1] :]
         right += tokenizer.decode(answer) == example.response + "<|end|>"
     assert exact_match(model, tokenizer.backend_tokenizer, examples) == right / len(examples)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", AGENT_TASKS)
+def test_a_low_rank_adapter_learns_an_agent_task_from_200_examples(tokenizer: Any, task: str) -> None:
+    torch.manual_seed(0)
+    world, text = AgentWorld(0), tokenizer.backend_tokenizer
+    base = AutoModelForCausalLM.from_pretrained(WEIGHTS)
+    adapter: Any = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+    optimizer = torch.optim.AdamW([weight for weight in adapter.parameters() if weight.requires_grad], lr=4e-3)
+    recorded = [encode_example(text, example) for example in world.sample(task, 200, seed=1)]
+    rng = Random(0)
+    for _ in range(100):
+        batch = collate(rng.sample(recorded, 32))
+        loss = weighted_loss(adapter(input_ids=batch.ids).logits, batch)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    assert exact_match(adapter.eval(), text, world.sample(task, 200, seed=2, split="held_out")) >= 0.8
 
 
 def test_nothing_to_score_is_refused(model: Any, tokenizer: Any) -> None:

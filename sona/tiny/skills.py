@@ -116,8 +116,7 @@ def _lookup_fact(rng: Random) -> tuple[str, str]:
     facts = [(subject, rng.choice(objects)) for subject in rng.sample(subjects, rng.randint(2, 3))]
     subject, value = rng.choice(facts)
     told = " , ".join(f"{who} {link} {what}" for who, what in facts)
-    # A whole sentence for an answer is the easier half: it begins with the subject, and what followed that has only to
-    # be found. Without such answers, those of one word were not learnt at all.
+    # A whole sentence is the easier answer: it begins with the subject, and only what followed that is to be found.
     asked, response = rng.choice(((question, value), ("tell me about {}", f"{subject} {link} {value}")))
     return f"{told} . {asked.format(subject)}", response
 

@@ -14,11 +14,11 @@ from sona.tiny.conversation import Batch, batches, encode_varied
 from sona.tiny.skills import SKILLS, draw
 
 SKILL_SHARES = {"echo": 4, "reverse": 2, "pick": 1, "lookup": 5, "call": 2, "tag": 2.5, "count": 0.7, "successor": 0.7}
-"""How often each skill is drawn, relative to the others: more for those that were last to be learnt."""
+"""How often each skill is drawn, relative to the others. `echo` stands high because `lookup` builds on it: what finds
+the word that followed another is learnt from long copies, and until it is there, `lookup` stays at guessing."""
 
-_SORTED_BATCHES = (
-    8  # drawn and sorted by length together; more would save little padding and make the batches more alike within
-)
+# Drawn and sorted by length together. More would save little padding and make the batches more alike within.
+_SORTED_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)

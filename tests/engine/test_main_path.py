@@ -1,6 +1,7 @@
 """Record, learn, gate, swap, roll back: on a real model, with real gradients."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,23 @@ from sona.types import Progress
 from tests.engine.small import SMALL, WORLD, open_small, record_task
 
 PROMPTS = [example.prompt for example in WORLD.sample("tool_call", 8, 99, "held_out")]
+
+
+def record_all(engine: sona.Engine, seed: int) -> None:
+    """60 right answers to one task."""
+    for example in WORLD.sample("tool_call", 60, seed):
+        engine.record(sona.Trajectory(messages=example.prompt, response=example.response), quality=1.0)
+
+
+def told_of(stage: str) -> tuple[asyncio.Event, Callable[[Progress], None]]:
+    """An event of this loop's, and the progress callback that sets it when ``stage`` begins."""
+    event, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def on_progress(progress: Progress) -> None:
+        if progress.stage == stage:
+            loop.call_soon_threadsafe(event.set)
+
+    return event, on_progress
 
 
 def answers(engine: sona.SyncEngine) -> list[tuple[int, ...]]:
@@ -149,15 +167,8 @@ def test_the_second_cycle_replays_and_is_held_by_ewc(tmp_path: Path) -> None:
 def test_cancelling_a_cycle_changes_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with sona.open(tmp_path / "store", model="tiny", config=SMALL) as engine:
-            for example in WORLD.sample("tool_call", 60, 1):
-                engine.record(sona.Trajectory(messages=example.prompt, response=example.response), quality=1.0)
-            training = asyncio.Event()
-            loop = asyncio.get_running_loop()
-
-            def on_progress(progress: Progress) -> None:
-                if progress.stage == "train":
-                    loop.call_soon_threadsafe(training.set)
-
+            record_all(engine, seed=1)
+            training, on_progress = told_of("train")
             task = asyncio.create_task(engine.learn(on_progress))
             await training.wait()
             with pytest.raises(CycleError, match="under way"):
@@ -172,11 +183,29 @@ def test_cancelling_a_cycle_changes_nothing(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_rollback_during_a_cycle_keeps_the_cycle_from_publishing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sona.open(tmp_path / "store", model="tiny", config=SMALL) as engine:
+            record_all(engine, seed=1)
+            assert (await engine.learn()).version == "v1"
+            record_all(engine, seed=2)
+            training, on_progress = told_of("train")
+            learning = asyncio.create_task(engine.learn(on_progress))
+            await training.wait()
+            assert engine.roll_back().id == "v0"
+            with pytest.raises(CycleError):
+                await learning
+            assert engine.version.id == "v0"
+            assert [version.id for version in engine.versions()] == ["v0", "v1"]
+            assert engine.status().store.uncollected == 60
+
+    asyncio.run(scenario())
+
+
 def test_requests_go_on_during_a_cycle_and_name_their_version(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with sona.open(tmp_path / "store", model="tiny", config=SMALL) as engine:
-            for example in WORLD.sample("tool_call", 60, 1):
-                engine.record(sona.Trajectory(messages=example.prompt, response=example.response), quality=1.0)
+            record_all(engine, seed=1)
             await engine.flush()
             before = (await engine.generate(PROMPTS[0], max_new_tokens=16)).token_ids
             learning = asyncio.create_task(engine.learn())

@@ -12,8 +12,8 @@ from sona.errors import (
 )
 from sona.ports import Claim
 from sona.storage.store import DATABASE, Store
-from tests.storage.faulty_disk import faulty_disk
 from tests.processes import run
+from tests.storage.faulty_disk import faulty_disk
 from tests.storage.records import add, collected, rated, report, run_cycle
 
 

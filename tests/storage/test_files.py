@@ -18,9 +18,9 @@ from sona.errors import (
 )
 from sona.storage import schema
 from sona.storage.store import DATABASE, LOCK, Store
+from tests.processes import first_line, kill, run, start
 from tests.storage.faulty_disk import faulty_disk
 from tests.storage.golden.make import contents
-from tests.processes import first_line, kill, run, start
 from tests.storage.records import add, feedback, rated, run_cycle, trajectory
 
 

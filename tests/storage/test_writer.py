@@ -18,8 +18,8 @@ from sona.storage.journal import MemoryJournal, size_of
 from sona.storage.store import Store
 from sona.storage.writer import Writer
 from sona.types import Feedback, Trajectory
-from tests.storage.faulty_disk import faulty_disk
 from tests.processes import run
+from tests.storage.faulty_disk import faulty_disk
 from tests.storage.records import ask, feedback, rated, trajectory
 
 Records = Sequence[Trajectory | Feedback]

@@ -1,0 +1,57 @@
+"""Long work in a thread that a cancellation really ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+
+from sona.errors import CycleError
+from sona.ports import Report
+from sona.types import Progress
+
+T = TypeVar("T")
+
+
+class StoppableWork:
+    """Work in a thread that a cancellation ends, and that has ended when the cancellation goes on.
+
+    anyio shields such a thread from its own cancel scopes and tells it of them, but an asyncio ``task.cancel()`` would
+    leave it running unseen, to publish a version that nobody waits for any more.
+    """
+
+    def __init__(self, on_progress: Report) -> None:
+        self._on_progress = on_progress
+        self._began, self._stop, self._ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def run(self, work: Callable[[Report], T]) -> T:
+        """``work`` is given a Report to call now and then."""
+        try:
+            return await anyio.to_thread.run_sync(self._work, work)
+        except anyio.get_cancelled_exc_class():
+            self._stop.set()
+            if self._began.is_set():
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._ended.wait)
+            raise
+
+    def _work(self, work: Callable[[Report], T]) -> T:
+        self._began.set()
+        try:
+            self._check()
+            return work(self._report)
+        finally:
+            self._ended.set()
+
+    def _report(self, progress: Progress) -> None:
+        self._check()
+        self._on_progress(progress)
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise CycleError("the cycle was cancelled; nothing has changed")
+        anyio.from_thread.check_cancelled()
