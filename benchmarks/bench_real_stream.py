@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found when ru
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.call import Call
-from benchmarks.course import Course, as_it_comes, travel, unprotected
+from benchmarks.course import Course, Settings, as_it_comes, travel, unprotected
 from benchmarks.examiner import SHIPPED, Examiner, Marks
 from benchmarks.intent_stream import NEED, IntentStream, StreamSize, intent_stream
 from benchmarks.matrix import draw_matrices
@@ -69,18 +70,31 @@ def run(call: Call) -> None:
         for model in call.models:
             label = f"{folder.resolve().name}.{model if model == SHIPPED else Path(model).resolve().name}"
             size = QUICK if call.quick else StreamSize()
-            rounds = [one_round(intent_stream(folder, size, seed), model, seed, vectors) for seed in call.seeds]
+            rounds = []
+            for seed in call.seeds:
+                call.progress(f"{label}, seed {seed}")
+                rounds.append(one_round(intent_stream(folder, size, seed), model, seed, vectors, call.progress))
             _tell(call, label, rounds)
             _show(call, label, rounds)
 
 
-def one_round(stream: IntentStream, model: str, seed: int, vectors: WordVectors | None = None) -> Round:
+def one_round(
+    stream: IntentStream,
+    model: str,
+    seed: int,
+    vectors: WordVectors | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Round:
     """All methods on one stream."""
+
+    def go(method: str, stream: IntentStream, settings: Settings) -> Course:
+        return travel(stream, model, settings, examiner, vectors, lambda line: progress(f"{method}: {line}"))
+
     questions = {domain: [(query.text, query.intent) for query in asked] for domain, asked in stream.held_out.items()}
     examiner = Examiner(model, questions, seed)
-    ours = travel(stream, model, as_it_comes(seed), examiner, vectors)
-    plain = travel(stream, model, unprotected(seed, ours.steps), examiner, vectors)
-    joint = travel(stream.merged(), model, unprotected(seed, [sum(ours.steps)]), examiner, vectors)
+    ours = go("sona", stream, as_it_comes(seed))
+    plain = go("plain", stream, unprotected(seed, ours.steps))
+    joint = go("joint", stream.merged(), unprotected(seed, [sum(ours.steps)]))
     return Round(stream, examiner.mark(None), {"sona": ours, "plain": plain, "joint": joint})
 
 

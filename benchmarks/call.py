@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,10 @@ class Call:
     def note(self, text: str) -> None:
         """One line for the reader, such as that a peer is not installed."""
         self._console.print(text, markup=False, highlight=False)
+
+    def progress(self, text: str) -> None:
+        """One line for someone who waits, on stderr."""
+        print(text, file=sys.stderr, flush=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], note: str = "") -> None:
         """Print a table, and keep it for the report."""

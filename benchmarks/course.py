@@ -60,7 +60,12 @@ def unprotected(seed: int, steps: Sequence[int]) -> Settings:
 
 
 def travel(
-    stream: IntentStream, model: str, settings: Settings, examiner: Examiner, vectors: WordVectors | None = None
+    stream: IntentStream,
+    model: str,
+    settings: Settings,
+    examiner: Examiner,
+    vectors: WordVectors | None = None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Course:
     """Go through the stream in a store of its own.
 
@@ -72,6 +77,7 @@ def travel(
         settings: of each cycle.
         examiner: asked after each cycle.
         vectors: embed the queries; None leaves that to the model.
+        progress: told a line after each cycle.
     """
     marks, reports, cpu_s = [], [], 0.0
     with tempfile.TemporaryDirectory(prefix="sona-bench-") as folder:
@@ -86,6 +92,8 @@ def travel(
                 version = engine.version.id
             adapter = None if version == BASE_VERSION else adapter_folder(Versions(folder), version)
             marks.append(examiner.mark(adapter))
+            what = f"cycle {cycle + 1} of {len(stream.chunks)} ({stream.chunk_domains[cycle]})"
+            progress(f"{what}: {reports[-1].status}, accuracy {marks[-1].mean:.3f}, {reports[-1].reason}")
     return Course(tuple(marks), tuple(reports), cpu_s)
 
 

@@ -30,7 +30,9 @@ class FastLoop:
     """
 
     def __init__(self, inbox: Inbox, *, width: int | None, vocab_size: int | None) -> None:
-        self._inbox, self._width, self._vocab_size = inbox, width, vocab_size
+        self._inbox, self._vocab_size = inbox, vocab_size
+        self.width = width
+        """Of the store's embeddings; None until one has come."""
         self._told_rejected = False
 
     def record(self, trajectory: Trajectory, quality: Feedback | None = None) -> bool:
@@ -64,11 +66,11 @@ class FastLoop:
         if trajectory.embedding is None:
             return
         width = len(trajectory.embedding) // 4
-        if self._width is None:
-            self._width = width
-        if width != self._width:
+        if self.width is None:
+            self.width = width
+        if width != self.width:
             raise DimensionMismatchError(
-                f"embedding of width {width}; this store's have {self._width}: use the same embedder, or another store"
+                f"embedding of width {width}; this store's have {self.width}: use the same embedder, or another store"
             )
 
     def _check_tokens(self, trajectory: Trajectory) -> None:

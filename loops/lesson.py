@@ -65,7 +65,7 @@ class Teacher:
         ``baseline`` is the usual quality of each trajectory's pattern, by trajectory id.
         """
         clock = _Clock()
-        probes = read_probes(self.store, self.model, self.config)
+        probes = read_probes(self.store, self.model, self.config, self.report)
         clock.lap("probes_s")
         exam = _Exam([Example(item.prompt, item.response) for item in parts.held_out], self._earlier(), probes.judged)
         before = self._take(exam, "examine before")

@@ -10,7 +10,8 @@ import numpy as np
 from sona.config import Config
 from sona.errors import StoreCorruptError
 from sona.learn.dataset import Example
-from sona.ports import ServedModel, TrajectoryStore
+from sona.ports import Report, ServedModel, TrajectoryStore
+from sona.types import Progress
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,19 @@ class Probes:
         return len(self.trained) + len(self.judged)
 
 
-def read_probes(store: TrajectoryStore, model: ServedModel, config: Config) -> Probes:
+def read_probes(store: TrajectoryStore, model: ServedModel, config: Config, report: Report) -> Probes:
     """The store's probes for this model and these settings; made and kept there when they are first needed."""
     settings = config.cycle
     name = f"probes/{model.fingerprint[:16]}-{settings.probes}-{settings.probe_tokens}-{config.seed}"
     pairs = _read(store, name)
     if pairs is None:
-        made = model.make_probes(settings.probes, settings.probe_tokens, config.seed) if settings.probes else []
+
+        def on_batch(done: int, total: int) -> None:
+            report(Progress(stage="probes", done=done, total=total))
+
+        made = (
+            model.make_probes(settings.probes, settings.probe_tokens, config.seed, on_batch) if settings.probes else []
+        )
         pairs = [(prompt.astype("<i4").tobytes(), answer.astype("<i4").tobytes()) for prompt, answer in made]
         store.write_state(name, msgspec.msgpack.encode(pairs))
     examples = [Example(np.frombuffer(prompt, "<i4"), np.frombuffer(answer, "<i4")) for prompt, answer in pairs]

@@ -55,7 +55,9 @@ def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> st
     model.generation_config = GenerationConfig.from_dict({"max_new_tokens": 64, **ends})
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder, MAX_TOKENS)
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    weights = folder / "model.safetensors"
+    weights.chmod(0o644)  # safetensors writes it for its owner alone
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def write_samples(model: PreTrainedModel, tokenizer: Tokenizer, seed: int, count: int) -> None:

@@ -24,6 +24,7 @@ app = cyclopts.App(
     name="sona",
     help="Make the model behind an agent better from its own use.",
     version=sona.__version__,
+    suppress_keyboard_interrupt=False,  # main() says what Ctrl-C left behind
 )
 versions = cyclopts.App(name="versions", help="What was learned, and the way back.")
 app.command(versions)

@@ -360,9 +360,10 @@ class Engine:
     # ------------------------------------------------------------------------------------------------ for hooks
 
     async def embed_quietly(self, messages: Sequence[Message]) -> Float32 | None:
-        """The query's embedding; None, counted, where there is no model or it failed."""
-        model = self._started().model
-        if model is None:
+        """The query's embedding; None without a model, in a store of other embeddings, or, counted, where it failed."""
+        parts = self._started()
+        model = parts.model
+        if model is None or parts.fast.width not in (None, model.hidden_size):
             return None
         try:
             vectors: Float32 = await self._in_thread(lambda: model.embed([model.encode_prompt(messages)]))

@@ -196,8 +196,13 @@ class ServedModel(Protocol):
     ) -> Reply:
         """One answer by the version in force when the call began; greedy at temperature 0."""
 
-    def make_probes(self, count: int, tokens: int, seed: int) -> list[tuple[Int32, Int32]]:
-        """``count`` prompts that the base model wrote itself, each with the base model's greedy answer."""
+    def make_probes(
+        self, count: int, tokens: int, seed: int, on_batch: Callable[[int, int], None]
+    ) -> list[tuple[Int32, Int32]]:
+        """``count`` prompts that the base model wrote itself, each with the base model's greedy answer.
+
+        ``on_batch`` is told of what is done and the total; what it raises ends the work.
+        """
 
     def trainable_copy(self) -> PreTrainedModel:
         """The base model as a module tree of its own that shares the served weights' memory; no adapter in it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -121,10 +121,19 @@ class LocalModel:
         """Greedy answers to all prompts in one batch, all by one version. Raises as :meth:`generate`."""
         return self._answer(prompts, _checked(Sampling(max_new_tokens))) if prompts else []
 
-    def make_probes(self, count: int, tokens: int, seed: int) -> list[tuple[Int32, Int32]]:
+    def make_probes(
+        self, count: int, tokens: int, seed: int, on_batch: Callable[[int, int], None] = lambda done, total: None
+    ) -> list[tuple[Int32, Int32]]:
         """See :func:`sona.serving.probes.make_probes`."""
         return make_probes(
-            self._base, self._codec, count=count, tokens=tokens, seed=seed, stop_ids=self._stop_ids, pad_id=self._pad_id
+            self._base,
+            self._codec,
+            count=count,
+            tokens=tokens,
+            seed=seed,
+            stop_ids=self._stop_ids,
+            pad_id=self._pad_id,
+            on_batch=on_batch,
         )
 
     def trainable_copy(self) -> PreTrainedModel:

@@ -7,7 +7,7 @@ an adapter made it forget, and, mixed into the batches, keep it from forgetting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -29,11 +29,13 @@ def make_probes(
     seed: int,
     stop_ids: Sequence[int],
     pad_id: int,
+    on_batch: Callable[[int, int], None],
 ) -> list[tuple[Int32, Int32]]:
     """Up to ``count`` distinct (prompt, answer) pairs of int32 token ids, both at most ``tokens`` long inside the
     template.
 
     Fewer come back from a model that keeps repeating itself. The same seed gives the same pairs.
+    ``on_batch`` is called with prompts and answers done, and their number in all.
     """
     before, after = codec.user_frame()
     prompts: dict[bytes, Int32] = {}
@@ -48,25 +50,21 @@ def make_probes(
             if len(words):
                 prompt = np.concatenate([start, words, after])
                 prompts.setdefault(prompt.tobytes(), prompt)
+        on_batch(min(len(prompts), count), 2 * count)
     chosen = list(prompts.values())[:count]
-    return _answered(model, chosen, tokens, stop_ids, pad_id)
+    answered: list[tuple[Int32, Int32]] = []
+    for batch in _of_one_length(chosen):
+        answers = continuations(model, batch, Sampling(max_new_tokens=tokens), stop_ids=stop_ids, pad_id=pad_id)
+        answered += [(ask, np.asarray(answer, np.int32)) for ask, answer in zip(batch, answers, strict=True) if answer]
+        on_batch(count + len(answered), 2 * count)
+    return answered
 
 
-def _answered(
-    model: PreTrainedModel, prompts: list[Int32], tokens: int, stop_ids: Sequence[int], pad_id: int
-) -> list[tuple[Int32, Int32]]:
-    """Prompts of one length go together, so that no padding touches the answers' rounding."""
+def _of_one_length(prompts: Sequence[Int32]) -> Iterator[list[Int32]]:
+    """Batches whose prompts are equally long, so that no padding touches the answers' rounding."""
     by_length: dict[int, list[Int32]] = {}
     for prompt in prompts:
         by_length.setdefault(len(prompt), []).append(prompt)
-    pairs = []
     for group in by_length.values():
         for start in range(0, len(group), BATCH):
-            batch = group[start : start + BATCH]
-            answers = continuations(model, batch, Sampling(max_new_tokens=tokens), stop_ids=stop_ids, pad_id=pad_id)
-            pairs += [
-                (prompt, np.asarray(answer, dtype=np.int32))
-                for prompt, answer in zip(batch, answers, strict=True)
-                if answer
-            ]
-    return pairs
+            yield group[start : start + BATCH]

@@ -26,6 +26,8 @@ _REQUESTS: Final = (
 )
 
 _ACCOUNTS: Final = 20
+_PLANS: Final = ("gold", "silver", "bronze", "platinum")
+_REGIONS: Final = ("north", "south", "east", "west")
 _QUESTIONS: Final = (
     "look up account {}",
     "show me account {}",
@@ -53,7 +55,7 @@ class AgentWorld:
         """What the room is called in a call."""
         names = rng.sample(CLASSES["surname"], _ACCOUNTS)
         self.account: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
-            {name: (rng.choice(CLASSES["metal"]), rng.choice(CLASSES["country"])) for name in names}
+            {name: (rng.choice(_PLANS), rng.choice(_REGIONS)) for name in names}
         )
         """Account -> (plan, region)."""
         self.team: Final[Mapping[str, str]] = MappingProxyType(

@@ -90,8 +90,6 @@ def collate(conversations: Sequence[Conversation]) -> Batch:
 
 
 def batches(conversations: Iterable[Conversation], size: int) -> list[Batch]:
-    """Return the conversations in batches of like length, the shortest first: less than a tenth of the work goes into
-    padding.
-    """
+    """Return the conversations in batches of like length, the shortest first, so that little is padding."""
     ordered = sorted(conversations, key=lambda conversation: len(conversation.ids))
     return [collate(ordered[start : start + size]) for start in range(0, len(ordered), size)]

@@ -7,7 +7,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from sona.tiny.tokenizer import END, PAD, SPECIALS
 
 MAX_TOKENS: Final = 512
-"""Positions that the model accepts. It was trained on conversations of up to about 80."""
+"""Positions that the model accepts. It was trained on conversations of up to about 60 tokens."""
 
 
 def new_model(vocabulary_size: int) -> Qwen3ForCausalLM:

@@ -248,6 +248,16 @@ def test_the_context_manager_records_what_happened(tmp_path: Path) -> None:
         assert engine.status().hook_errors == 0
 
 
+def test_a_store_of_other_embeddings_still_records_what_the_model_answers(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store") as engine:
+        engine.record(sona.Trajectory(messages="a", response="b", embedding=[1.0, 2.0]))
+        with engine.trajectory("echo blue") as t:
+            t.generate(max_new_tokens=4)
+        engine.flush()
+        assert engine.get(t.id).trajectory.embedding is None
+        assert engine.status().hook_errors == 0
+
+
 def test_a_host_with_a_model_of_its_own_records_and_the_bank_learns(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     config = Config(**{**_fields(SMALL), "bank": BankConfig(cluster_size=10)})
