@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,8 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
 from sona.checks import Int32
+
+_drawing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,24 @@ def continuations(
         ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
     device = next(model.parameters()).device
     inputs = {"input_ids": torch.from_numpy(ids).to(device), "attention_mask": torch.from_numpy(mask).to(device)}
-    # generate() draws from torch's global generators; the host's are put back afterwards.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if sampling.seed is not None:
-            torch.manual_seed(sampling.seed)
-        elif sampling.temperature:
-            torch.seed()
-        generate: Any = _base_of(model).generate  # its types know nothing of mixed-in models
+    generate: Any = _base_of(model).generate  # its types know nothing of mixed-in models
+    with _seeded(sampling, device):
         out = generate(**inputs, generation_config=_config(sampling, stop_ids, pad_id))
     return [_until_stop(row.tolist(), stop_ids) for row in out[:, width:]]
+
+
+@contextmanager
+def _seeded(sampling: Sampling, device: torch.device) -> Iterator[None]:
+    """generate() draws from torch's global generators: one call at a time, and the host's state is put back."""
+    if not sampling.temperature:
+        yield
+        return
+    with _drawing, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if sampling.seed is None:
+            torch.seed()
+        else:
+            torch.manual_seed(sampling.seed)
+        yield
 
 
 def _base_of(model: torch.nn.Module) -> PreTrainedModel:

@@ -25,9 +25,12 @@ _REQUESTS: Final = (
     "turn the {device} to {level} in the {room}",
 )
 
-_ACCOUNTS: Final = 20
-_PLANS: Final = ("gold", "silver", "bronze", "platinum")
-_REGIONS: Final = ("north", "south", "east", "west")
+# An account is named after one word of each of these, as companies are. Twenty surnames were too alike to the model to
+# be told apart within the few hundred examples that an agent has.
+_NAMED_AFTER: Final = (
+    *("animal", "bird", "insect", "tree", "flower", "fruit", "planet", "land", "weather", "season"),
+    *("material", "shape", "tool", "vehicle", "music", "sport", "game", "clothing", "drink", "feeling"),
+)
 _QUESTIONS: Final = (
     "look up account {}",
     "show me account {}",
@@ -53,9 +56,9 @@ class AgentWorld:
         """Device -> what its level is called in a call."""
         self.room_name: Final[str] = rng.choice(_ROOM_NAMES)
         """What the room is called in a call."""
-        names = rng.sample(CLASSES["surname"], _ACCOUNTS)
+        names = [rng.choice(CLASSES[kind]) for kind in _NAMED_AFTER]
         self.account: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
-            {name: (rng.choice(_PLANS), rng.choice(_REGIONS)) for name in names}
+            {name: (rng.choice(CLASSES["metal"]), rng.choice(CLASSES["country"])) for name in names}
         )
         """Account -> (plan, region)."""
         self.team: Final[Mapping[str, str]] = MappingProxyType(
