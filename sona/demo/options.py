@@ -49,6 +49,6 @@ class DemoOptions:
             seed=self.seed,
             # On a model this small a second thread waits more than it works. The CPU, so that everybody sees the same.
             serve=ServeConfig(device="cpu", threads=1, max_new_tokens=24),
-            train=TrainConfig(passes=size.passes, ewc_lambda=0.01),
+            train=TrainConfig(passes=size.passes, batch_size=16, probe_share=0.2),
             cycle=CycleConfig(min_trajectories=min(64, size.new)),
         )

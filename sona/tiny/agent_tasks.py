@@ -25,18 +25,14 @@ _REQUESTS: Final = (
     "turn the {device} to {level} in the {room}",
 )
 
-# An account is named after one word of each of these, as companies are. Twenty surnames were too alike to the model to
-# be told apart within the few hundred examples that an agent has.
-_NAMED_AFTER: Final = (
-    *("animal", "bird", "insect", "tree", "flower", "fruit", "planet", "land", "weather", "season"),
-    *("material", "shape", "tool", "vehicle", "music", "sport", "game", "clothing", "drink", "feeling"),
-)
+_ACCOUNTS: Final = 20
+# The name comes last in each: with names in the middle, a hundred steps on 200 examples were hardly enough.
 _QUESTIONS: Final = (
     "look up account {}",
-    "show me account {}",
-    "what plan and region does {} have ?",
-    "{} account details please",
-    "which plan is {} on ?",
+    "please show me account {}",
+    "what plan and region has {}",
+    "account details for {}",
+    "which plan is given to {}",
 )
 
 _TICKETS: Final = (
@@ -56,7 +52,7 @@ class AgentWorld:
         """Device -> what its level is called in a call."""
         self.room_name: Final[str] = rng.choice(_ROOM_NAMES)
         """What the room is called in a call."""
-        names = [rng.choice(CLASSES[kind]) for kind in _NAMED_AFTER]
+        names = rng.sample(CLASSES["surname"], _ACCOUNTS)
         self.account: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
             {name: (rng.choice(CLASSES["metal"]), rng.choice(CLASSES["country"])) for name in names}
         )

@@ -13,9 +13,9 @@ MAX_TOKENS: Final = 512
 def new_model(vocabulary_size: int) -> Qwen3ForCausalLM:
     """Return an untrained model; the weights follow from torch's global seed.
 
-    Qwen3 rather than Llama for its normalised queries and keys: after 1,200 steps it had nearly every skill, a Llama of
-    the same size half of them. The low base of the rotary embedding (1,000; large models take 10,000 and more) spends
-    fewer dimensions on distances that these prompts never reach.
+    Qwen3 for its normalised queries and keys: after 1,200 steps it answered seven of the eight skills at .95 or more, a
+    Llama of the same size (with a rotary base of 10,000) one of them. The low base of the rotary embedding, 1,000,
+    spends fewer dimensions on distances that these prompts never reach.
     """
     return Qwen3ForCausalLM(
         Qwen3Config(
