@@ -102,6 +102,8 @@ WRONG: list[tuple[str, Any]] = [
     ("steps", "lookup"),
     ("outcome", "won"),
     ("recalled", [1]),
+    ("recalled", ["\ud800"]),
+    ("id", "\ud800"),
     ("version", ""),
     ("metadata", {"a": 1}),
     ("metadata", {"": "x"}),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sona.errors import ClosedError, ConflictError, DimensionMismatchError, InvalidInputError, UnknownIdError
+from sona.errors import ClosedError, ConflictError, DimensionMismatchError, UnknownIdError
 from sona.storage.store import Store
 from sona.types import Feedback, Message, Step, ToolCall, Trajectory, new_id
 from tests.storage.records import add, ask, feedback, rated, report, run_cycle, trajectory
@@ -136,12 +136,6 @@ def test_another_width_is_left_out_alone(store: Store) -> None:
     results = store.append([trajectory("a", width=8), trajectory("b", width=9), trajectory("c", width=8)])
     assert [type(result) for result in results] == [type(None), DimensionMismatchError, type(None)]
     assert store.embedding_width == 8
-
-
-def test_half_of_a_surrogate_pair_is_left_out_alone(store: Store) -> None:
-    broken = Trajectory(messages=ask("q"), response="r", recalled=("\ud800",))
-    results = store.append([broken, feedback("\ud800"), trajectory("a")])
-    assert [type(result) for result in results] == [InvalidInputError, InvalidInputError, type(None)]
 
 
 def test_the_latest_feedback_is_the_effective_quality(store: Store) -> None:
