@@ -27,9 +27,9 @@ class Kept(NamedTuple):
     """How much of the base model a version still is."""
 
     score: float
-    """In [0, 1]; the base's own is not always 1."""
-    answers: float
-    """Share of the answers that are, word for word, right (the shipped model) or the base's own (any other)."""
+    """Share of the answers that are right (the shipped model), or of the tokens that are the base's own (any other)."""
+    nats: float
+    """-log p of the same answers, a token."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Examiner:
     def _kept(self, learner: LanguageModel) -> Kept:
         """By whole answers where they are right or wrong, by tokens where they are long texts of the base's own."""
         scores = evaluate(learner, self._base, self._model.pad_id)
-        answers = float(scores.exact.mean())
-        return Kept(answers if self._skills else float(scores.share_right.mean()), answers)
+        score = scores.exact.mean() if self._skills else scores.share_right.mean()
+        return Kept(float(score), float(-scores.log_prob.sum() / scores.tokens.sum()))
 
     def _exact(self, learner: LanguageModel, examples: Sequence[Example]) -> float:
         return float(evaluate(learner, examples, self._model.pad_id).exact.mean())

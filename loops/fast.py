@@ -46,9 +46,11 @@ class FastLoop:
             DimensionMismatchError: its embedding has another width than those before it.
             UnknownTokenError: a token id is outside the served model's vocabulary.
         """
-        self._check_width(trajectory)
+        width = self._checked_width(trajectory)
         self._check_tokens(trajectory)
         taken = self._put(trajectory)
+        if taken and width is not None:
+            self.width = width
         return taken and (quality is None or self._put(quality))
 
     def feedback(self, feedback: Feedback) -> bool:
@@ -62,16 +64,16 @@ class FastLoop:
             self._told_rejected = True
         return taken
 
-    def _check_width(self, trajectory: Trajectory) -> None:
+    def _checked_width(self, trajectory: Trajectory) -> int | None:
+        """Of its embedding, if it has one."""
         if trajectory.embedding is None:
-            return
+            return None
         width = len(trajectory.embedding) // 4
-        if self.width is None:
-            self.width = width
-        if width != self.width:
+        if self.width not in (None, width):
             raise DimensionMismatchError(
                 f"embedding of width {width}; this store's have {self.width}: use the same embedder, or another store"
             )
+        return width
 
     def _check_tokens(self, trajectory: Trajectory) -> None:
         if self._vocab_size is None:

@@ -10,16 +10,22 @@ import numpy.typing as npt
 from sona.config import GateConfig
 from sona.types import GateCheck, GateDecision
 
+DEBT = "earlier_debt"  # the metric of a version that the next cycle's gate goes on from
+
 
 class Evidence(NamedTuple):
     """The same answers under the version in force and under the candidate."""
 
     gain: npt.NDArray[np.float64]
-    """(n,) of this cycle's held-out answers: log p(candidate) - log p(in force), nats a token."""
+    """(n,) of this cycle's held-out questions: log p(candidate) - log p(in force), nats a token, the mean over the
+    answers to one question. Repeats of a question are no further evidence."""
     earlier_before: npt.NDArray[np.float64]
     """(m,) of earlier cycles' held-out answers: share of its tokens that the version in force predicts."""
     earlier_after: npt.NDArray[np.float64]
     """(m,) the same for the candidate."""
+    debt: float
+    """What the version in force has lost of its earlier skills since they were learned, 0 or below: each cycle's loss
+    alone within the bound would let many cycles lose everything."""
     probes_kept: npt.NDArray[np.float64]
     """(p,) of the base model's own answers: share of its tokens that the candidate still predicts."""
 
@@ -27,7 +33,7 @@ class Evidence(NamedTuple):
 def decide(evidence: Evidence, settings: GateConfig, seed: int) -> GateDecision:
     """Admit the candidate if it helps on what is new, beyond chance, and forgets neither the old nor the base's skills.
 
-    A check without data is left out, but for the first: no held-out answers, no evidence, no publication.
+    A check without data is left out, but for the first: no held-out questions, no evidence, no publication.
     """
     checks = [_enough(evidence, settings), _helps(evidence, settings, seed)]
     if len(evidence.earlier_before):
@@ -38,7 +44,10 @@ def decide(evidence: Evidence, settings: GateConfig, seed: int) -> GateDecision:
 
 
 def bootstrap_bound(values: npt.NDArray[np.float64], confidence: float, samples: int, seed: int) -> float:
-    """Lower end of the two-sided percentile bootstrap interval of the mean (Efron 1979), of paired differences (n,)."""
+    """Lower end of the two-sided percentile bootstrap interval of the mean (Efron 1979), of paired differences (n,).
+
+    With few values it is somewhat too narrow: at 8 normal ones a 95 % interval covers the mean about 90 times in 100.
+    """
     if not len(values):
         return float("-inf")
     rng = np.random.default_rng(seed)
@@ -53,7 +62,7 @@ def _chunks(samples: int, size: int = 500) -> list[int]:
 
 
 def _enough(evidence: Evidence, settings: GateConfig) -> GateCheck:
-    return _check("held-out answers", len(evidence.gain), settings.min_held_out, "of this cycle")
+    return _check("held-out questions", len(evidence.gain), settings.min_held_out, "of this cycle")
 
 
 def _helps(evidence: Evidence, settings: GateConfig, seed: int) -> GateCheck:
@@ -66,9 +75,15 @@ def _helps(evidence: Evidence, settings: GateConfig, seed: int) -> GateCheck:
 
 
 def _keeps_earlier(evidence: Evidence, settings: GateConfig) -> GateCheck:
-    change = float((evidence.earlier_after - evidence.earlier_before).mean())
-    detail = f"change of predicted tokens over {len(evidence.earlier_after)} held-out answers of earlier cycles"
-    return _check("earlier skills", change, -settings.max_forgetting, detail)
+    detail = f"share of tokens lost since they were learned, over {len(evidence.earlier_after)} held-out answers"
+    return _check("earlier skills", debt_after(evidence), -settings.max_forgetting, detail)
+
+
+def debt_after(evidence: Evidence) -> float:
+    """What the candidate has lost of the earlier skills in all, 0 or below; a gain pays back, and is not saved up."""
+    if not len(evidence.earlier_before):
+        return evidence.debt
+    return min(0.0, evidence.debt + float((evidence.earlier_after - evidence.earlier_before).mean()))
 
 
 def _keeps_base(evidence: Evidence, settings: GateConfig) -> GateCheck:

@@ -12,6 +12,7 @@ from sona.checks import Float32
 from sona.config import TrainConfig
 from sona.learn.dataset import Example
 from sona.loops.credit import advantage_weights
+from sona.loops.members import embeddings_of
 from sona.loops.screen import prompt_tokens, response_tokens
 from sona.ports import ServedModel, Stored, TrajectoryStore
 
@@ -52,12 +53,14 @@ class Mixture:
         self._rng = np.random.default_rng(seed)
         self._order: list[int] = []
         self._replay: list[Example] = []
+        self._embedded: dict[int, Float32 | None] = {}
         self.replayed = 0
         """Replayed examples drawn so far."""
         has_past = bool(store.sample("train", 1, self._rng))
         size = settings.batch_size
-        self._replay_count = round(size * settings.replay_share) if has_past else 0
-        self._probe_count = round(size * settings.probe_share) if probes else 0
+        # Rounded down: the shares are at most 0.9 together, so at least one place is left for what is new.
+        self._replay_count = int(size * settings.replay_share) if has_past else 0
+        self._probe_count = int(size * settings.probe_share) if probes else 0
         self._new_count = size - self._replay_count - self._probe_count
 
     @property
@@ -88,16 +91,22 @@ class Mixture:
 
     def _fetch(self, count: int) -> list[Example]:
         """Replayed trajectories, weighted against their pattern as it stands now."""
-        rows = [row for row in self._store.sample("train", count, self._rng) if self._still_good(row)]
+        rows = still_good(self._store.sample("train", count, self._rng), self._settings.min_quality)
         quality = [row.quality if row.quality is not None else NEUTRAL_QUALITY for row in rows]
-        weights = advantage_weights(
-            quality, baselines(self._bank, [row.trajectory.vector() for row in rows]), self._settings
-        )
+        weights = advantage_weights(quality, baselines(self._bank, self._embeddings(rows)), self._settings)
         return [replayed_example(row, self._model, weight) for row, weight in zip(rows, weights.tolist(), strict=True)]
 
-    def _still_good(self, row: Stored) -> bool:
-        """Feedback that came after its training can have turned it down."""
-        return row.quality is not None and row.quality >= self._settings.min_quality
+    def _embeddings(self, rows: Sequence[Stored]) -> list[Float32 | None]:
+        """Of the prompts; those that have none stored are embedded once in a cycle."""
+        unseen = {row.seq: row for row in rows if row.seq not in self._embedded}
+        found = embeddings_of(list(unseen.values()), self._model, self._bank.width)
+        self._embedded.update(zip(unseen, found, strict=True))
+        return [self._embedded[row.seq] for row in rows]
+
+
+def still_good(rows: Sequence[Stored], min_quality: float) -> list[Stored]:
+    """Those that were not turned down by feedback that came after their cycle."""
+    return [row for row in rows if row.quality is not None and row.quality >= min_quality]
 
 
 def replayed_example(row: Stored, model: ServedModel, weight: float = 1.0) -> Example:

@@ -35,6 +35,10 @@ class Screened(NamedTuple):
     ready: list[Ready]
     left_out: list[LeftOut]
 
+    def without_ready(self, reason: str) -> Screened:
+        """All of them left out, those that are ready for ``reason``."""
+        return Screened([], [*self.left_out, *(LeftOut(item.stored, reason) for item in self.ready)])
+
 
 def screen(rows: Sequence[Stored], model: ServedModel | None, settings: TrainConfig) -> Screened:
     """Sort ``rows`` into what can be trained on and what can't."""

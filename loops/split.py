@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sona.checks import Int32
+import msgspec
+
 from sona.loops.screen import Ready
+from sona.types import Trajectory
 
 
 class Split(NamedTuple):
@@ -17,18 +19,33 @@ class Split(NamedTuple):
     held_out: list[Ready]
 
 
-def split(ready: Sequence[Ready], share: float, seed: int) -> Split:
-    """About ``share`` of the prompts are held out.
+def split(ready: Sequence[Ready], share: float) -> Split:
+    """About ``share`` of the questions are held out.
 
-    A hash of the prompt decides, so that the same question never stands on both sides, in this cycle or any other.
+    A hash of the question decides, so that the same one never stands on both sides, in this cycle or any other,
+    whatever the settings say.
     """
     parts = Split([], [])
     for item in ready:
-        (parts.held_out if _unit_hash(item.prompt, seed) < share else parts.train).append(item)
+        unit = int.from_bytes(question_key(item.stored.trajectory), "little") / 2**64  # in [0, 1)
+        (parts.held_out if unit < share else parts.train).append(item)
     return parts
 
 
-def _unit_hash(prompt: Int32, seed: int) -> float:
-    """A number in [0, 1) that depends on the tokens and the seed alone."""
-    digest = hashlib.blake2b(prompt.astype("<i4").tobytes(), digest_size=8, salt=seed.to_bytes(8, "little")).digest()
-    return int.from_bytes(digest, "little") / 2**64
+def question_key(trajectory: Trajectory) -> bytes:
+    """8 bytes that two trajectories share if they ask the same.
+
+    The words count rather than the tokens, and the system's words don't: templates and system prompts tell the date.
+    """
+    asked = [
+        (message.role, message.content)
+        for message in trajectory.messages
+        if message.role not in ("system", "developer")
+    ]
+    material = msgspec.json.encode(asked) if asked else trajectory.prompt_ids or trajectory.id.encode()
+    return hashlib.blake2b(material, digest_size=8).digest()
+
+
+def questions(items: Sequence[Ready]) -> int:
+    """How many different questions there are."""
+    return len({question_key(item.stored.trajectory) for item in items})

@@ -173,10 +173,10 @@ def rollback(version: str | None = None, *, store: StorePath) -> None:
     """Put an earlier version in force: VERSION, or the one before. An agent that has the store open calls
     engine.roll_back().
     """
-    with sona.open_sync(store) as engine:
-        before = engine.version.id
-        now = engine.roll_back(version)
-    out.print(f"[bold]{now.id}[/] is in force; it was {before}", highlight=False)
+    from sona.parts import roll_back_store
+
+    before, now = roll_back_store(store, version)
+    out.print(f"[bold]{now}[/] is in force; it was {before}", highlight=False)
 
 
 def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:

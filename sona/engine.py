@@ -12,19 +12,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import anyio
-import anyio.from_thread
 import anyio.to_thread
 import msgspec
 import numpy as np
 
 from sona.bank.bank import Bank
-from sona.checks import Float32, pack_vector
+from sona.checks import Float32, check_id, pack_vector
 from sona.config import Config, load_config
-from sona.errors import ClosedError, CycleError, ModelError, NothingToRollBackError, UnknownIdError
+from sona.errors import ClosedError, CycleError, ModelError, UnknownIdError
 from sona.hooks.jsonl import read_jsonl
 from sona.hooks.trajectory import OpenTrajectory
 from sona.loops.background import run_forever
-from sona.parts import Parts, worth_keeping
+from sona.parts import Parts
 from sona.ports import Report, StoreCounts, Stored, ignore_progress
 from sona.stoppable import StoppableWork
 from sona.types import (
@@ -84,20 +83,36 @@ class Engine:
         self._model_name = model
         self._parts: Parts | None = None
         self._open: dict[str, OpenTrajectory] = {}
+        self._cycle: StoppableWork | None = None
+        self._runs: list[anyio.CancelScope] = []
         self._learning = threading.Lock()
         self._hook_errors = 0
 
     async def __aenter__(self) -> Self:
-        self._parts = await anyio.to_thread.run_sync(Parts.start, self.path, self._model_name, self.config)
+        opened: list[Parts] = []
+        work = StoppableWork()
+        try:
+            await work.run(lambda _: opened.append(Parts.start(self.path, self._model_name, self.config)))
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                for parts in opened:  # it was open by the time that nobody waited for it any more
+                    await anyio.to_thread.run_sync(parts.close)
+            raise
+        (self._parts,) = opened
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         parts, self._parts = self._parts, None
-        if parts is not None:
-            with anyio.CancelScope(shield=True):  # Ctrl-C must not lose what waits for the disk
-                await anyio.to_thread.run_sync(parts.close)
+        if parts is None:
+            return
+        for scope in self._runs:
+            scope.cancel()
+        with anyio.CancelScope(shield=True):  # Ctrl-C must not lose what waits for the disk
+            if self._cycle is not None:
+                await self._cycle.stop()
+            await anyio.to_thread.run_sync(parts.close)
 
     # ------------------------------------------------------------------------------------------------ recording
 
@@ -154,8 +169,7 @@ class Engine:
             giver=giver,
             comment=comment,
         )
-        if (handle := self._open.get(trajectory_id)) is not None:
-            handle.hold(feedback)
+        if (handle := self._open.get(trajectory_id)) is not None and handle.hold(feedback):
             return "recorded"
         if not parts.writer.knows(trajectory_id) and trajectory_id not in parts.store:
             raise UnknownIdError(
@@ -177,6 +191,7 @@ class Engine:
         Raises:
             UnknownIdError: no such trajectory.
         """
+        check_id(trajectory_id, "trajectory id")
         return self._started().store.get(trajectory_id)
 
     async def import_jsonl(self, path: str | os.PathLike[str], *, source: str | None = None) -> ImportCounts:
@@ -226,7 +241,7 @@ class Engine:
         return await self._in_thread(
             functools.partial(
                 model.generate,
-                max_new_tokens=max_new_tokens or self.config.serve.max_new_tokens,
+                max_new_tokens=self._limit(max_new_tokens),
                 temperature=temperature,
                 top_p=top_p,
                 top_k=top_k,
@@ -241,7 +256,7 @@ class Engine:
         """Greedy answers to all, in one batch and by one version; not recorded. Raises as :meth:`generate`."""
         model = self._served()
         prompts = [model.encode_prompt(to_messages(messages)) for messages in conversations]
-        limit = max_new_tokens or self.config.serve.max_new_tokens
+        limit = self._limit(max_new_tokens)
         return await self._in_thread(functools.partial(model.generate_batch, max_new_tokens=limit), prompts)
 
     async def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
@@ -293,33 +308,36 @@ class Engine:
     # ------------------------------------------------------------------------------------------------ learning
 
     async def learn(self, on_progress: Report = ignore_progress) -> CycleReport:
-        """One cycle: learn what is new, judge it, and serve it if it holds. Cancelling it leaves everything as it was.
+        """One cycle: learn what is new, judge it, and serve it if it holds.
+
+        Cancelling it leaves everything as it was, until it publishes: that one step is taken to its end.
 
         Args:
-            on_progress: called from the learning thread.
+            on_progress: called from the learning thread; what it raises ends the cycle.
 
         Raises:
-            CycleError: training failed, or another cycle is under way; nothing has changed.
+            CycleError: training failed, a rollback came in between, or another cycle is under way; nothing has changed.
+            ConfigError: ``config.lora`` is not what this store's adapter is.
             SwapError: the published adapter could not be served; the version before is in force again.
         """
-        await self.flush()
-        return await StoppableWork(on_progress).run(functools.partial(self._learn, self._started()))
-
-    def _learn(self, parts: Parts, report: Report) -> CycleReport:
-        from sona.loops.cycle import Workshop, run_cycle  # torch takes seconds to import; recording never needs it
-
         if not self._learning.acquire(blocking=False):
             raise CycleError("a cycle is under way in this engine; await it before the next")
         try:
-            outcome = run_cycle(Workshop(parts.store, parts.folders, parts.model, self.config), report)
-            if outcome.version is not None:
-                parts.serve_current(fall_back=outcome.parent)
-                parts.folders.prune(
-                    worth_keeping(parts.store.versions(), outcome.version, self.config.store.keep_versions)
-                )
-            return outcome
+            await self.flush()
+            self._cycle = StoppableWork(on_progress)
+            return await self._cycle.run(functools.partial(self._learn, self._started()))
         finally:
+            self._cycle = None
             self._learning.release()
+
+    def _learn(self, parts: Parts, report: Report) -> CycleReport:
+        from sona.loops.cycle import CycleContext, run_cycle  # torch takes seconds to import; recording never needs it
+
+        outcome = run_cycle(CycleContext(parts.store, parts.folders, parts.model, self.config), report)
+        if outcome.version is not None:
+            parts.serve_current(fall_back=outcome.parent)
+            parts.prune(self.config.store.keep_versions)
+        return outcome
 
     async def run(self) -> None:
         """A cycle every ``cycle.interval_s`` seconds, until cancelled; one that fails is logged and tried again
@@ -348,14 +366,7 @@ class Engine:
         The version that was served before the current one is still in memory, and takes over at once. To load another,
         this waits for the answer that is being written.
         """
-        parts = self._started()
-        current = parts.store.current()
-        target = current.parent if to is None else to
-        if target is None:
-            raise NothingToRollBackError(f"version {current.id} is the first one; there is nothing before it")
-        parts.store.set_current(target)
-        parts.serve_current(fall_back=current.id)
-        return parts.store.current()
+        return self._started().roll_back(to)
 
     # ------------------------------------------------------------------------------------------------ for hooks
 
@@ -377,19 +388,18 @@ class Engine:
         """A block began: feedback for it is held until it ends."""
         self._open[trajectory.id] = trajectory
 
-    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None, held: Sequence[Feedback]) -> None:
-        """A block ended: hand over what it made of itself. Never raises."""
+    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
+        """A block ended: hand over what it made of itself, then the feedback that was held for it. Never raises."""
         try:
-            self._open.pop(trajectory.id, None)
-            if record is None:
+            if record is None or self.record(record) == "rejected":
                 self._hook_errors += 1
-                return
-            self.record(record)
-            for feedback in held:
+            for feedback in trajectory.end():
                 self._started().fast.feedback(feedback)
         except Exception:  # the host's answer is out already
             self._hook_errors += 1
             log.exception("trajectory %s could not be recorded", trajectory.id)
+        finally:
+            self._open.pop(trajectory.id, None)
 
     def _started(self) -> Parts:
         if self._parts is None:
@@ -401,6 +411,9 @@ class Engine:
         if model is None:
             raise ModelError("this engine has no model; open it with model='path/or/hub-id' (or 'tiny')")
         return model
+
+    def _limit(self, max_new_tokens: int | None) -> int:
+        return self.config.serve.max_new_tokens if max_new_tokens is None else max_new_tokens
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(function, *arguments)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sona.bank.bank import Bank
 from sona.config import Config
-from sona.errors import ModelError, SonaError
+from sona.errors import ModelError, NothingToRollBackError, StoreError
 from sona.loops.fast import FastLoop
 from sona.loops.version_files import adapter_folder, read_bank
 from sona.storage.store import Store
@@ -28,6 +29,9 @@ class Parts:
         self.store, self.folders, self.writer, self.model = store, folders, writer, model
         self.fast = FastLoop(writer, width=store.embedding_width, vocab_size=model.vocab_size if model else None)
         self.bank = Bank()
+        # Held while the pointer to the version in force and what is served change together: a cycle's end and a
+        # rollback may come at once.
+        self._in_force = threading.RLock()
 
     @classmethod
     def start(cls, path: Path, model_name: str | os.PathLike[str] | None, config: Config) -> Parts:
@@ -57,19 +61,56 @@ class Parts:
             self.store.close()
 
     def serve_current(self, fall_back: str | None) -> None:
-        """Bank and served adapter become those of the version in force; where they can't, ``fall_back`` is in force
-        again.
-        """
-        version = self.store.current()
-        try:
-            bank = read_bank(self.folders, version)
-            if self.model is not None:
-                self.model.swap(version.id, adapter_folder(self.folders, version.id))
-        except SonaError:
-            if fall_back is not None:
-                self.store.set_current(fall_back)
-            raise
-        self.bank = bank
+        """Bank and served adapter become those of the version in force; where they can't, ``fall_back`` is in force."""
+        with self._in_force:
+            version = self.store.current()
+            try:
+                bank = read_bank(self.folders, version)
+                if self.model is not None:
+                    self.model.swap(version.id, adapter_folder(self.folders, version.id))
+            except BaseException:
+                if fall_back is not None:
+                    self.store.set_current(fall_back)
+                raise
+            self.bank = bank
+
+    def roll_back(self, to: str | None) -> Version:
+        """Put version ``to`` in force, None for the one before; see :meth:`sona.Engine.roll_back`."""
+        with self._in_force:
+            before = self.store.current()
+            self.store.set_current(target_of(self.store, to))
+            self.serve_current(fall_back=before.id)
+            return self.store.current()
+
+    def prune(self, count: int) -> None:
+        """Remove the files of all but ``count`` versions."""
+        with self._in_force:
+            self.folders.prune(worth_keeping(self.store.versions(), self.store.current().id, count))
+
+
+def target_of(store: Store, to: str | None) -> str:
+    """The id of the version to roll back to: ``to``, or the parent of the one in force."""
+    if to is not None:
+        return to
+    current = store.current()
+    if current.parent is None:
+        raise NothingToRollBackError(f"version {current.id} is the first one; there is nothing before it")
+    return current.parent
+
+
+def roll_back_store(path: Path, to: str | None) -> tuple[str, str]:
+    """Roll back a store that nobody has open; returns the ids of the versions before and now in force.
+
+    It needs no model, and the version in force may be damaged. Raises as :meth:`sona.Engine.roll_back`, and StoreError.
+    """
+    if not path.is_dir():
+        raise StoreError(f"{path}: no store; see that the path is right")
+    with Store.open(path) as store:
+        before, target = store.current().id, target_of(store, to)
+        found = next((version for version in store.versions() if version.id == target), None)
+        if found is not None:
+            read_bank(Versions(path), found)  # its files are whole
+        return before, store.set_current(target).id
 
 
 def worth_keeping(versions: Sequence[Version], current: str, count: int) -> set[str]:
@@ -96,11 +137,14 @@ def _load_model(name: str | os.PathLike[str] | None, config: Config) -> LocalMod
 
 
 def _check_same_model(store: Store, model: LocalModel | None) -> None:
-    """Adapters and embeddings belong to one base model."""
+    """Token ids, embeddings and adapters belong to one base model."""
     if model is None:
         return
     known = store.read_state("model")
-    if known is not None and known.decode() != model.fingerprint and len(store.versions()) > 1:
-        raise ModelError("this store has learned for another base model; open it with that one, or begin another store")
+    if known is not None and known.decode() != model.fingerprint and store.counts().trajectories:
+        raise ModelError(
+            "this store was recorded with another base model, whose token ids and embeddings are in it; "
+            "open it with that one, or begin another store"
+        )
     if known is None or known.decode() != model.fingerprint:
         store.write_state("model", model.fingerprint.encode())

@@ -39,13 +39,16 @@ class Stored(Record, kw_only=True):
     trajectory: Trajectory
     quality: float | None
     """The effective quality: that of the latest feedback."""
+    feedback_seq: int | None = None
+    """That feedback's place in the order of arrival, from 1."""
 
 
 class Collected(Record, kw_only=True):
     """What is new to a cycle."""
 
     rows: tuple[Stored, ...]
-    """With a quality, claimed by no cycle yet; in the order of their first feedback."""
+    """With a quality, claimed by no cycle yet or left out before their latest feedback came; in the order of the
+    first feedback that makes them new."""
     waiting_for_feedback: int
     """Stored and unclaimed, but without a quality."""
 
@@ -55,6 +58,9 @@ class Claim(Record, kw_only=True):
 
     seq: int
     role: Role
+    feedback_seq: int | None = None
+    """That of the :class:`Stored` that it was made from: what is left out is collected again after a later feedback, and
+    only then. None: whatever is the latest at the commit."""
     prompt_ids: bytes | None = None
     """Token ids made in this cycle where the trajectory brought none (int32 bytes), so that replay needs no
     tokenizer."""
@@ -69,10 +75,12 @@ class StoreCounts(Record, kw_only=True):
     waiting_for_feedback: int
     """Trajectories without a quality."""
     uncollected: int
-    """With a quality, and claimed by no cycle yet."""
+    """What :meth:`TrajectoryStore.collect` would give: with a quality, and claimed by no cycle yet or left out before
+    their latest feedback came. ``trajectories == trained + held_out + left_out + uncollected + waiting_for_feedback``."""
     trained: int
     held_out: int
     left_out: int
+    """By their latest claim, with no feedback since."""
     cycles: int
     bytes_on_disk: int
 
@@ -104,7 +112,7 @@ class TrajectoryStore(Protocol):
 
     def sample(self, role: Role, count: int, rng: np.random.Generator) -> list[Stored]:
         """``count`` trajectories drawn with replacement from those that the current version's lineage claimed as
-        ``role``.
+        ``role``: ``train`` or ``held_out``.
         """
 
     def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
@@ -140,6 +148,9 @@ class VersionFolders(Protocol):
 
     def publish(self, draft: Path, version_id: str) -> str:
         """Sync ``draft``, give it the version's name in one rename, and return the digest of its files."""
+
+    def clean(self, known_ids: set[str]) -> Sequence[str]:
+        """Remove drafts and folders of none of these ids: what a killed or failed cycle left; the names removed."""
 
     def verify(self, version: Version) -> Path:
         """The folder, after its files were compared with the version's digest; StoreCorruptError where they differ."""

@@ -11,7 +11,7 @@ import anyio.from_thread
 import anyio.to_thread
 
 from sona.errors import CycleError
-from sona.ports import Report
+from sona.ports import Report, ignore_progress
 from sona.types import Progress
 
 T = TypeVar("T")
@@ -24,20 +24,24 @@ class StoppableWork:
     leave it running unseen, to publish a version that nobody waits for any more.
     """
 
-    def __init__(self, on_progress: Report) -> None:
+    def __init__(self, on_progress: Report = ignore_progress) -> None:
         self._on_progress = on_progress
         self._began, self._stop, self._ended = threading.Event(), threading.Event(), threading.Event()
 
     async def run(self, work: Callable[[Report], T]) -> T:
-        """``work`` is given a Report to call now and then."""
+        """``work`` is given a Report to call now and then; that is where it can be stopped."""
         try:
             return await anyio.to_thread.run_sync(self._work, work)
         except anyio.get_cancelled_exc_class():
-            self._stop.set()
-            if self._began.is_set():
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._ended.wait)
+            with anyio.CancelScope(shield=True):
+                await self.stop()
             raise
+
+    async def stop(self) -> None:
+        """End the work at its next report, and return when it has ended."""
+        self._stop.set()
+        if self._began.is_set():
+            await anyio.to_thread.run_sync(self._ended.wait)
 
     def _work(self, work: Callable[[Report], T]) -> T:
         self._began.set()
@@ -53,5 +57,5 @@ class StoppableWork:
 
     def _check(self) -> None:
         if self._stop.is_set():
-            raise CycleError("the cycle was cancelled; nothing has changed")
+            raise CycleError("stopped before it was done; nothing has changed")
         anyio.from_thread.check_cancelled()

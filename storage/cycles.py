@@ -1,4 +1,8 @@
-"""Cycles in the store: taking trajectories exactly once, and drawing from what earlier cycles took."""
+"""Cycles in the store: taking trajectories exactly once, and drawing from what earlier cycles took.
+
+What was left out may be taken again when newer feedback has come: it may have been corrected upwards. What was trained
+on or held out never is.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +22,28 @@ from sona.storage.schema import insert_version
 from sona.types import CycleReport, Version
 
 ROLES: tuple[Role, ...] = get_args(Role)
+DRAWN: tuple[Role, ...] = ("train", "held_out")
+"""What a cycle took for good; only of these have the ordinals no gaps."""
 
 _CYCLES = "SELECT cycle, status, version, train, held_out, left_out, report, crc FROM cycles"
 
-_STANDING = """
-SELECT (SELECT cycle FROM claims WHERE seq = ?1), EXISTS (SELECT 1 FROM feedback WHERE trajectory = ?1)
+# The latest feedback of a trajectory, and whether another one is of it.
+_RATED = """
+SELECT max(seq), (SELECT trajectory = ?1 FROM feedback WHERE seq = ?2) FROM feedback WHERE trajectory = ?1
 """
+
+_CLAIM_COLUMNS = "c.cycle, c.role, c.ordinal, c.seq, c.feedback, c.prompt_ids, c.response_ids, c.crc"
+_CLAIM_ON = f"SELECT {_CLAIM_COLUMNS} FROM claims c WHERE c.seq = ?"
+_CLAIMS_OF = f"SELECT {_CLAIM_COLUMNS} FROM claims c WHERE c.cycle = ? ORDER BY c.role, c.ordinal"
 
 _INSERT_CLAIM = """
-INSERT INTO claims (cycle, role, ordinal, seq, prompt_ids, response_ids, crc) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO claims (cycle, role, ordinal, seq, feedback, prompt_ids, response_ids, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_FIRST_UNCLAIMED = """
+_FIRST_NEW = """
 SELECT f.seq
-FROM feedback f
-WHERE f.seq > ? AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.seq = f.trajectory)
+FROM feedback f LEFT JOIN claims c ON c.seq = f.trajectory
+WHERE f.seq > ? AND (c.seq IS NULL OR c.role = 'left_out' AND f.seq > c.feedback)
 ORDER BY f.seq
 LIMIT 1
 """
@@ -47,10 +58,23 @@ SELECT id FROM lineage
 """
 
 DRAW = f"""
-SELECT c.cycle, c.role, c.ordinal, c.seq, c.prompt_ids, c.response_ids, c.crc, {STORED_COLUMNS}
+SELECT {_CLAIM_COLUMNS}, {STORED_COLUMNS}
 FROM claims c JOIN trajectories t ON t.seq = c.seq {LATEST_FEEDBACK}
 WHERE c.cycle = ? AND c.role = ? AND c.ordinal = ?
 """
+
+
+class ClaimRow(NamedTuple):
+    """The columns of a claim, in the order of its checksum."""
+
+    cycle: int
+    role: Role
+    ordinal: int
+    seq: int
+    feedback: int
+    prompt_ids: bytes | None
+    response_ids: bytes | None
+    crc: int
 
 
 class CycleRow(NamedTuple):
@@ -72,6 +96,27 @@ def _read_cycle(row: tuple[Any, ...]) -> CycleRow:
     return cycle
 
 
+def _read_claim(row: tuple[Any, ...]) -> ClaimRow:
+    claim = ClaimRow(*row)
+    check_crc(claim.crc, *claim[:-1], row=f"claim {claim.ordinal} ({claim.role}) of cycle {claim.cycle}")
+    return claim
+
+
+def read_claims(connection: apsw.Connection, cycle: int) -> list[Claim]:
+    """What a cycle took and no later one took again, by role and ordinal."""
+    rows = [_read_claim(row) for row in connection.execute(_CLAIMS_OF, (cycle,))]
+    return [
+        Claim(
+            seq=row.seq,
+            role=row.role,
+            feedback_seq=row.feedback,
+            prompt_ids=row.prompt_ids,
+            response_ids=row.response_ids,
+        )
+        for row in rows
+    ]
+
+
 def read_reports(connection: apsw.Connection, limit: int) -> list[CycleReport]:
     """The newest ``limit`` reports, newest first."""
     rows = [_read_cycle(row) for row in connection.execute(f"{_CYCLES} ORDER BY cycle DESC LIMIT ?", (limit,))]
@@ -87,15 +132,17 @@ def commit(connection: apsw.Connection, report: CycleReport, claims: Sequence[Cl
     """Add a cycle to the transaction under way: its claims, its report, its version, and the new marks.
 
     Raises:
-        CycleError: a claim on a trajectory that is claimed, unrated or not there, or a report or version that does not
-            follow from what is stored.
+        CycleError: a claim on a trajectory that is claimed (for good, or by its latest feedback), unrated or not there,
+            or a report or version that does not follow from what is stored.
     """
     head = read_head(connection)
     _check_follows(report, version, head, next_cycle(connection))
     if version is not None and _is_taken(connection, version.id):
         raise CycleError(f"version {version.id!r}: the id is taken; give each version its own")
+    left_out = head.left_out
     for claim, ordinal in _numbered(claims):
-        _insert_claim(connection, report.cycle, claim, ordinal)
+        is_settled = _insert_claim(connection, report.cycle, claim, ordinal)
+        left_out += claim.role == "left_out" and is_settled
     row = cycle_row(report, claims)
     connection.execute(
         """
@@ -107,7 +154,8 @@ def commit(connection: apsw.Connection, report: CycleReport, claims: Sequence[Cl
     if version is not None:
         insert_version(connection, version)
         head = head._replace(version=version.id)
-    write_head(connection, head._replace(watermark=_watermark(connection, head.watermark)))
+    watermark = _watermark(connection, head.watermark)
+    write_head(connection, head._replace(watermark=watermark, left_out=left_out))
 
 
 def landed(connection: apsw.Connection, row: CycleRow) -> bool:
@@ -156,22 +204,37 @@ def _numbered(claims: Sequence[Claim]) -> list[tuple[Claim, int]]:
     return numbered
 
 
-def _insert_claim(connection: apsw.Connection, cycle: int, claim: Claim, ordinal: int) -> None:
-    taken_by, rated = connection.execute(_STANDING, (claim.seq,)).get
-    if taken_by is not None:
-        raise CycleError(
-            f"trajectory seq {claim.seq}: cycle {taken_by} has claimed it; claim what collect() returns, once"
-        )
-    if not rated:
+def _insert_claim(connection: apsw.Connection, cycle: int, claim: Claim, ordinal: int) -> bool:
+    """Whether the trajectory has no feedback beyond the one that it is claimed with."""
+    latest, is_its_own = connection.execute(_RATED, (claim.seq, claim.feedback_seq)).get
+    if latest is None:
         raise CycleError(
             f"trajectory seq {claim.seq}: not in the store, or without feedback; claim what collect() returns"
         )
-    values = (cycle, claim.role, ordinal, claim.seq, claim.prompt_ids, claim.response_ids)
+    if claim.feedback_seq is not None and not is_its_own:
+        raise CycleError(
+            f"trajectory seq {claim.seq}: feedback seq {claim.feedback_seq} is not of it; claim what collect() returns"
+        )
+    feedback = latest if claim.feedback_seq is None else claim.feedback_seq
+    _give_up_left_out(connection, cycle, claim.seq, feedback)
+    values = (cycle, claim.role, ordinal, claim.seq, feedback, claim.prompt_ids, claim.response_ids)
     connection.execute(_INSERT_CLAIM, (*values, row_crc(*values)))
+    return bool(feedback == latest)
+
+
+def _give_up_left_out(connection: apsw.Connection, cycle: int, seq: int, feedback: int) -> None:
+    """Remove the claim on a trajectory that was left out before ``feedback`` came; any other one stays for good."""
+    row = connection.execute(_CLAIM_ON, (seq,)).get
+    if row is None:
+        return
+    claim = _read_claim(row)
+    if claim.role != "left_out" or claim.cycle == cycle or claim.feedback >= feedback:
+        raise CycleError(f"trajectory seq {seq}: cycle {claim.cycle} has claimed it; claim what collect() returns, once")
+    connection.execute("DELETE FROM claims WHERE seq = ?", (seq,))
 
 
 def _watermark(connection: apsw.Connection, before: int) -> int:
-    first = connection.execute(_FIRST_UNCLAIMED, (before,)).get
+    first = connection.execute(_FIRST_NEW, (before,)).get
     if first is not None:
         return int(first) - 1
     return int(connection.execute("SELECT coalesce(max(seq), 0) FROM feedback").get)
@@ -199,8 +262,8 @@ class Replay:
 
         A cycle counts unless it published a version that is no ancestor of the current one: those were rolled back.
         """
-        if role not in ROLES:
-            raise InvalidInputError(f"role {role!r}: one of {', '.join(ROLES)} is allowed")
+        if role not in DRAWN:
+            raise InvalidInputError(f"role {role!r}: one of {', '.join(DRAWN)} is allowed")
         lineage = self._lineage(connection, role)
         if not lineage.cycles or count <= 0:
             return []
@@ -231,6 +294,5 @@ def _draw(connection: apsw.Connection, role: Role, lineage: Lineage, pick: int) 
     row = connection.execute(DRAW, (lineage.cycles[index], role, ordinal)).get
     if row is None:
         raise damaged(name, "it is missing")
-    claim, crc, stored = row[:6], row[6], row[7:]
-    check_crc(crc, *claim, row=name)
-    return read_stored(stored, ("prompt_ids", claim[4]), ("response_ids", claim[5]))
+    claim = _read_claim(row[:8])
+    return read_stored(row[8:], ("prompt_ids", claim.prompt_ids), ("response_ids", claim.response_ids))

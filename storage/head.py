@@ -19,14 +19,16 @@ class Head(NamedTuple):
     version: str
     """The version in force."""
     watermark: int
-    """All feedback up to this seq belongs to claimed trajectories."""
+    """No feedback up to this seq makes a trajectory new to a cycle."""
+    left_out: int
+    """How many trajectories were left out and got no feedback since: no cycle collects them."""
     width: int | None
     """Of the embeddings; None before the first one."""
 
 
 def read_head(connection: apsw.Connection) -> Head:
     """The marks; StoreCorruptError where they are damaged."""
-    row = connection.execute("SELECT version, watermark, width, crc FROM head").get
+    row = connection.execute("SELECT version, watermark, left_out, width, crc FROM head").get
     if row is None:
         raise StoreCorruptError("head: the row is missing; restore the store from a backup")
     *values, crc = row
@@ -36,7 +38,8 @@ def read_head(connection: apsw.Connection) -> Head:
 
 def write_head(connection: apsw.Connection, head: Head) -> None:
     """Replace the marks, in the transaction under way."""
-    connection.execute("UPDATE head SET version = ?, watermark = ?, width = ?, crc = ?", (*head, row_crc(*head)))
+    sql = "UPDATE head SET version = ?, watermark = ?, left_out = ?, width = ?, crc = ?"
+    connection.execute(sql, (*head, row_crc(*head)))
 
 
 def read_version(connection: apsw.Connection, version_id: str) -> Version:

@@ -17,7 +17,7 @@ from sona.types import Feedback
 # A trajectory's row, and that of its latest feedback.
 STORED_COLUMNS = """
     t.seq, t.id, t.source, t.created_ns, t.embedding, t.payload, t.crc,
-    f.id, f.trajectory, f.quality, f.payload, f.crc
+    f.id, f.trajectory, f.quality, f.payload, f.crc, f.seq
 """
 LATEST_FEEDBACK = """
 LEFT JOIN feedback f ON f.seq = (SELECT max(g.seq) FROM feedback g WHERE g.trajectory = t.seq)
@@ -27,14 +27,17 @@ _BY_ID = f"SELECT {STORED_COLUMNS} FROM trajectories t {LATEST_FEEDBACK} WHERE t
 
 _AFTER = f"SELECT {STORED_COLUMNS} FROM trajectories t {LATEST_FEEDBACK} WHERE t.seq > ? ORDER BY t.seq LIMIT ?"
 
-# Only feedback after the watermark is looked at: all before it is of claimed trajectories.
+# Only feedback after the watermark is looked at; none before it makes a trajectory new.
 COLLECT = f"""
 WITH fresh AS MATERIALIZED (
     SELECT n.trajectory AS seq, n.seq AS first
-    FROM feedback n
+    FROM feedback n LEFT JOIN claims c ON c.seq = n.trajectory
     WHERE n.seq > ?
-      AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.seq = n.trajectory)
-      AND NOT EXISTS (SELECT 1 FROM feedback e WHERE e.trajectory = n.trajectory AND e.seq < n.seq)
+      AND (c.seq IS NULL OR c.role = 'left_out' AND n.seq > c.feedback)
+      AND NOT EXISTS (
+          SELECT 1 FROM feedback e
+          WHERE e.trajectory = n.trajectory AND e.seq < n.seq AND e.seq > coalesce(c.feedback, 0)
+      )
     ORDER BY n.seq
     LIMIT ?
 )
@@ -49,13 +52,13 @@ _FEEDBACK_OF = "SELECT id, trajectory, quality, payload, crc FROM feedback WHERE
 def read_stored(row: tuple[object, ...], *claimed: tuple[str, bytes | None]) -> Stored:
     """A row of STORED_COLUMNS, with the token ids that a claim keeps."""
     seq, trajectory, feedback = row[0], row[1:7], row[7:12]
-    quality = None
+    quality, feedback_seq = None, row[12]
     if feedback[0] is not None:
         latest = FeedbackRow(*feedback)  # type: ignore[arg-type]  # the tables are STRICT
         read_feedback(latest)
         quality = latest.quality
     record = read_trajectory(TrajectoryRow(*trajectory), *claimed)  # type: ignore[arg-type]
-    return Stored(seq=seq, trajectory=record, quality=quality)  # type: ignore[arg-type]
+    return Stored(seq=seq, trajectory=record, quality=quality, feedback_seq=feedback_seq)  # type: ignore[arg-type]
 
 
 def get(connection: apsw.Connection, trajectory_id: str) -> Stored:
@@ -91,7 +94,7 @@ def _unknown(trajectory_id: str) -> UnknownIdError:
 
 
 def collect(connection: apsw.Connection, limit: int) -> Collected:
-    """Rated and unclaimed trajectories, in the order of their first feedback."""
+    """Trajectories with feedback that no cycle has heard of and that may still be claimed, in its order."""
     watermark = read_head(connection).watermark
     rows = tuple(read_stored(row) for row in connection.execute(COLLECT, (watermark, limit)))
     waiting = sum(totals.trajectories - totals.rated for totals in read_all_totals(connection))
@@ -103,17 +106,16 @@ def counts(connection: apsw.Connection, files: Iterable[Path]) -> StoreCounts:
     totals = read_all_totals(connection)
     trajectories = sum(one.trajectories for one in totals)
     rated = sum(one.rated for one in totals)
-    cycles, trained, held_out, left_out = connection.execute(
-        "SELECT count(*), total(train), total(held_out), total(left_out) FROM cycles"
-    ).get
+    left_out = read_head(connection).left_out
+    cycles, trained, held_out = connection.execute("SELECT count(*), total(train), total(held_out) FROM cycles").get
     return StoreCounts(
         trajectories=trajectories,
         feedback=sum(one.feedback for one in totals),
         waiting_for_feedback=trajectories - rated,
-        uncollected=rated - int(trained + held_out + left_out),
+        uncollected=rated - int(trained + held_out) - left_out,
         trained=int(trained),
         held_out=int(held_out),
-        left_out=int(left_out),
+        left_out=left_out,
         cycles=cycles,
         bytes_on_disk=sum(_size(file) for file in files),
     )

@@ -15,11 +15,10 @@ import apsw
 
 from sona.errors import StoreCorruptError, StoreVersionError
 from sona.storage.rows import encode, row_crc
-from sona.types import Version
+from sona.types import BASE_VERSION, Version
 
 APPLICATION_ID = 0x534F4E41  # "SONA"
 MIN_SQLITE = (3, 51, 3)  # before it a WAL reset could corrupt the database (sqlite.org/wal.html, "The WAL-Reset Bug")
-FIRST_VERSION = "v0"
 
 # Before the first table exists: both are fixed from then on.
 CREATION_PRAGMAS = ("page_size = 16384", "auto_vacuum = INCREMENTAL")
@@ -68,18 +67,22 @@ CREATE TABLE feedback (
 
 CREATE INDEX feedback_of_trajectory ON feedback (trajectory);
 
--- What a cycle took. Within a cycle and role the ordinals run from 0 without gaps, so that a random one is one lookup.
+-- What a cycle took; the key lets each trajectory be taken once. One that was left out gives its row up to a later cycle
+-- that takes it after feedback newer than `feedback`, the one that its quality was of. Within a cycle the ordinals of what
+-- is trained on, and of what is held out, run from 0 without gaps, so that a random one is one lookup.
 CREATE TABLE claims (
     seq          INTEGER PRIMARY KEY REFERENCES trajectories (seq),
     cycle        INTEGER NOT NULL,
     role         TEXT    NOT NULL CHECK (role IN ('train', 'held_out', 'left_out')),
     ordinal      INTEGER NOT NULL,
+    feedback     INTEGER NOT NULL REFERENCES feedback (seq),
     prompt_ids   BLOB,
     response_ids BLOB,
     crc          INTEGER NOT NULL,
     UNIQUE (cycle, role, ordinal)
 ) STRICT;
 
+-- The numbers of claims are those of the day: what was left out then may have been taken again since.
 CREATE TABLE cycles (
     cycle    INTEGER PRIMARY KEY,
     status   TEXT    NOT NULL,
@@ -102,6 +105,7 @@ CREATE TABLE versions (
 ) STRICT;
 
 -- Kept in step with the records by the transaction that stores them, so that no status query walks through all of them.
+-- reward_sum is in units of 2^64, so that no sum of finite rewards overflows.
 CREATE TABLE sources (
     source       TEXT    PRIMARY KEY,
     trajectories INTEGER NOT NULL,
@@ -123,12 +127,13 @@ CREATE TABLE state (
     crc   INTEGER NOT NULL
 ) STRICT;
 
--- One row: the version in force; the watermark (all feedback up to this seq is of claimed trajectories); the
--- embeddings' width.
+-- One row: the version in force; the watermark (no feedback up to this seq makes a trajectory new to a cycle); how many
+-- trajectories are left out and not rated anew since; the embeddings' width.
 CREATE TABLE head (
     one       INTEGER PRIMARY KEY CHECK (one = 1),
     version   TEXT    NOT NULL REFERENCES versions (id),
     watermark INTEGER NOT NULL,
+    left_out  INTEGER NOT NULL,
     width     INTEGER,
     crc       INTEGER NOT NULL
 ) STRICT;
@@ -144,11 +149,11 @@ class Migration(NamedTuple):
 
 
 def _add_first_version(connection: apsw.Connection) -> None:
-    first = Version(id=FIRST_VERSION, parent=None, cycle=0, created_ns=time.time_ns(), digest="")
+    first = Version(id=BASE_VERSION, parent=None, cycle=0, created_ns=time.time_ns(), digest="")
     insert_version(connection, first)
     connection.execute(
-        "INSERT INTO head (one, version, watermark, width, crc) VALUES (1, ?, 0, NULL, ?)",
-        (first.id, row_crc(first.id, 0, None)),
+        "INSERT INTO head (one, version, watermark, left_out, width, crc) VALUES (1, ?, 0, 0, NULL, ?)",
+        (first.id, row_crc(first.id, 0, 0, None)),
     )
 
 

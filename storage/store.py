@@ -20,7 +20,7 @@ from sona.ports import Claim, Collected, Role, SourceCounts, StoreCounts, Stored
 from sona.storage import cycles, forked, reading
 from sona.storage.connection import Readers, store_error
 from sona.storage.head import read_head, read_version, read_versions, write_head
-from sona.storage.insert import insert
+from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.lock import WriterLock
 from sona.storage.rows import row_crc
 from sona.storage.schema import check_library
@@ -133,19 +133,22 @@ class Store:
         Returns for each record None, also where it was there already, or what left it out and nothing else:
         ConflictError (its id has other content), UnknownIdError (feedback for no trajectory of the store or of this
         batch before it), DimensionMismatchError, InvalidInputError (it has no stored form), StoreCorruptError (the
-        stored row of its id is damaged).
+        stored row of its id, or its source's totals, are damaged).
 
         Raises:
             StoreFullError, StoreReadOnlyError, StoreError: nothing was acknowledged; the same batch may be given again.
         """
-        return self._transact(lambda connection: insert(connection, records))
+        try:
+            return self._transact(lambda connection: insert(connection, records))
+        except UnstorableError:
+            return self._transact(lambda connection: insert_apart(connection, records))
 
     def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
         """Claims, report, version and the new current version: all in one durable transaction, or nothing.
 
         Raises:
-            CycleError: a claimed trajectory is claimed already, has no feedback or is not there; the cycle is not the
-                next one; the version does not follow the current one; a version came with a report that is not
+            CycleError: a claimed trajectory is claimed already (and not as one that was left out and has newer feedback
+                since), has no feedback or is not there; the cycle is not the next one; the version does not follow the current one; a version came with a report that is not
                 ``published``, or none with one that is.
         """
         row = cycles.cycle_row(report, claims)
@@ -174,8 +177,8 @@ class Store:
     # Reading
 
     def collect(self, limit: int) -> Collected:
-        """At most ``limit`` trajectories that have feedback and are claimed by no cycle, in the order of their first
-        feedback.
+        """At most ``limit`` trajectories that have feedback and are claimed by no cycle, or were left out and have newer
+        feedback since, in the order of the first feedback that makes them new.
 
         The cost follows what is new since the last cycle, not what the store holds.
         """
@@ -184,10 +187,18 @@ class Store:
 
     def sample(self, role: Role, count: int, rng: np.random.Generator) -> list[Stored]:
         """``count`` trajectories drawn with replacement from those that the current version's lineage claimed as
-        ``role``; [] where there is none. Cycles that were rolled back do not count, cycles that published nothing do.
+        ``role``, ``train`` or ``held_out``; [] where there is none. Cycles that were rolled back do not count, cycles
+        that published nothing do.
         """
         with self._snapshot() as connection:
             return self._replay.sample(connection, role, count, rng)
+
+    def claims(self, cycle: int) -> list[Claim]:
+        """What a cycle took, by role and then in the order of its commit, with the token ids made for it; [] where it
+        took nothing. What it left out and a later cycle took again is that one's.
+        """
+        with self._snapshot() as connection:
+            return cycles.read_claims(connection, cycle)
 
     def get(self, trajectory_id: str) -> Stored:
         """One trajectory; UnknownIdError where there is none of this id."""

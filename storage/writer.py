@@ -266,7 +266,8 @@ class Writer:
         self._last_error = f"{type(result).__name__}: {result}"
         if type(result) not in self._logged:
             self._logged.add(type(result))
-            _log.warning("a record was left out (later ones of this kind are only counted): %s", result)
+            what = "a record was left out (later ones of this kind are only counted): %s"
+            _log.warning(what, result, exc_info=result.__cause__)
 
 
 def _again(error: Exception) -> Exception:

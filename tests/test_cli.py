@@ -93,6 +93,7 @@ def test_versions_can_be_seen_and_taken_back(learned: Path) -> None:
         (("versions", "show", "v9", "--store", "STORE"), "v9"),
         (("versions", "rollback", "v9", "--store", "STORE"), "v9"),
         (("learn", "--store", "STORE", "--model", "/no/such"), "does not exist"),
+        (("versions", "rollback", "--store", "/no/such/store"), "no store"),
         (("import", "/no/such.jsonl", "--store", "STORE"), "no file"),
         (("learn", "--store", "STORE", "--model", "tiny", "--config", "/no.toml"), "does not exist"),
     ],

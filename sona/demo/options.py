@@ -24,6 +24,10 @@ class DemoSize:
     """Held-out queries of each task, and half as many of each skill; fewer where there are no more."""
     passes: float = 12.0
     """How often a cycle's training sees each new answer."""
+    held_out_share: float = 0.2
+    """Share of the traffic by which the gate judges; it is not trained on."""
+    probes: int = 256
+    """Answers of the base model to its own prompts: half to train on, half for the gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +47,15 @@ class DemoOptions:
     """Where the story is told."""
 
     def config(self) -> Config:
-        """The engine's settings: the defaults, with the gate on, but for what a small model on a busy machine needs."""
+        """The engine's settings. The gate is the default one."""
         size = self.size
         return Config(
             seed=self.seed,
             # On a model this small a second thread waits more than it works. The CPU, so that everybody sees the same.
             serve=ServeConfig(device="cpu", threads=1, max_new_tokens=24),
-            train=TrainConfig(passes=size.passes, batch_size=16, probe_share=0.2),
-            cycle=CycleConfig(min_trajectories=min(64, size.new)),
+            # A cycle has few answers to learn from: it takes small batches, and so more steps.
+            train=TrainConfig(batch_size=16, passes=size.passes, replay_share=0.35, probe_share=0.2, ewc_lambda=0.01),
+            cycle=CycleConfig(
+                min_trajectories=min(64, size.new), held_out_share=size.held_out_share, probes=size.probes
+            ),
         )

@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
+from shlex import quote
 
 from sona.demo.picture import DARK_FROM, SCALE
 from sona.demo.result import Comparison, DemoResult, Return, Row, Traffic
@@ -45,11 +46,15 @@ def _head(result: DemoResult) -> str:
         if result.cycles
         else "It recorded its own traffic; the learning was switched off."
     )
-    backs = {True: "identical", False: "different", None: "none"}
+    backs = {
+        True: ("identical", "answers after rolling back, compared token for token"),
+        False: ("different", "answers after rolling back, compared token for token"),
+        None: ("–", "no version was published, so there was nothing to roll back"),
+    }
     cards = [
         (f"{result.before:.0%} → {result.after:.0%}", "of the held-out queries of three new tasks answered rightly"),
         (f"{result.kept:.0%}", "of the accuracy on eight old skills kept"),
-        (backs[result.rollback_identical], "answers after rolling back, compared token for token"),
+        backs[result.rollback_identical],
         (f"{result.seconds:.0f} s", f"for everything, {result.trajectories:,} recorded trajectories included"),
     ]
     boxes = "".join(
@@ -124,7 +129,7 @@ def _gate(checks: Iterable[GateCheck]) -> str:
         f'<td class="note">{escape(check.detail)}</td></tr>'
         for check in checks
     )
-    return f"<table>{head}{lines}</table>"
+    return f'<div class="wide"><table>{head}{lines}</table></div>'
 
 
 def _roll_back(returns: Sequence[Return]) -> str:
@@ -174,18 +179,22 @@ def _versions(versions: Iterable[Version]) -> str:
 
 
 def _further(result: DemoResult) -> str:
+    store = str(result.store)
+    commands = "\n".join(
+        f"sona {command} --store {quote(store)}" for command in ("status", "versions list", "versions rollback")
+    )
     code = (
         "import sona\n\n"
-        f'with sona.open_sync({str(result.store)!r}, model="tiny") as engine:\n'
-        '    with engine.trajectory("set the lamp in the attic to three", source="me") as t:\n'
+        f'with sona.open_sync({store!r}, model="tiny") as engine:\n'
+        f'    with engine.trajectory({result.comparisons[0].prompt!r}, source="me") as t:\n'
         "        print(t.generate(max_new_tokens=24).text)\n"
-        "    engine.feedback(t.id, quality=1.0)\n"
-        "    print(engine.versions())\n"
-        "    engine.roll_back()  # to the version before"
+        "    engine.feedback(t.id, quality=1.0)  # from 0, useless, to 1, right\n"
+        "    print(engine.learn().reason)"
     )
     return (
         "<h2>How to go on</h2>\n<p>The store holds the traffic and every version. Open it, or begin one for a model "
-        f"and an agent of your own in the same way:</p>\n<pre>{escape(code)}</pre>"
+        f"and an agent of your own in the same way:</p>\n<pre>{escape(code)}</pre>\n"
+        f"<p>The command line looks at it and takes a step back:</p>\n<pre>{escape(commands)}</pre>"
     )
 
 

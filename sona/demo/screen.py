@@ -16,14 +16,6 @@ from sona.demo.result import DemoResult, Row
 from sona.tiny import AGENT_TASKS
 from sona.types import CycleReport
 
-STAGES = {
-    "place": "finding patterns",
-    "examine before": "examining the version in force",
-    "train": "training",
-    "examine after": "examining the candidate",
-}
-"""The stages of a cycle in words."""
-
 
 class Bar:
     """Something long that is being done."""
@@ -46,7 +38,7 @@ class Screen:
 
     def say(self, line: str) -> None:
         """One line, in rich's markup."""
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, soft_wrap=True)  # a path that is broken in two cannot be copied
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -83,7 +75,9 @@ class Screen:
 
     def verdict(self, cycle: CycleReport) -> None:
         """What the gate decided, and what of."""
-        if cycle.status == "published":
+        if cycle.status == "published" and cycle.gate is None:
+            self.say(f"  [green]{'published':<12}[/] [bold]{cycle.version}[/]: {escape(cycle.reason)}")
+        elif cycle.status == "published":
             self.say(f"  [green]{'admitted':<12}[/] the gate lets [bold]{cycle.version}[/] answer from now on")
         elif cycle.status == "rejected":
             self.say(

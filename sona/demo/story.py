@@ -5,7 +5,7 @@ from __future__ import annotations
 from sona.demo.evaluation import Answers, make_exam, take
 from sona.demo.options import DemoOptions
 from sona.demo.result import Comparison, Return, Row, Traffic
-from sona.demo.screen import STAGES, Screen
+from sona.demo.screen import Screen
 from sona.demo.traffic import Agent, Handled, queries
 from sona.sync import SyncEngine
 from sona.tiny import AGENT_TASKS, AgentWorld
@@ -72,8 +72,7 @@ class Story:
         with self._screen.bar("learning", 1) as bar:
 
             def on_progress(progress: Progress) -> None:
-                stage = STAGES.get(progress.stage, progress.stage)
-                bar.move(progress.done, progress.total, f"{stage} {progress.note}")
+                bar.move(progress.done, progress.total, f"{progress.stage} {progress.note}")
 
             report = self._engine.learn(on_progress)
             funnel = report.funnel

@@ -36,6 +36,7 @@ td.name { white-space: nowrap; }
 .tag.published { background: #d9efe7; color: var(--good); }
 .tag.rejected, .tag.skipped { background: #f8e3c8; color: #7a4a05; }
 td.mark { white-space: nowrap; }
+td.note { min-width: 14rem; }
 .yes { color: var(--good); font-weight: 600; }
 .no { color: var(--bad); font-weight: 600; }
 code, pre, td.text { font-family: var(--mono); font-size: .85rem; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -36,7 +37,7 @@ class Host(Protocol):
     def opened(self, trajectory: OpenTrajectory) -> None:
         """Called when the block begins."""
 
-    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None, held: Sequence[Feedback]) -> None:
+    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
         """Called when it ends, with the record to store, or None where none could be made. Must not raise."""
 
 
@@ -73,6 +74,7 @@ class OpenTrajectory:
         self._steps: list[Step] = []
         self._answer: dict[str, Any] = {}
         self._held: list[Feedback] = []
+        self._ending, self._ended = threading.Lock(), False
 
     async def __aenter__(self) -> Self:
         self._host.opened(self)
@@ -125,9 +127,19 @@ class OpenTrajectory:
         """
         self._steps.append(Step(name=name, reward=reward, latency_s=latency_s, content=content))
 
-    def hold(self, feedback: Feedback) -> None:
-        """Keep feedback that came before the block ended; it is stored after the trajectory."""
-        self._held.append(feedback)
+    def hold(self, feedback: Feedback) -> bool:
+        """Keep feedback that came before the block ended, to be stored after the trajectory; False after its end."""
+        with self._ending:
+            if self._ended:
+                return False
+            self._held.append(feedback)
+            return True
+
+    def end(self) -> list[Feedback]:
+        """What was held; from now on :meth:`hold` refuses."""
+        with self._ending:
+            self._ended = True
+            return self._held
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -137,7 +149,7 @@ class OpenTrajectory:
             record = self._record("failed" if kind is not None else "completed" if self._answered else "abandoned")
         except Exception:  # the host's answer is out already: whatever is wrong with our record of it is ours to bear
             log.exception("trajectory %s could not be recorded", self.id)
-        self._host.closed(self, record, self._held)
+        self._host.closed(self, record)
 
     @property
     def _answered(self) -> bool:

@@ -143,6 +143,13 @@ def sample_tokens(logits: Tensor, generator: torch.Generator) -> Tensor:
 
     By inverting the cumulated distribution, since torch.multinomial demands a generator on the logits' own device.
     """
-    cumulated = logits.double().softmax(dim=-1).cumsum(dim=-1)  # (R, V); in float32 a large vocabulary's tail is lost
-    uniform = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
-    return torch.searchsorted(cumulated, uniform, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
+    place = _float64_device(logits.device)
+    cumulated = logits.to(place).double().softmax(dim=-1).cumsum(dim=-1)  # (R, V); float32 loses a long tail
+    uniform = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(place)
+    drawn = torch.searchsorted(cumulated, uniform, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)  # (R,)
+    return drawn.to(logits.device)
+
+
+def _float64_device(device: torch.device) -> torch.device:
+    """Where to compute in float64: on ``device`` itself, but for Apple's GPUs, which have none."""
+    return torch.device("cpu") if device.type == "mps" else device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,19 @@ class ChatCodec:
 
     A model without a chat template sees the messages' contents, a line each: that is what a plain language model can
     use.
+
+    What a message says can't end its turn or begin another: where its text spells a special token ("<|assistant|>"),
+    the model reads the letters, and only the template writes the token itself. Two limits: tokens that a tokenizer
+    does not mark as special (Qwen's "<think>") stay tokens, for a conversation's own answers hold them too; and in an
+    answer to learn, and where there is no template, a special token's text becomes the token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_id: int | None) -> None:
         self._tokenizer = tokenizer
+        if getattr(tokenizer, "chat_control_tokens", None) is None:
+            tokenizer.chat_control_tokens = []  # None means each added token that the template's text names
+        added = tokenizer.added_tokens_decoder.values()
+        self._controls = {token.content for token in added if token.special} | set(tokenizer.chat_control_tokens)
         self.end_id = end_id
         """The token that ends an answer, if the model has one."""
 
@@ -32,7 +41,12 @@ class ChatCodec:
         """The conversation as int32 token ids (tokens,), with the template's opening of an answer at its end."""
         if not messages:
             raise InvalidInputError("messages: none; give at least one")
-        return np.asarray(self._encode(self.render(messages), special=self._plain), dtype=np.int32)
+        if not self._plain and self._spells_control_token(messages):
+            # Not for all conversations: by this way their texts are encoded in pieces.
+            ids = self._apply_template(messages, tokenize=True, sanitize_control_tokens=True, return_dict=False)
+        else:
+            ids = self._encode(self.render(messages), special=self._plain)
+        return np.asarray(ids, dtype=np.int32)
 
     def encode_response(self, text: str) -> Int32:
         """An answer as int32 token ids (tokens,), closed by the end token."""
@@ -47,11 +61,18 @@ class ChatCodec:
         """The conversation as the text that the model reads."""
         if self._plain:
             return "\n".join(message.content for message in messages) + "\n"
+        return str(self._apply_template(messages, tokenize=False))
+
+    def _apply_template(self, messages: Sequence[Message], **options: bool) -> Any:
         try:
             plain = [_as_template_input(message) for message in messages]
-            return str(self._tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=False))
+            return self._tokenizer.apply_chat_template(plain, add_generation_prompt=True, **options)
         except Exception as error:  # templates raise jinja2's or anything of their own (raise_exception)
             raise ModelError(f"the model's chat template refuses this conversation: {error}") from error
+
+    def _spells_control_token(self, messages: Sequence[Message]) -> bool:
+        texts = [text for message in messages for text in _texts(_as_template_input(message))]
+        return any(token in text for token in self._controls for text in texts)
 
     def user_frame(self) -> tuple[Int32, Int32]:
         """What the template puts before a user's words and after them, up to the answer, as token ids.
@@ -76,6 +97,15 @@ class ChatCodec:
     def _encode(self, text: str, *, special: bool) -> list[int]:
         # The rendered template already holds the start token, so special tokens are added to plain text alone.
         return list(self._tokenizer.encode(text, add_special_tokens=special, verbose=False)) if text else []
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in what a template reads; in a tool call's arguments, JSON may have hidden them behind escapes."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _as_template_input(message: Message) -> dict[str, Any]:

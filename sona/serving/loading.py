@@ -1,36 +1,20 @@
-"""Find and load a causal language model and its tokenizer."""
+"""Load a causal language model and its tokenizer."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from sona import tiny
 from sona.config import ServeConfig
 from sona.errors import ModelError, ModelNotFoundError
-
-SAMPLED_VALUES = 64  # of each parameter, for the fingerprint
-
-
-def resolve(model: str | os.PathLike[str]) -> str:
-    """A folder or hub id to load from; ``"tiny"`` is the small model that comes with sona."""
-    name = os.fspath(model)
-    if name == "tiny":
-        return tiny.model_path()
-    looks_like_path = name.startswith((".", "/", "~")) or Path(name).expanduser().exists() or name.count("/") > 1
-    if not looks_like_path:
-        return name
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise ModelNotFoundError(f"model folder {name!r} does not exist; give a folder, a hub id or 'tiny'")
-    if not (folder / "config.json").is_file():
-        raise ModelNotFoundError(f"model folder {name!r} has no config.json; give a transformers model's folder")
-    return str(folder)
+from sona.serving.resolve import resolve
 
 
 def load(model: str | os.PathLike[str], settings: ServeConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -40,41 +24,56 @@ def load(model: str | os.PathLike[str], settings: ServeConfig) -> tuple[PreTrain
 
     Raises:
         ModelNotFoundError: no such folder or hub id, or a file is missing.
-        ModelError: no causal language model, or the device does not exist.
+        ModelError: no causal language model, its files are damaged or do not hold all of its weights, or the device
+            does not exist or has too little memory.
     """
-    place = resolve(model)
-    device = _device(settings)
-    try:
-        with _Quiet():
-            tokenizer = AutoTokenizer.from_pretrained(place)
-            base = AutoModelForCausalLM.from_pretrained(place, dtype=_dtype(settings, device), use_safetensors=True)
-    except OSError as error:
-        raise ModelNotFoundError(f"model {os.fspath(model)!r} can't be loaded: {_first_line(error)}") from error
-    except (ValueError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"model {os.fspath(model)!r} is no causal language model for us: {_first_line(error)}"
-        ) from error
-    base.requires_grad_(False)
-    return base.eval().to(device), tokenizer  # type: ignore[no-untyped-call]
+    name, place, device = os.fspath(model), resolve(model), _device(settings)
+    with _quiet(), _explained(name, device):
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)  # None would ask on stdin
+        _check_tokenizer(name, tokenizer)
+        base, found = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=_dtype(settings, device),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed in `found`, and refused here by name
+        )
+        _check_weights(name, found)
+        base.requires_grad_(False)
+        return base.eval().to(device), tokenizer
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """Hex SHA-256 over the names, shapes and first and last values of all parameters."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.named_parameters()):
-        flat = value.detach().reshape(-1)
-        ends = torch.cat([flat[:SAMPLED_VALUES], flat[-SAMPLED_VALUES:]]).float().cpu().numpy()
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(ends.tobytes())
-    return digest.hexdigest()
+def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Where a folder has no tokenizer, transformers makes one up that knows the special tokens alone."""
+    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+        raise ModelNotFoundError(f"model {name!r} has no tokenizer; put its tokenizer.json beside its config.json")
+
+
+def _check_weights(name: str, found: dict[str, Any]) -> None:
+    """What a checkpoint lacks, transformers fills with random numbers. Tied weights are not listed as missing."""
+    misshapen = sorted(key for key, *_ in found["mismatched_keys"])
+    for keys, fault in (
+        (misshapen, "of another shape than config.json says"),
+        (sorted(found["missing_keys"]), "missing"),
+    ):
+        if keys:
+            raise ModelError(
+                f"model {name!r}: {len(keys)} of its weights are {fault}, such as {keys[0]!r}; "
+                "copy or download the whole checkpoint again"
+            )
 
 
 def _device(settings: ServeConfig) -> str:
-    if settings.device == "auto":
+    device = settings.device
+    if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"serve.device: {settings.device!r}, but this torch sees no CUDA device; use 'auto' or 'cpu'")
-    return settings.device
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ModelError(f"serve.device: {device!r}, but this torch sees {count} CUDA devices; use 'auto' or 'cpu'")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("serve.device: 'mps', but this torch sees no Apple GPU; use 'auto' or 'cpu'")
+    return device
 
 
 def _dtype(settings: ServeConfig, device: str) -> torch.dtype | str:
@@ -83,17 +82,47 @@ def _dtype(settings: ServeConfig, device: str) -> torch.dtype | str:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[settings.dtype]
 
 
+@contextmanager
+def _explained(name: str, device: str) -> Iterator[None]:
+    """What loading raises, as an error of ours with a remedy."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except SafetensorError as error:
+        raise ModelError(
+            f"model {name!r}: its weights are damaged ({_first_line(error)}); copy or download them again"
+        ) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(
+            f"model {name!r} does not fit in the memory of {device!r}; "
+            "set serve.dtype to 'bfloat16', or take another serve.device or a smaller model"
+        ) from error
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"model {name!r} can't be loaded: {_first_line(error)}; "
+            "give a hub id, or a folder with config.json, tokenizer.json and safetensors files"
+        ) from error
+    except Exception as error:  # a damaged config.json or tokenizer.json raises whatever the code that reads it met
+        raise ModelError(
+            f"model {name!r} can't be used: {_first_line(error)}; "
+            "give a causal language model that transformers loads without code of its own"
+        ) from error
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-class _Quiet:
-    """transformers draws a progress bar on stderr for every load; a host's terminal is not ours."""
-
-    def __enter__(self) -> None:
-        self._shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A progress bar and a table of faults are what transformers draws on stderr; a host's terminal is not ours."""
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -7,19 +7,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sona.checks import Float32, Int32
 from sona.config import ServeConfig
 from sona.errors import InvalidInputError, UnknownTokenError
-from sona.serving.adapters import AdapterRack, sharing_copy
+from sona.serving.adapters import ResidentAdapters, sharing_copy
 from sona.serving.chat import ChatCodec
 from sona.serving.embedding import mean_pooled
+from sona.serving.fingerprint import fingerprint
 from sona.serving.generation import Sampling, continuations
-from sona.serving.loading import fingerprint, load
+from sona.serving.loading import load
 from sona.serving.probes import make_probes
 from sona.types import BASE_VERSION, Message, Reply
 
@@ -38,18 +40,18 @@ class LocalModel:
             torch.set_num_threads(settings.threads)
         self.settings = settings
         self._base, tokenizer = load(model, settings)
-        self._stop_ids = _stop_ids(self._base, tokenizer.eos_token_id)
+        self._stop_ids = _stop_ids(self._base, tokenizer)
         # What a GenerationConfig leaves open, generate() fills from the checkpoint's: its sampling habits are not ours.
         self._base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         self._codec = ChatCodec(tokenizer, self._stop_ids[0] if self._stop_ids else None)
-        self._pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self._stop_ids or [0])[0])
-        self._rack = AdapterRack(self._base)
-        self._running = threading.Lock()  # held while the rack's modules compute or change
-        self._state = threading.Lock()  # held for the few lines that read or set what follows
+        self._pad_id = _known([tokenizer.pad_token_id, *self._stop_ids, 0], self.vocab_size)[0]
+        self._adapters = ResidentAdapters(self._base)
+        self._running = threading.Lock()  # held while modules with adapters compute or change; taken before _state
+        self._state = threading.Lock()  # held while what follows, or which adapters there are to serve, is read or set
         self._version = BASE_VERSION
         self._bare = {BASE_VERSION}  # versions that the untouched base model answers for
         self._in_use: Counter[str] = Counter()
-        self.fingerprint = fingerprint(self._base)
+        self.fingerprint = fingerprint(self._base, tokenizer)
 
     @property
     def hidden_size(self) -> int:
@@ -108,18 +110,19 @@ class LocalModel:
         top_k: int = 0,
         seed: int | None = None,
     ) -> Reply:
-        """One answer by the version in force when the call begins; greedy at temperature 0.
+        """One answer by the version in force when the call begins; the settings are those of :class:`Sampling`, so that
+        it is greedy at temperatures below 0.001.
 
         Raises:
-            InvalidInputError: the prompt leaves no room for an answer, or a sampling value is out of range.
+            InvalidInputError: the prompt leaves no room for an answer, or a sampling value is of another kind or out of
+                range.
             UnknownTokenError: a token id is outside the vocabulary.
         """
-        sampling = _checked(Sampling(max_new_tokens, temperature, top_p, top_k, seed))
-        return self._answer([prompt_ids], sampling)[0]
+        return self._answer([prompt_ids], Sampling(max_new_tokens, temperature, top_p, top_k, seed))[0]
 
     def generate_batch(self, prompts: Sequence[Int32], *, max_new_tokens: int) -> list[Reply]:
         """Greedy answers to all prompts in one batch, all by one version. Raises as :meth:`generate`."""
-        return self._answer(prompts, _checked(Sampling(max_new_tokens))) if prompts else []
+        return self._answer(prompts, Sampling(max_new_tokens)) if prompts else []
 
     def make_probes(
         self, count: int, tokens: int, seed: int, on_batch: Callable[[int, int], None] = lambda done, total: None
@@ -149,18 +152,27 @@ class LocalModel:
         Raises:
             SwapError: the adapter can't be loaded or is not what its files say; the old version goes on answering.
         """
+        if self._switched(version_id, adapter):
+            return
+        assert adapter is not None
+        with self._running:
+            self._adapters.load(version_id, adapter)  # at once, if another thread has swapped to it meanwhile
+            with self._state:  # until the eviction is done: nobody may switch to what it drops
+                self._adapters.evict(keep={self._version, version_id, *self._in_use})
+                self._bare.discard(version_id)
+                self._version = version_id
+
+    def _switched(self, version_id: str, adapter: Path | None) -> bool:
+        """Serve it if it is in memory."""
         with self._state:
             if adapter is None:
                 self._bare.add(version_id)
-            if adapter is None or version_id in self._rack:
-                self._version = version_id
-                return
-        with self._running:
-            self._rack.load(version_id, adapter)
-            with self._state:
-                previous, self._version = self._version, version_id
-                keep = {previous, version_id, *self._in_use}
-            self._rack.evict(keep)
+            elif version_id not in self._adapters:
+                return False
+            else:
+                self._bare.discard(version_id)
+            self._version = version_id
+            return True
 
     def _answer(self, prompts: Sequence[Int32], sampling: Sampling) -> list[Reply]:
         for prompt in prompts:
@@ -170,9 +182,9 @@ class LocalModel:
             raise InvalidInputError(
                 f"prompt: {self.max_tokens - room} tokens; at most {self.max_tokens - 1} leave room to answer"
             )
-        sampling = Sampling(**{**sampling.__dict__, "max_new_tokens": min(sampling.max_new_tokens, room)})
+        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
         with self._held_version() as version, self._running:
-            module = self._base if version in self._bare else self._rack.module(version)
+            module = self._base if version in self._bare else self._adapters.module(version)
             answers = continuations(module, prompts, sampling, stop_ids=self._stop_ids, pad_id=self._pad_id)
         return [self._reply(prompt, answer, version) for prompt, answer in zip(prompts, answers, strict=True)]
 
@@ -208,20 +220,13 @@ class LocalModel:
             )
 
 
-def _checked(sampling: Sampling) -> Sampling:
-    if sampling.max_new_tokens < 1:
-        raise InvalidInputError(f"max_new_tokens: {sampling.max_new_tokens!r}; a whole number from 1 is allowed")
-    if not 0.0 <= sampling.temperature <= 100.0:
-        raise InvalidInputError(f"temperature: {sampling.temperature}; from 0 (greedy) to 100 is allowed")
-    if not 0.0 < sampling.top_p <= 1.0:
-        raise InvalidInputError(f"top_p: {sampling.top_p}; above 0 and up to 1 is allowed")
-    if sampling.top_k < 0:
-        raise InvalidInputError(f"top_k: {sampling.top_k}; 0 (all tokens) or more is allowed")
-    return sampling
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer_end: int | None) -> list[int]:
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end an answer: the tokenizer's, then the generation settings' others."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    return list(dict.fromkeys(int(token) for token in [tokenizer_end, *listed] if token is not None))
+    return _known([tokenizer.eos_token_id, *listed], int(model.config.get_text_config().vocab_size))
+
+
+def _known(tokens: Sequence[int | None], vocab_size: int) -> list[int]:
+    """Those of ``tokens`` that the embedding has a row for, once each. Tokenizers are shipped that know more."""
+    return list(dict.fromkeys(int(token) for token in tokens if token is not None and 0 <= token < vocab_size))

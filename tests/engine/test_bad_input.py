@@ -47,6 +47,15 @@ def test_wrong_records_are_refused_and_good_ones_around_them_stay(tmp_path: Path
         assert engine.status().store.trajectories == 2
 
 
+def test_a_refused_record_leaves_no_width_behind(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store") as engine:
+        with pytest.raises(UnknownTokenError):
+            engine.record(sona.Trajectory(prompt_ids=[10_000_000], response_ids=[1], embedding=[1.0, 2.0, 3.0]))
+        engine.record(sona.Trajectory(messages="a", response="b", embedding=np.ones(128)))
+        engine.flush()
+        assert engine.status().store.trajectories == 1
+
+
 def test_wrong_feedback_is_refused(tmp_path: Path) -> None:
     with open_small(tmp_path / "store", model=None) as engine:
         kept = sona.Trajectory(messages="a", response="b")

@@ -1,6 +1,7 @@
 """Record, learn, gate, swap, roll back: on a real model, with real gradients."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 import sona
-from sona.config import BankConfig, Config, GateConfig, TrainConfig
-from sona.errors import CycleError, NothingToRollBackError, UnknownIdError
+from sona.config import BankConfig, Config, CycleConfig, GateConfig, LoraConfig, StoreConfig, TrainConfig
+from sona.errors import ConfigError, CycleError, NothingToRollBackError, UnknownIdError
 from sona.tiny import model_path
 from sona.types import Progress
 from tests.engine.small import SMALL, WORLD, open_small, record_task
@@ -114,8 +115,8 @@ def test_a_rejected_candidate_leaves_everything_as_it_was(tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "store" / "versions").iterdir()] == []
 
 
-def test_answers_that_gain_nothing_are_rejected(tmp_path: Path) -> None:
-    """The model's own greedy answers, rated right, hold nothing to learn: the gate must see that."""
+def test_a_candidate_that_changes_nothing_is_rejected(tmp_path: Path) -> None:
+    """Without a single step there is nothing to gain, whatever was recorded: the gate must see that."""
     frozen = Config(**{**_fields(SMALL), "train": _no_steps()})
     with open_small(tmp_path / "store", config=frozen) as engine:
         record_task(engine, 60, seed=1)
@@ -198,6 +199,7 @@ def test_a_rollback_during_a_cycle_keeps_the_cycle_from_publishing(tmp_path: Pat
             assert engine.version.id == "v0"
             assert [version.id for version in engine.versions()] == ["v0", "v1"]
             assert engine.status().store.uncollected == 60
+            assert (await engine.learn()).version == "v2", "the folder that the failed cycle left is in nobody's way"
 
     asyncio.run(scenario())
 
@@ -271,6 +273,101 @@ def test_a_host_with_a_model_of_its_own_records_and_the_bank_learns(tmp_path: Pa
         (best, *_) = engine.recall(np.eye(16)[0].astype(np.float32) * 5)
         assert best.pattern.quality_mean == 1.0
         assert engine.learn().status == "skipped"
+
+
+def test_a_full_load_without_evidence_is_not_in_the_way_of_what_comes_next(tmp_path: Path) -> None:
+    cycle = CycleConfig(min_trajectories=24, max_trajectories=30, probes=16, probe_tokens=16)
+    with open_small(tmp_path / "store", config=Config(**{**_fields(SMALL), "cycle": cycle})) as engine:
+        for _ in range(30):
+            engine.record(sona.Trajectory(messages="always the same", response="answer"), quality=1.0)
+        record_task(engine, 60, seed=1)
+        assert engine.learn().funnel.collected == 30
+        assert engine.status().store.uncollected == 60
+        assert engine.learn().funnel.collected == 30
+
+
+def test_without_a_gate_no_held_out_answers_are_needed(tmp_path: Path) -> None:
+    given = _fields(SMALL) | {
+        "gate": GateConfig(enabled=False),
+        "cycle": CycleConfig(min_trajectories=24, held_out_share=0.0, probes=16, probe_tokens=16),
+    }
+    with open_small(tmp_path / "store", config=Config(**given)) as engine:
+        record_task(engine, 30, seed=1)
+        report = engine.learn()
+        assert (report.status, report.funnel.trained) == ("published", 30)
+
+
+def test_another_adapter_shape_is_a_typed_error(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store") as engine:
+        record_task(engine, 60, seed=1)
+        assert engine.learn().version == "v1"
+    wider = Config(**{**_fields(SMALL), "lora": LoraConfig(rank=4)})
+    with open_small(tmp_path / "store", config=wider) as engine:
+        record_task(engine, 60, seed=2)
+        with pytest.raises(ConfigError, match=r"rank 4.*adapter has rank 8"):
+            engine.learn()
+        assert engine.status().store.uncollected == 60
+
+
+def test_old_versions_leave_the_disk_and_say_so(tmp_path: Path) -> None:
+    given = _fields(SMALL) | {"store": StoreConfig(keep_versions=2), "gate": GateConfig(enabled=False)}
+    with open_small(tmp_path / "store", config=Config(**given)) as engine:
+        for seed in (1, 2, 3):
+            record_task(engine, 40, seed=seed)
+            assert engine.learn().version == f"v{seed}"
+        assert sorted(path.name for path in (tmp_path / "store" / "versions").iterdir()) == ["v2", "v3"]
+        with pytest.raises(UnknownIdError):
+            engine.roll_back("v1")
+        assert engine.version.id == "v3"
+        assert engine.roll_back().id == "v2"
+
+
+def test_closing_ends_the_cycle_and_the_hourly_loop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        engine = sona.open(tmp_path / "store", model="tiny", config=SMALL)
+        await engine.__aenter__()
+        record_all(engine, seed=1)
+        training, on_progress = told_of("train")
+        learning = asyncio.create_task(engine.learn(on_progress))
+        await training.wait()
+        await engine.__aexit__(None, None, None)
+        with pytest.raises(CycleError):
+            await learning
+        async with sona.open(tmp_path / "store", model="tiny", config=SMALL) as again:
+            assert again.status().store.uncollected == 60
+            running = asyncio.create_task(again.run())
+            while again.version.id == "v0":  # noqa: ASYNC110 - the engine has no event for it yet
+                await asyncio.sleep(0.05)
+        await asyncio.wait_for(running, 30)
+
+    asyncio.run(scenario())
+
+
+def test_an_open_that_nobody_waits_for_any_more_leaves_the_store_free(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        opening = asyncio.create_task(sona.open(tmp_path / "store", model="tiny", config=SMALL).__aenter__())
+        await asyncio.sleep(0.05)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        async with sona.open(tmp_path / "store", config=SMALL) as engine:
+            assert engine.version.id == "v0"
+
+    asyncio.run(scenario())
+
+
+def test_feedback_that_meets_the_end_of_its_block_is_never_lost(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None) as engine:
+        ids: list[str] = []
+        for _ in range(30):
+            with engine.trajectory("q") as t:
+                t.respond("a")
+                rater = threading.Thread(target=lambda name=t.id: engine.feedback(name, 1.0))
+                rater.start()
+            rater.join()
+            ids.append(t.id)
+        engine.flush()
+        assert [engine.get(name).quality for name in ids] == [1.0] * 30
 
 
 def test_there_is_nothing_before_the_first_version(tmp_path: Path) -> None:

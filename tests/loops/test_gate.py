@@ -4,20 +4,27 @@ import numpy as np
 import pytest
 
 from sona.config import GateConfig
-from sona.loops.gate import Evidence, bootstrap_bound, decide
+from sona.loops.gate import Evidence, bootstrap_bound, debt_after, decide
 
 NONE = np.zeros(0)
 SETTINGS = GateConfig(min_held_out=8, min_retention=0.9, max_forgetting=0.05)
 
 
 def evidence(
-    gain: float = 1.0, n: int = 40, noise: float = 0.1, forgotten: float = 0.0, kept: float = 1.0, m: int = 20
+    gain: float = 1.0,
+    n: int = 40,
+    noise: float = 0.1,
+    forgotten: float = 0.0,
+    kept: float = 1.0,
+    m: int = 20,
+    debt: float = 0.0,
 ) -> Evidence:
     rng = np.random.default_rng(0)
     return Evidence(
         gain=gain + noise * rng.normal(size=n),
         earlier_before=np.ones(m),
         earlier_after=np.full(m, 1.0 - forgotten),
+        debt=debt,
         probes_kept=np.full(m, kept),
     )
 
@@ -43,10 +50,11 @@ def test_a_gain_within_chance_is_not_admitted() -> None:
 @pytest.mark.parametrize(
     ("found", "failed"),
     [
-        (evidence(n=7), "held-out answers"),
-        (evidence(n=0), "held-out answers"),
+        (evidence(n=7), "held-out questions"),
+        (evidence(n=0), "held-out questions"),
         (evidence(gain=-1.0), "gain"),
         (evidence(forgotten=0.06), "earlier skills"),
+        (evidence(forgotten=0.03, debt=-0.03), "earlier skills"),
         (evidence(kept=0.89), "base skills"),
     ],
 )
@@ -59,7 +67,7 @@ def test_each_lack_alone_keeps_a_candidate_out(found: Evidence, failed: str) -> 
 
 def test_what_can_t_be_measured_is_not_a_check() -> None:
     names = set(passed(evidence(m=0)))
-    assert names == {"held-out answers", "gain"}
+    assert names == {"held-out questions", "gain"}
 
 
 def test_switched_off_it_still_says_what_it_saw() -> None:
@@ -74,3 +82,10 @@ def test_the_bound_is_that_of_the_normal_interval_for_many_values() -> None:
     assert bootstrap_bound(values, 0.95, 2000, seed=3) == pytest.approx(wanted, abs=0.004)
     assert bootstrap_bound(values, 0.95, 2000, seed=3) == bootstrap_bound(values, 0.95, 2000, seed=3)
     assert bootstrap_bound(NONE, 0.95, 200, seed=0) == -np.inf
+
+
+def test_small_losses_add_up_and_gains_pay_back_but_are_not_saved() -> None:
+    assert debt_after(evidence(forgotten=0.03, debt=-0.03)) == pytest.approx(-0.06)
+    assert debt_after(evidence(forgotten=-0.02, debt=-0.03)) == pytest.approx(-0.01)
+    assert debt_after(evidence(forgotten=-0.5, debt=-0.03)) == 0.0
+    assert debt_after(evidence(m=0, debt=-0.03)) == -0.03

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 
 from sona.bank.bank import Bank
+from sona.checks import Float32
 from sona.config import TrainConfig
 from sona.learn.dataset import Example
 from sona.loops.credit import advantage_weights
 from sona.loops.mixture import Mixture
 from sona.loops.screen import Ready
-from sona.loops.split import split
+from sona.loops.split import question_key, questions, split
 from sona.ports import Claim, Stored
 from sona.storage.store import Store
 from sona.types import CycleReport, Feedback, Funnel, Trajectory
@@ -37,26 +38,37 @@ def test_an_answer_above_its_pattern_s_usual_counts_more() -> None:
     assert len(advantage_weights([], [], TrainConfig())) == 0
 
 
-def ready(prompt: list[int]) -> Ready:
-    trajectory = Trajectory(prompt_ids=prompt, response_ids=[1])
+def ready(question: str, *, system: str = "be brief") -> Ready:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    trajectory = Trajectory(messages=messages, response="r")
     return Ready(
-        Stored(seq=1, trajectory=trajectory, quality=1.0), np.asarray(prompt, np.int32), np.asarray([1], np.int32)
+        Stored(seq=1, trajectory=trajectory, quality=1.0), np.asarray([1], np.int32), np.asarray([1], np.int32)
     )
 
 
-def test_a_prompt_is_always_on_the_same_side() -> None:
-    prompts = [[place, place // 2] for place in range(2000)]
-    parts = split([ready(prompt) for prompt in prompts + prompts], 0.2, seed=0)
-    sides = [{item.prompt.tobytes() for item in side} for side in parts]
+def test_a_question_is_always_on_the_same_side() -> None:
+    asked = [f"question {place}" for place in range(2000)]
+    parts = split(
+        [ready(question) for question in asked] + [ready(question, system="today is Monday") for question in asked], 0.2
+    )
+    sides = [{question_key(item.stored.trajectory) for item in side} for side in parts]
     assert not sides[0] & sides[1]
     assert len(sides[1]) / 2000 == pytest.approx(0.2, abs=0.04)
-    other = split([ready(prompt) for prompt in prompts], 0.2, seed=1)
-    assert {item.prompt.tobytes() for item in other.held_out} != sides[1]
-    assert split([ready([5])], 0.0, seed=0).held_out == []
+    assert questions(parts.held_out) == len(sides[1]) == len(parts.held_out) / 2
+    assert split([ready("q")], 0.0).held_out == []
 
 
 class NoModel:
-    """Every trajectory here brings its own ids, so nothing is asked of it."""
+    """Every trajectory here brings its own ids, so only its embeddings are asked for."""
+
+    hidden_size, vocab_size = 4, 1000
+
+    def __init__(self) -> None:
+        self.embedded = 0
+
+    def embed(self, prompts: list[object]) -> Float32:
+        self.embedded += len(prompts)
+        return np.ones((len(prompts), self.hidden_size), np.float32)
 
 
 def with_past(path: Path) -> Store:
@@ -71,11 +83,11 @@ def with_past(path: Path) -> Store:
     return store
 
 
-def mixture(store: Store, seed: int = 0) -> Mixture:
+def mixture(store: Store, seed: int = 0, model: NoModel | None = None) -> Mixture:
     new = [Example(np.asarray([1], np.int32), np.asarray([place], np.int32)) for place in range(20)]
     probes = [Example(np.asarray([1], np.int32), np.asarray([900 + place], np.int32)) for place in range(3)]
     settings = TrainConfig(batch_size=10, replay_share=0.3, probe_share=0.2, passes=2, min_steps=1)
-    return Mixture(new, probes, store, NoModel(), Bank(), settings, seed)  # type: ignore[arg-type]
+    return Mixture(new, probes, store, model or NoModel(), Bank(), settings, seed)  # type: ignore[arg-type]
 
 
 def kinds(batch: list[Example]) -> list[int]:
@@ -96,6 +108,27 @@ def test_a_batch_is_made_of_new_replayed_and_probes(tmp_path: Path) -> None:
         assert made.replayed == 24
         again = mixture(store)
         assert [kinds(again.draw(step)) for step in range(8)] == [kinds(batch) for batch in batches]
+
+
+def test_replayed_prompts_are_embedded_once_in_a_cycle(tmp_path: Path) -> None:
+    with with_past(tmp_path / "a") as store:
+        model = NoModel()
+        made = mixture(store, model=model)
+        for step in range(100):
+            made.draw(step)
+        assert model.embedded == 9
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_the_smallest_batch_has_room_for_what_is_new(tmp_path: Path, size: int) -> None:
+    with with_past(tmp_path / "a") as store:
+        settings = TrainConfig(batch_size=size, replay_share=0.45, probe_share=0.45)
+        new = [Example(np.asarray([1], np.int32), np.asarray([2], np.int32))]
+        made = Mixture(new, new, store, NoModel(), Bank(), settings, 0)  # type: ignore[arg-type]
+        assert made.steps >= 1
+        batch = made.draw(0)
+        assert len(batch) == size
+        assert kinds(batch)[0] >= 1
 
 
 def test_without_a_past_its_share_goes_to_the_new(tmp_path: Path) -> None:

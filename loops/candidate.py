@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel
 
-from sona.config import Config
+from sona.config import Config, LoraConfig
+from sona.errors import ConfigError
 from sona.learn.dataset import Example
 from sona.learn.ewc import EwcState, initial_state
 from sona.learn.fisher import fisher_diagonal
@@ -20,17 +23,17 @@ from sona.learn.lora import attach, load_adapter, save_adapter, weights
 from sona.learn.trainer import TrainResult, auto_learning_rate, train
 from sona.loops.checkpoint import Checkpoint
 from sona.loops.credit import advantage_weights
-from sona.loops.gate import Evidence, decide
-from sona.loops.mixture import NEUTRAL_QUALITY, Mixture, replayed_example
+from sona.loops.gate import DEBT, Evidence, debt_after, decide
+from sona.loops.mixture import NEUTRAL_QUALITY, Mixture, replayed_example, still_good
 from sona.loops.probes import Probes, read_probes
 from sona.loops.screen import Ready
-from sona.loops.split import Split
+from sona.loops.split import Split, question_key
 from sona.ports import Report, ServedModel, TrajectoryStore
 from sona.types import GateDecision, Progress
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Candidate:
     """What was learned, and whether it holds."""
 
     state: Checkpoint
@@ -39,7 +42,7 @@ class Lesson:
     metrics: dict[str, float]
 
 
-class Teacher:
+class CandidateTrainer:
     """Trains and judges one candidate. The learner is a module tree of its own over the served weights: requests go
     on.
     """
@@ -58,8 +61,10 @@ class Teacher:
         tree = model.trainable_copy()
         self.learner = attach(tree, config.lora, seed) if state.adapter is None else load_adapter(tree, state.adapter)
         self.learner.eval()
+        _check_shape(self.learner, config.lora)
+        self.debt = store.current().metrics.get(DEBT, 0.0)
 
-    def teach(self, parts: Split, baseline: Mapping[str, float], folder: Path) -> Lesson:
+    def train(self, parts: Split, baseline: Mapping[str, float], folder: Path) -> Candidate:
         """Train on ``parts.train``, write the adapter to ``folder``, judge it by ``parts.held_out``.
 
         ``baseline`` is the usual quality of each trajectory's pattern, by trajectory id.
@@ -67,22 +72,26 @@ class Teacher:
         clock = _Clock()
         probes = read_probes(self.store, self.model, self.config, self.report)
         clock.lap("probes_s")
-        exam = _Exam([Example(item.prompt, item.response) for item in parts.held_out], self._earlier(), probes.judged)
-        before = self._take(exam, "examine before")
-        clock.lap("examine_before_s")
+        asked = _limited(parts.held_out, self.config.gate.held_out_limit)
+        sets = _Examples([Example(item.prompt, item.response) for item in asked], self._earlier(), probes.judged)
+        before = self._evaluate(sets, "evaluate before")
+        clock.lap("evaluate_before_s")
         ewc = self.state.ewc or self._first_anchor(probes)
         clock.lap("first_fisher_s")
-        result = self._train(self._credited(parts.train, baseline), probes, ewc)
+        result = self._steps(self._credited(parts.train, baseline), probes, ewc)
         clock.lap("train_s")
-        after = self._take(exam, "examine after")
-        clock.lap("examine_after_s")
+        after = self._evaluate(sets, "evaluate after")
+        clock.lap("evaluate_after_s")
         save_adapter(self.learner, folder)
-        decision = decide(_evidence(before, after), self.config.gate, self.seed)
+        evidence = _evidence(asked, before, after, self.debt)
+        decision = decide(evidence, self.config.gate, self.seed)
         state = replace(self.state, adapter=folder, ewc=result.ewc, optimizer=result.optimizer_state)
-        return Lesson(state, decision, {**result.metrics, **_metrics(before, after), **clock.laps})
+        return Candidate(
+            state, decision, {**result.metrics, **_metrics(before, after), **clock.laps, DEBT: debt_after(evidence)}
+        )
 
-    def _take(self, exam: _Exam, stage: str) -> _Marks:
-        return _Marks(*(self._score(part, f"{stage}: {name}") for name, part in exam._asdict().items()))
+    def _evaluate(self, sets: _Examples, stage: str) -> _Scores:
+        return _Scores(*(self._score(part, f"{stage}: {name}") for name, part in sets._asdict().items()))
 
     def _score(self, part: list[Example], stage: str) -> Scores:
         def on_batch(done: int, total: int) -> None:
@@ -94,7 +103,7 @@ class Teacher:
         """Held-out answers of earlier cycles; drawn with replacement, so each counts once."""
         rng = np.random.default_rng(self.seed)
         rows = self.store.sample("held_out", self.config.gate.held_out_limit, rng)
-        unique = {row.seq: row for row in rows}
+        unique = {row.seq: row for row in still_good(rows, self.config.train.min_quality)}
         return [replayed_example(unique[seq], self.model) for seq in sorted(unique)]
 
     def _first_anchor(self, probes: Probes) -> EwcState | None:
@@ -105,7 +114,7 @@ class Teacher:
         fisher = fisher_diagonal(self.learner, probes.trained, self.model.pad_id, sampled=True, generator=generator)
         return initial_state(fisher, weights(self.learner))
 
-    def _train(self, new: Sequence[Example], probes: Probes, ewc: EwcState | None) -> TrainResult:
+    def _steps(self, new: Sequence[Example], probes: Probes, ewc: EwcState | None) -> TrainResult:
         settings = self.config.train
         mixture = Mixture(new, probes.trained, self.store, self.model, self.state.bank, settings, self.seed)
         steps = mixture.steps
@@ -136,7 +145,21 @@ class Teacher:
         ]
 
 
-class _Exam(NamedTuple):
+def _check_shape(learner: PeftModel, wanted: LoraConfig) -> None:
+    """The store's adapter goes on as it began; settings that say otherwise would be untrue of what is learned."""
+    shape = learner.peft_config["default"]
+    assert isinstance(shape, PeftLoraConfig)
+    assert not isinstance(shape.target_modules, (str, type(None)))  # sona writes lists
+    targets = set(wanted.target_modules)
+    if (shape.r, float(shape.lora_alpha)) != (wanted.rank, float(wanted.alpha)) or targets - set(shape.target_modules):
+        held = f"rank {shape.r}, alpha {shape.lora_alpha:g} on {sorted(shape.target_modules)}"
+        raise ConfigError(
+            f"lora: rank {wanted.rank}, alpha {wanted.alpha:g}, target_modules {sorted(targets) or 'all'}; "
+            f"this store's adapter has {held}: give these, or begin another store"
+        )
+
+
+class _Examples(NamedTuple):
     """What both the version in force and the candidate are asked."""
 
     new: list[Example]
@@ -144,7 +167,7 @@ class _Exam(NamedTuple):
     probes: list[Example]
 
 
-class _Marks(NamedTuple):
+class _Scores(NamedTuple):
     """One model's scores in it."""
 
     new: Scores
@@ -164,19 +187,31 @@ class _Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def _evidence(before: _Marks, after: _Marks) -> Evidence:
+def _limited(held_out: Sequence[Ready], limit: int) -> list[Ready]:
+    """At most ``limit`` of them, chosen by their questions' hashes, so all answers to one question before the
+    next's.
+    """
+    return sorted(held_out, key=lambda item: question_key(item.stored.trajectory))[:limit]
+
+
+def _evidence(asked: Sequence[Ready], before: _Scores, after: _Scores, debt: float) -> Evidence:
+    gain = (after.new.log_prob - before.new.log_prob) / after.new.tokens
+    by_question: dict[bytes, list[float]] = {}
+    for item, value in zip(asked, gain.tolist(), strict=True):
+        by_question.setdefault(question_key(item.stored.trajectory), []).append(value)
     return Evidence(
-        gain=(after.new.log_prob - before.new.log_prob) / after.new.tokens,
+        gain=np.asarray([np.mean(values) for values in by_question.values()], dtype=np.float64),
         earlier_before=before.earlier.share_right,
         earlier_after=after.earlier.share_right,
+        debt=debt,
         probes_kept=after.probes.share_right,
     )
 
 
-def _metrics(before: _Marks, after: _Marks) -> dict[str, float]:
+def _metrics(before: _Scores, after: _Scores) -> dict[str, float]:
     """Exact answers under greedy decoding, and nats a token, before and after; parts without examples are absent."""
     metrics: dict[str, float] = {}
-    for part in _Marks._fields:
+    for part in _Scores._fields:
         old, new = getattr(before, part), getattr(after, part)
         if len(old.tokens):
             metrics[f"{part}_exact_before"], metrics[f"{part}_exact_after"] = (
