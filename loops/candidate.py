@@ -74,6 +74,8 @@ class CandidateTrainer:
         clock.lap("probes_s")
         asked = _limited(parts.held_out, self.config.gate.held_out_limit)
         sets = _Examples([Example(item.prompt, item.response) for item in asked], self._earlier(), probes.judged)
+        with self.learner.disable_adapter():
+            base = self._evaluate(sets, "evaluate base")
         before = self._evaluate(sets, "evaluate before")
         clock.lap("evaluate_before_s")
         ewc = self.state.ewc or self._first_anchor(probes)
@@ -83,12 +85,11 @@ class CandidateTrainer:
         after = self._evaluate(sets, "evaluate after")
         clock.lap("evaluate_after_s")
         save_adapter(self.learner, folder)
-        evidence = _evidence(asked, before, after, self.debt)
+        evidence = _evidence(asked, base, before, after, self.debt)
         decision = decide(evidence, self.config.gate, self.seed)
         state = replace(self.state, adapter=folder, ewc=result.ewc, optimizer=result.optimizer_state)
-        return Candidate(
-            state, decision, {**result.metrics, **_metrics(before, after), **clock.laps, DEBT: debt_after(evidence)}
-        )
+        metrics = {**result.metrics, **_metrics(base, before, after), **clock.laps, DEBT: debt_after(evidence)}
+        return Candidate(state, decision, metrics)
 
     def _evaluate(self, sets: _Examples, stage: str) -> _Scores:
         return _Scores(*(self._score(part, f"{stage}: {name}") for name, part in sets._asdict().items()))
@@ -194,7 +195,7 @@ def _limited(held_out: Sequence[Ready], limit: int) -> list[Ready]:
     return sorted(held_out, key=lambda item: question_key(item.stored.trajectory))[:limit]
 
 
-def _evidence(asked: Sequence[Ready], before: _Scores, after: _Scores, debt: float) -> Evidence:
+def _evidence(asked: Sequence[Ready], base: _Scores, before: _Scores, after: _Scores, debt: float) -> Evidence:
     gain = (after.new.log_prob - before.new.log_prob) / after.new.tokens
     by_question: dict[bytes, list[float]] = {}
     for item, value in zip(asked, gain.tolist(), strict=True):
@@ -204,20 +205,26 @@ def _evidence(asked: Sequence[Ready], before: _Scores, after: _Scores, debt: flo
         earlier_before=before.earlier.share_right,
         earlier_after=after.earlier.share_right,
         debt=debt,
-        probes_kept=after.probes.share_right,
+        probes_kept=np.asarray(
+            [
+                np.average(right, weights=np.exp(log_prob))
+                for right, log_prob in zip(after.probes.token_right, base.probes.token_log_prob, strict=True)
+            ]
+        ),
     )
 
 
-def _metrics(before: _Scores, after: _Scores) -> dict[str, float]:
-    """Exact answers under greedy decoding, and nats a token, before and after; parts without examples are absent."""
+def _metrics(base: _Scores, before: _Scores, after: _Scores) -> dict[str, float]:
+    """Exact answers under greedy decoding, and nats a token: of the base model, the version in force, and the
+    candidate.
+
+    Parts without examples are absent.
+    """
     metrics: dict[str, float] = {}
     for part in _Scores._fields:
-        old, new = getattr(before, part), getattr(after, part)
-        if len(old.tokens):
-            metrics[f"{part}_exact_before"], metrics[f"{part}_exact_after"] = (
-                float(old.exact.mean()),
-                float(new.exact.mean()),
-            )
-            metrics[f"{part}_nats_before"] = float(-old.log_prob.sum() / old.tokens.sum())
-            metrics[f"{part}_nats_after"] = float(-new.log_prob.sum() / new.tokens.sum())
+        for name, scores in (("base", base), ("before", before), ("after", after)):
+            found: Scores = getattr(scores, part)
+            if len(found.tokens):
+                metrics[f"{part}_exact_{name}"] = float(found.exact.mean())
+                metrics[f"{part}_nats_{name}"] = float(-found.log_prob.sum() / found.tokens.sum())
     return metrics

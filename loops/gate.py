@@ -27,7 +27,8 @@ class Evidence(NamedTuple):
     """What the version in force has lost of its earlier skills since they were learned, 0 or below: each cycle's loss
     alone within the bound would let many cycles lose everything."""
     probes_kept: npt.NDArray[np.float64]
-    """(p,) of the base model's own answers: share of its tokens that the candidate still predicts."""
+    """(p,) of the base model's own answers: share of its tokens that the candidate still predicts, each token weighted
+    by the base's own probability of it. Where the base hardly knew, another choice is no skill lost."""
 
 
 def decide(evidence: Evidence, settings: GateConfig, seed: int) -> GateDecision:

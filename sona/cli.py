@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,8 @@ AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON 
 
 def main() -> None:
     """Entry of the ``sona`` command. Errors that a user can cause are one line on stderr and exit code 2."""
+    # peft 0.21 asks transformers for a property that 5.x has renamed; nothing that a user of the command can mend
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         app()
     except SonaError as error:
@@ -63,7 +66,10 @@ def demo(
     """Watch the small model that comes with sona learn three tasks from its own traffic, and take one back."""
     from sona.demo import DemoOptions, run_demo
 
-    run_demo(DemoOptions(out=out_dir, seed=seed, learning=learning, json_path=json_path, console=out))
+    try:
+        run_demo(DemoOptions(out=out_dir, seed=seed, learning=learning, json_path=json_path, console=out))
+    except KeyboardInterrupt:  # the demo has said what it left behind
+        sys.exit(130)
 
 
 @app.command

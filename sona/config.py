@@ -95,13 +95,13 @@ class TrainConfig(Settings, kw_only=True):
 
     learning_rate: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     """Peak rate of AdamW; 0 chooses it from the model's width (see :func:`sona.learn.trainer.auto_learning_rate`)."""
-    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 32
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 16
     """Sequences a step: the new ones, the replayed ones and the probes together."""
     replay_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.3
     """Share of each batch drawn from earlier cycles' trajectories, once there are any."""
     probe_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.3
     """Share of each batch drawn from the base model's own answers to its own prompts (what it must not forget)."""
-    passes: Annotated[float, Meta(ge=0.0, le=1000.0)] = 4.0
+    passes: Annotated[float, Meta(ge=0.0, le=1000.0)] = 8.0
     """How often each new trajectory is seen."""
     min_steps: Annotated[int, Meta(ge=0, le=10_000_000)] = 20
     max_steps: Annotated[int, Meta(ge=0, le=10_000_000)] = 2000
@@ -147,7 +147,8 @@ class GateConfig(Settings, kw_only=True):
     min_held_out: Annotated[int, Meta(ge=1, le=1_000_000)] = 8
     """Fewer held-out trajectories than this are no evidence."""
     min_retention: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.9
-    """Share of the tokens of the base model's own answers to its probes that the candidate still predicts."""
+    """Share of the tokens of the base model's own answers to its probes that the candidate still predicts, weighted by
+    how sure the base was of them."""
     max_forgetting: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.05
     """Share of the tokens of earlier cycles' held-out answers that may be lost against the version in force."""
     held_out_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 256

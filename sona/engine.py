@@ -340,10 +340,13 @@ class Engine:
         return outcome
 
     async def run(self) -> None:
-        """A cycle every ``cycle.interval_s`` seconds, until cancelled; one that fails is logged and tried again
-        later.
+        """A cycle every ``cycle.interval_s`` seconds, until it is cancelled or the engine is closed.
+
+        One that fails is logged and tried again later.
         """
-        await run_forever(self.learn, self.config.cycle.interval_s)
+        with anyio.CancelScope() as scope:
+            self._runs.append(scope)
+            await run_forever(self.learn, self.config.cycle.interval_s)
 
     def roll_back(self, to: str | None = None) -> Version:
         """Put an earlier version in force, whole: adapter, optimizer, Fisher information and bank. From now on it
@@ -395,6 +398,9 @@ class Engine:
                 self._hook_errors += 1
             for feedback in trajectory.end():
                 self._started().fast.feedback(feedback)
+        except ClosedError:
+            self._hook_errors += 1
+            log.error("trajectory %s ended after the engine was closed, and is not recorded", trajectory.id)
         except Exception:  # the host's answer is out already
             self._hook_errors += 1
             log.exception("trajectory %s could not be recorded", trajectory.id)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sona.checks import Int32
-from sona.errors import InvalidInputError, UnknownTokenError
+from sona.errors import InvalidInputError
 
 IGNORED = -100
 """The label of a position that is not learned from, as in transformers."""
@@ -66,23 +66,6 @@ class Batch:
     """(R,) int64: the response tokens themselves."""
     lengths: tuple[int, ...]
     """Response tokens of each of the B examples, known without asking the device."""
-
-
-def check_tokens(examples: Sequence[Example], vocab_size: int) -> None:
-    """All token ids are from 0 to ``vocab_size - 1``.
-
-    Raises:
-        UnknownTokenError: the first that is not. On CUDA such an id would kill the process's whole context.
-    """
-    for index, example in enumerate(examples):
-        for name, ids in (("prompt", example.prompt), ("response", example.response)):
-            low, high = int(ids.min()), int(ids.max())
-            if low < 0 or high >= vocab_size:
-                wrong = low if low < 0 else high
-                raise UnknownTokenError(
-                    f"example {index}: {name} token id {wrong}; the model knows 0 to {vocab_size - 1}, "
-                    "so encode it with this model's tokenizer"
-                )
 
 
 def collate(examples: Sequence[Example], pad_id: int, device: torch.device | str = "cpu") -> Batch:

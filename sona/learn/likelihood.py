@@ -34,6 +34,10 @@ class Scores:
     """(n,) whether each token is the likeliest at its place, which is when greedy decoding gives this response."""
     share_right: npt.NDArray[np.float64]
     """(n,) share of its tokens that are the likeliest at their place, in [0, 1]."""
+    token_log_prob: list[npt.NDArray[np.float32]]
+    """n times (tokens of the response,), nats."""
+    token_right: list[npt.NDArray[np.bool_]]
+    """n times (tokens of the response,): whether each is the likeliest at its place."""
 
 
 def causal_lm(model: LanguageModel) -> Any:
@@ -117,6 +121,8 @@ def evaluate(
         tokens=np.zeros(count, dtype=np.int64),
         exact=np.zeros(count, dtype=np.bool_),
         share_right=np.zeros(count),
+        token_log_prob=[np.zeros(0, np.float32)] * count,
+        token_right=[np.zeros(0, np.bool_)] * count,
     )
     done = 0
     for indices in length_sorted_batches(examples, batch_tokens or default_batch_tokens(model)):
@@ -137,3 +143,6 @@ def _score(logits: Tensor, batch: Batch, indices: list[int], scores: Scores) -> 
     scores.exact[indices] = np.logical_and.reduceat(right, starts)
     scores.tokens[indices] = batch.lengths
     scores.share_right[indices] = np.add.reduceat(right.astype(np.float64), starts) / scores.tokens[indices]
+    for index, start, length in zip(indices, starts, batch.lengths, strict=True):
+        scores.token_log_prob[index] = log_prob[start : start + length].astype(np.float32)
+        scores.token_right[index] = right[start : start + length]

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sona.errors import InvalidInputError, UnknownTokenError
-from sona.learn.dataset import IGNORED, Example, check_tokens, collate, length_sorted_batches
+from sona.errors import InvalidInputError
+from sona.learn.dataset import IGNORED, Example, collate, length_sorted_batches
 from tests.learn.tiny_models import PAD, random_examples
 
 
@@ -46,12 +46,6 @@ def test_weight_that_is_not_finite_is_refused(weight: float) -> None:
 def test_empty_batch_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="no examples"):
         collate([], PAD)
-
-
-@pytest.mark.parametrize(("prompt", "response"), [([64], [1]), ([1], [3, 64]), ([-1], [1])])
-def test_unknown_token_is_refused(prompt: list[int], response: list[int]) -> None:
-    with pytest.raises(UnknownTokenError, match="0 to 63"):
-        check_tokens([example([0], [63]), example(prompt, response)], 64)
 
 
 @settings(max_examples=50, deadline=None)

@@ -149,3 +149,8 @@ def test_sampled_tokens_have_the_models_frequencies() -> None:
     counts = sample_tokens(logits, torch.Generator().manual_seed(0)).bincount(minlength=4)
     torch.testing.assert_close(counts / 20_000, logits[0].softmax(-1), atol=0.012, rtol=0)
     assert counts[3] == 0
+
+
+def test_float64_is_computed_where_it_exists() -> None:
+    assert fisher._float64_device(torch.device("mps")) == torch.device("cpu")  # Apple's GPUs have none
+    assert fisher._float64_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
