@@ -63,7 +63,7 @@ class ServeConfig(Settings, kw_only=True):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """``auto`` is the checkpoint's own on an accelerator and float32 on a CPU."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
-    """OpenMP threads of torch in this process; 0 leaves torch's setting alone."""
+    """OpenMP threads of torch in this process; 0 takes one for a small model on a CPU, else leaves torch's setting."""
     max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
     max_context_tokens: Annotated[int, Meta(ge=8, le=10_000_000)] = 4096
     """Longer prompts are refused; the model's own limit applies too."""

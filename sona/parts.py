@@ -13,6 +13,7 @@ from sona.config import Config
 from sona.errors import ModelError, NothingToRollBackError, StoreError
 from sona.loops.fast import FastLoop
 from sona.loops.version_files import adapter_folder, read_bank
+from sona.serving.resolve import resolve
 from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.storage.writer import Writer
@@ -36,6 +37,8 @@ class Parts:
     @classmethod
     def start(cls, path: Path, model_name: str | os.PathLike[str] | None, config: Config) -> Parts:
         """Open the store, load the model, serve the version in force."""
+        if model_name is not None:
+            resolve(model_name)  # a wrong name is said at once, before transformers takes its seconds to import
         store = Store.open(path, config=config.store)
         try:
             folders = Versions(path)

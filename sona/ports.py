@@ -59,8 +59,8 @@ class Claim(Record, kw_only=True):
     seq: int
     role: Role
     feedback_seq: int | None = None
-    """That of the :class:`Stored` that it was made from: what is left out is collected again after a later feedback, and
-    only then. None: whatever is the latest at the commit."""
+    """That of the :class:`Stored` that it was made from: what is left out is collected again after a later feedback,
+    and only then. None: whatever is the latest at the commit."""
     prompt_ids: bytes | None = None
     """Token ids made in this cycle where the trajectory brought none (int32 bytes), so that replay needs no
     tokenizer."""
@@ -76,7 +76,7 @@ class StoreCounts(Record, kw_only=True):
     """Trajectories without a quality."""
     uncollected: int
     """What :meth:`TrajectoryStore.collect` would give: with a quality, and claimed by no cycle yet or left out before
-    their latest feedback came. ``trajectories == trained + held_out + left_out + uncollected + waiting_for_feedback``."""
+    their latest feedback came. It, the next three and ``waiting_for_feedback`` add up to ``trajectories``."""
     trained: int
     held_out: int
     left_out: int
@@ -161,7 +161,7 @@ class ServedModel(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Tells this base model from others: a hash of its configuration and of samples of its weights."""
+        """Tells this base model from others: a hash of its configuration, its tokenizer and samples of its weights."""
 
     @property
     def hidden_size(self) -> int:

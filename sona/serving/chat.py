@@ -23,9 +23,11 @@ class ChatCodec:
     use.
 
     What a message says can't end its turn or begin another: where its text spells a special token ("<|assistant|>"),
-    the model reads the letters, and only the template writes the token itself. Two limits: tokens that a tokenizer
-    does not mark as special (Qwen's "<think>") stay tokens, for a conversation's own answers hold them too; and in an
-    answer to learn, and where there is no template, a special token's text becomes the token.
+    the model reads the letters, and only the template writes the token itself (``sanitize_control_tokens`` of
+    transformers). Its limits: tokens that a tokenizer does not mark as special (Qwen's "<think>") stay tokens, for a
+    conversation's own answers hold them too; so do those in a tool call's arguments that a template prints as keys or
+    in Python's notation; and in an answer to learn, or where there is no template, a special token's text becomes the
+    token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_id: int | None) -> None:
@@ -63,7 +65,7 @@ class ChatCodec:
             return "\n".join(message.content for message in messages) + "\n"
         return str(self._apply_template(messages, tokenize=False))
 
-    def _apply_template(self, messages: Sequence[Message], **options: bool) -> Any:
+    def _apply_template(self, messages: Sequence[Message], **options: Any) -> Any:
         try:
             plain = [_as_template_input(message) for message in messages]
             return self._tokenizer.apply_chat_template(plain, add_generation_prompt=True, **options)

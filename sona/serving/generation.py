@@ -122,7 +122,7 @@ def _seeded(sampling: Sampling, device: torch.device) -> Iterator[None]:
 def _generator(device: torch.device) -> torch.Generator:
     """The global one that sampling on ``device`` draws from."""
     if device.type == "cuda":
-        return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+        return torch.cuda.default_generators[device.index]
     if device.type == "mps":
         return torch.mps._get_default_mps_generator()  # no public name for it
     return torch.default_generator

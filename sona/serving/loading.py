@@ -29,25 +29,36 @@ def load(model: str | os.PathLike[str], settings: ServeConfig) -> tuple[PreTrain
     """
     name, place, device = os.fspath(model), resolve(model), _device(settings)
     with _quiet(), _explained(name, device):
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)  # None would ask on stdin
-        _check_tokenizer(name, tokenizer)
-        base, found = AutoModelForCausalLM.from_pretrained(
+        tokenizer = _tokenizer(name, place)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=_dtype(settings, device),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are listed in `found`, and refused here by name
+            ignore_mismatched_sizes=True,  # they are listed in the loading info, and refused here by name
         )
+        base, found = loaded
         _check_weights(name, found)
         base.requires_grad_(False)
         return base.eval().to(device), tokenizer
 
 
-def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Where a folder has no tokenizer, transformers makes one up that knows the special tokens alone."""
+def _tokenizer(name: str, place: str) -> PreTrainedTokenizerBase:
+    remedy = "put its tokenizer.json beside its config.json"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)  # None would ask on stdin
+    except OSError:
+        raise
+    except Exception as error:  # a missing or damaged file raises whatever the code that reads it met
+        raise ModelError(
+            f"model {name!r}: its tokenizer or config.json can't be read ({_first_line(error)}); {remedy}"
+        ) from error
+    # For some architectures transformers makes up what is missing: a tokenizer that knows the special tokens alone.
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
-        raise ModelNotFoundError(f"model {name!r} has no tokenizer; put its tokenizer.json beside its config.json")
+        raise ModelNotFoundError(f"model {name!r} has no tokenizer; {remedy}")
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
 
 
 def _check_weights(name: str, found: dict[str, Any]) -> None:
@@ -103,7 +114,7 @@ def _explained(name: str, device: str) -> Iterator[None]:
             f"model {name!r} can't be loaded: {_first_line(error)}; "
             "give a hub id, or a folder with config.json, tokenizer.json and safetensors files"
         ) from error
-    except Exception as error:  # a damaged config.json or tokenizer.json raises whatever the code that reads it met
+    except Exception as error:  # transformers has no base for what a wrong config.json or checkpoint makes it raise
         raise ModelError(
             f"model {name!r} can't be used: {_first_line(error)}; "
             "give a causal language model that transformers loads without code of its own"
@@ -111,7 +122,7 @@ def _explained(name: str, device: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
 
 
 @contextmanager

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sona.config import LoraConfig, ServeConfig
+from sona.config import ServeConfig
 from sona.errors import SwapError
-from sona.learn.lora import attach, load_weights, save_adapter, weights
 from sona.serving.local import LocalModel
 from sona.tiny import model_path
 from sona.types import Message
 from tests.other_model import write_other_model
+from tests.serving.noisy_adapter import write_noisy_adapter
 
 ASK = [Message(role="user", content="echo blue river")]
 
@@ -22,17 +22,6 @@ ASK = [Message(role="user", content="echo blue river")]
 @pytest.fixture(scope="module")
 def model() -> LocalModel:
     return LocalModel("tiny", ServeConfig(device="cpu", threads=1))
-
-
-def adapter(model: LocalModel, folder: Path, seed: int) -> Path:
-    """An adapter with weights that surely change the answers."""
-    learner = attach(model.trainable_copy(), LoraConfig(rank=2), seed)
-    generator = torch.Generator().manual_seed(seed)
-    noise = {name: torch.randn(value.shape, generator=generator) * 0.3 for name, value in weights(learner).items()}
-    load_weights(learner, noise)
-    folder.mkdir()
-    save_adapter(learner, folder)
-    return folder
 
 
 def test_greedy_answers_are_those_of_transformers(model: LocalModel) -> None:
@@ -93,7 +82,7 @@ def test_adapters_swap_and_never_touch_the_base(tmp_path: Path, model: LocalMode
     base_answer, base_vector = model.generate(prompt, max_new_tokens=8).token_ids, model.embed([prompt])
     answers = {"v0": base_answer}
     for number in (1, 2, 3):
-        folder = adapter(model, tmp_path / f"v{number}", number)
+        folder = write_noisy_adapter(model, tmp_path / f"v{number}", number)
         model.swap(f"v{number}", folder)
         reply = model.generate(prompt, max_new_tokens=8)
         assert reply.version == f"v{number}" == model.version
@@ -107,7 +96,7 @@ def test_adapters_swap_and_never_touch_the_base(tmp_path: Path, model: LocalMode
 
 
 def test_a_broken_adapter_is_not_served(tmp_path: Path, model: LocalModel) -> None:
-    folder = adapter(model, tmp_path / "broken", 1)
+    folder = write_noisy_adapter(model, tmp_path / "broken", 1)
     (folder / "adapter_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(SwapError):
         model.swap("v9", folder)
