@@ -35,8 +35,8 @@ check: $(READY)  ## format, lint, types, layers, tests: what CI runs
 	$(BIN)/lint-imports
 	$(MAKE) test
 
-bench: $(READY)  ## measure, and write the report
-	$(BIN)/python -m benchmarks
+bench: $(READY)  ## measure, and write the report; ARGS="--data DIR --quick" and so on
+	$(BIN)/python -m benchmarks $(ARGS)
 
 peers: $(READY)  ## install what the benchmarks compare with
 	npm install --prefix benchmarks/peers --no-save --no-package-lock $(PEERS_NPM)

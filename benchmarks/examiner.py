@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,22 +22,16 @@ FRESH_PROBES = 96
 FRESH_SEED = 1_000_000  # beyond the seeds that an engine's own probes are drawn with
 
 
-class Kept(NamedTuple):
-    """How much of the base model a version still is."""
-
-    score: float
-    """Share of the answers that are right (the shipped model), or of the tokens that are the base's own (any other)."""
-    nats: float
-    """-log p of the same answers, a token."""
-
-
 @dataclass(frozen=True)
 class Marks:
     """One version's examination."""
 
     accuracy: dict[str, float]
     """By domain: the share of queries whose whole answer is right, decoded greedily."""
-    kept: Kept
+    kept: float
+    """How much of the base model it still is, in [0, 1]: the share of right answers to held-out prompts of the shipped
+    model's skills (the base's own is below 1); of any other model's own answers the share of tokens that it still
+    chooses, weighted by the base's probability of each."""
 
     @property
     def mean(self) -> float:
@@ -57,8 +50,10 @@ class Examiner:
         """``held_out`` is by domain the (query, right answer) pairs; ``seed`` is that of the engines examined."""
         self._model = LocalModel("tiny" if model == SHIPPED else model, ServeConfig(device="cpu"))
         self._held_out = {domain: self._examples(pairs) for domain, pairs in held_out.items()}
-        self._skills = model == SHIPPED
-        self._base = self._skill_prompts() if self._skills else self._fresh_probes(seed)
+        self._asked = self._skill_prompts() if model == SHIPPED else self._fresh_probes(seed)
+        self._base = (
+            None if model == SHIPPED else evaluate(self._model.trainable_copy(), self._asked, self._model.pad_id)
+        )
 
     def mark(self, adapter: Path | None) -> Marks:
         """The marks of the adapter in this folder; None is the untouched base."""
@@ -67,11 +62,12 @@ class Examiner:
         accuracy = {domain: self._exact(learner, examples) for domain, examples in self._held_out.items()}
         return Marks(accuracy, self._kept(learner))
 
-    def _kept(self, learner: LanguageModel) -> Kept:
-        """By whole answers where they are right or wrong, by tokens where they are long texts of the base's own."""
-        scores = evaluate(learner, self._base, self._model.pad_id)
-        score = scores.exact.mean() if self._skills else scores.share_right.mean()
-        return Kept(float(score), float(-scores.log_prob.sum() / scores.tokens.sum()))
+    def _kept(self, learner: LanguageModel) -> float:
+        scores = evaluate(learner, self._asked, self._model.pad_id)
+        if self._base is None:
+            return float(scores.exact.mean())
+        pairs = zip(scores.token_right, self._base.token_log_prob, strict=True)
+        return float(np.mean([np.average(right, weights=np.exp(log_prob)) for right, log_prob in pairs]))
 
     def _exact(self, learner: LanguageModel, examples: Sequence[Example]) -> float:
         return float(evaluate(learner, examples, self._model.pad_id).exact.mean())

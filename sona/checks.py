@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from sona.errors import InvalidInputError
 MAX_TEXT_BYTES = 4 * 1024 * 1024
 MAX_VECTOR_WIDTH = 65_536
 MAX_ID_LENGTH = 200
+MAX_NUMBER = 1e9
+"""Rewards and durations are no larger, so that no sum of them leaves the floats."""
+MAX_COUNT = 2**63 - 1
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -24,6 +27,14 @@ VectorLike = bytes | Float32 | npt.NDArray[Any] | Sequence[float]
 TokensLike = bytes | Int32 | npt.NDArray[Any] | Sequence[int]
 
 _T = TypeVar("_T")
+
+
+def shown(value: object) -> str:
+    """``value`` for a message: 80 characters of its repr, or its type where it has none."""
+    try:
+        return repr(value)[:80]
+    except Exception:  # Python prints no int of more than 4,300 digits, and a foreign type may raise anything
+        return f"a {type(value).__name__}"
 
 
 def pack_vector(value: VectorLike, name: str = "embedding") -> bytes:
@@ -39,11 +50,9 @@ def pack_vector(value: VectorLike, name: str = "embedding") -> bytes:
             )
         array = np.frombuffer(value, dtype="<f4")
     else:
-        try:
-            with np.errstate(over="ignore"):  # becomes an infinity, which is refused below
-                array = np.asarray(value, dtype="<f4")
-        except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"{name}: not a vector of numbers ({error}); give a 1-d float array") from None
+        numbers = _array(value, name, "iuf")
+        with np.errstate(over="ignore"):  # becomes an infinity, which is refused below
+            array = numbers.astype("<f4", copy=False)
     if array.ndim != 1 or not 0 < array.size <= MAX_VECTOR_WIDTH:
         raise InvalidInputError(f"{name}: shape {array.shape}; a vector of 1 to {MAX_VECTOR_WIDTH} numbers is allowed")
     # One pass over the numbers: a NaN or an infinity anywhere makes the sum of squares one too. An overflow of finite
@@ -54,8 +63,22 @@ def pack_vector(value: VectorLike, name: str = "embedding") -> bytes:
             f"{name}: holds NaN, an infinity or numbers beyond float32's range; send finite numbers"
         )
     if square == 0.0:
-        raise InvalidInputError(f"{name}: all zero, which has no direction; leave it out instead")
+        raise InvalidInputError(f"{name}: all zero or next to it, which has no direction; leave it out instead")
     return value if isinstance(value, bytes) else array.tobytes()
+
+
+def _array(value: object, name: str, kinds: str) -> npt.NDArray[Any]:
+    """``value`` as an array whose numbers are of one of numpy's ``kinds``; an empty one may be of any."""
+    if isinstance(value, (bytearray, memoryview)):  # numpy reads each byte as a number
+        raise InvalidInputError(f"{name}: a {type(value).__name__}; give bytes, an array or a list of numbers")
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # a foreign array's own conversion raises what it likes (torch: RuntimeError)
+        raise InvalidInputError(f"{name}: not a list of numbers ({error}); give a 1-d array or a list") from None
+    if array.size and array.dtype.kind not in kinds:
+        allowed = "real" if "f" in kinds else "whole"
+        raise InvalidInputError(f"{name}: {array.dtype} values; {allowed} numbers within 64 bits are allowed")
+    return array
 
 
 def pack_tokens(value: TokensLike, name: str = "token ids") -> bytes:
@@ -71,12 +94,7 @@ def pack_tokens(value: TokensLike, name: str = "token ids") -> bytes:
             )
         array = np.frombuffer(value, dtype="<i4")
     else:
-        try:
-            wide = np.asarray(value)
-        except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"{name}: not a list of whole numbers ({error})") from None
-        if wide.size and wide.dtype.kind not in "iu":
-            raise InvalidInputError(f"{name}: {wide.dtype} values; whole numbers are allowed")
+        wide = _array(value, name, "iu")
         if wide.size and (int(wide.max()) > np.iinfo(np.int32).max or int(wide.min()) < 0):
             raise InvalidInputError(
                 f"{name}: {wide.min()}..{wide.max()}; ids from 0 to {np.iinfo(np.int32).max} are allowed"
@@ -91,12 +109,31 @@ def pack_tokens(value: TokensLike, name: str = "token ids") -> bytes:
 
 def check_quality(value: object, name: str = "quality") -> float:
     """``value`` as a float in [0, 1], or InvalidInputError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        raise InvalidInputError(f"{name}: {value!r}; a number from 0 (useless) to 1 (right) is allowed")
-    number = float(value)
-    if not 0.0 <= number <= 1.0:  # NaN fails too
-        raise InvalidInputError(f"{name}: {number}; from 0 (useless) to 1 (right) is allowed, so scale your reward")
-    return number
+    if not _is_number(value):
+        raise InvalidInputError(f"{name}: {shown(value)}; a number from 0 (useless) to 1 (right) is allowed")
+    if not 0.0 <= value <= 1.0:  # NaN fails too
+        raise InvalidInputError(
+            f"{name}: {shown(value)}; from 0 (useless) to 1 (right) is allowed, so scale your reward"
+        )
+    return float(value)
+
+
+def check_number(value: object, name: str, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> float:
+    """``value`` as a float from ``low`` to ``high``, or InvalidInputError."""
+    # Compared before it is converted: an int may be larger than any float.
+    if not _is_number(value) or not low <= value <= high:
+        raise InvalidInputError(f"{name}: {shown(value)}; a number from {low:g} to {high:g} is allowed")
+    return float(value)
+
+
+def check_count(value: object, name: str, high: int = MAX_COUNT) -> None:
+    """``value`` is a whole number from 0 to ``high``."""
+    if type(value) is not int or not 0 <= value <= high:
+        raise InvalidInputError(f"{name}: {shown(value)}; a whole number from 0 to {high} is allowed")
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
 
 
 _ID = re.compile("[^\x00\ud800-\udfff]+", re.DOTALL)
@@ -106,7 +143,7 @@ def check_id(value: object, name: str) -> None:
     """``value`` is a text of 1 to 200 characters with something in it."""
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_LENGTH or not _ID.fullmatch(value):
         raise InvalidInputError(
-            f"{name}: {value!r:.80}; 1 to {MAX_ID_LENGTH} characters, none of them NUL or half a surrogate, are allowed"
+            f"{name}: {shown(value)}; 1 to {MAX_ID_LENGTH} characters without NUL or half a surrogate are allowed"
         )
 
 
@@ -124,22 +161,30 @@ def check_text(value: object, name: str, *, empty: bool = False) -> None:
         raise InvalidInputError(f"{name}: {size} bytes; at most {MAX_TEXT_BYTES} are allowed")
 
 
-def check_finite(value: object, name: str) -> None:
-    """``value`` is None or a finite number."""
-    if value is None:
-        return
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float, np.floating, np.integer))
-        or not math.isfinite(value)
-    ):
-        raise InvalidInputError(f"{name}: {value!r}; a finite number is allowed")
-
-
 def check_time(value: object, name: str) -> None:
     """``value`` is a whole number of nanoseconds since 1970."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise InvalidInputError(f"{name}: {value!r}; nanoseconds since 1970 as a whole number are allowed")
+        raise InvalidInputError(f"{name}: {shown(value)}; nanoseconds since 1970 as a whole number are allowed")
+
+
+def check_one_of(value: object, allowed: Sequence[str], name: str) -> None:
+    """``value`` is one of the texts in ``allowed``."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InvalidInputError(f"{name}: {shown(value)}; one of {', '.join(allowed)} is allowed")
+
+
+def check_kind(value: object, kind: type, name: str) -> None:
+    """``value`` is an instance of ``kind``."""
+    if not isinstance(value, kind):
+        raise InvalidInputError(f"{name}: {type(value).__name__}; a {kind.__name__} is allowed")
+
+
+def check_mapping(value: object, name: str) -> None:
+    """``value`` is a mapping whose keys are ids."""
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(f"{name}: {type(value).__name__}; a mapping is allowed")
+    for key in value:
+        check_id(key, f"{name} key")
 
 
 def tuple_of(value: object, kind: type[_T], name: str) -> tuple[_T, ...]:

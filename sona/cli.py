@@ -186,10 +186,14 @@ def rollback(version: str | None = None, *, store: StorePath) -> None:
 
 
 def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
+    before = engine.status().conflicts
     counts = engine.import_jsonl(file, source=source)
+    taken = engine.status().conflicts - before
     known = f", {counts.known} known already" if counts.known else ""
+    left = f"; {taken} left out, their ids are taken by other content" if taken else ""
     err.print(
-        f"{_plain(file.name)}: {counts.new} new trajectories, {counts.rated} with a quality{known}", highlight=False
+        f"{_plain(file.name)}: {counts.new} new trajectories, {counts.rated} with a quality{known}{left}",
+        highlight=False,
     )
 
 

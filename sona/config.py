@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, dataclass_transform
 import msgspec
 from msgspec import Meta
 
+from sona.checks import shown
 from sona.errors import ConfigError
 
 
@@ -32,14 +33,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         group = type(self).__name__.removesuffix("Config").lower()
         for field in msgspec.structs.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Settings):
-                continue
-            try:
-                msgspec.convert(value, field.type)
-            except msgspec.ValidationError as error:
-                name = f"{group}.{field.name}" if group else field.name
-                raise ConfigError(f"{name}: {value!r}; {str(error)[0].lower()}{str(error)[1:]}") from None
+            name = f"{group}.{field.name}" if group else field.name
+            # What was converted is kept: an int where a float is declared becomes one, a list a tuple.
+            msgspec.structs.force_setattr(self, field.name, _checked(getattr(self, field.name), field.type, name))
+
+
+def _checked(value: object, kind: Any, name: str) -> object:
+    """``value`` as the declared type of the setting ``name``."""
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name}: a {type(value).__name__}; a {kind.__name__} is allowed")
+        return value
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.ValidationError, OverflowError) as error:  # an int may be larger than any float
+        raise ConfigError(f"{name}: {shown(value)}; {str(error)[0].lower()}{str(error)[1:]}") from None
 
 
 class StoreConfig(Settings, kw_only=True):
@@ -195,29 +203,47 @@ class Config(Settings, kw_only=True):
     cycle: CycleConfig = CycleConfig()
 
 
+def settings_of(given: Config | str | os.PathLike[str] | None) -> Config:
+    """The settings that a caller names: themselves, a TOML file with them, or the defaults for None.
+
+    Raises:
+        ConfigError: something else, or as :func:`load_config`.
+    """
+    if given is None:
+        return Config()
+    if isinstance(given, Config):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return load_config(given)
+    raise ConfigError(f"config: a {type(given).__name__}; a sona.Config, the path of a TOML file or None is allowed")
+
+
 def load_config(path: str | os.PathLike[str]) -> Config:
     """The settings in a TOML file, over the defaults.
 
     Raises:
-        ConfigError: no such file, no TOML, an unknown key (the nearest known one is named), or a value out of range.
+        ConfigError: no such file or none that can be read, no TOML, an unknown key (the nearest known one is named), or
+            a value out of range.
     """
     try:
         raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"settings file {os.fspath(path)!r} does not exist; give a TOML file or leave it out"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"settings file {os.fspath(path)!r} is no TOML: {error}") from None
+        raise ConfigError(f"settings file {shown(path)} does not exist; give a TOML file or leave it out") from None
+    except (OSError, TypeError) as error:
+        raise ConfigError(f"settings file {shown(path)} can't be read: {error}; give a TOML file") from None
+    except (ValueError, RecursionError) as error:  # no TOML, not UTF-8, a number or a nesting beyond Python's limits
+        raise ConfigError(f"settings file {shown(path)} is no TOML: {error}") from None
     return config_from(raw)
 
 
 def config_from(raw: dict[str, Any]) -> Config:
     """The settings in nested plain mappings; errors as :func:`load_config`."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"settings: a {type(raw).__name__}; a mapping of settings is allowed")
     _known_keys(raw, Config, "")
     try:
         return msgspec.convert(raw, Config)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, OverflowError) as error:
         raise (
             error.__cause__ if isinstance(error.__cause__, ConfigError) else ConfigError(f"settings: {error}")
         ) from None
@@ -227,10 +253,10 @@ def _known_keys(raw: dict[str, Any], group: type[Settings], where: str) -> None:
     fields = {field.name: field.type for field in msgspec.structs.fields(group)}
     for key, value in raw.items():
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)[0]
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)[0]
             raise ConfigError(f"unknown setting {where}{key!r}; did you mean {where}{near!r}?")
         kind = fields[key]
         if isinstance(kind, type) and issubclass(kind, Settings):
             if not isinstance(value, dict):
-                raise ConfigError(f"settings: {where}{key} is a table of settings, not {value!r}")
+                raise ConfigError(f"settings: {where}{key} is a table of settings, not {shown(value)}")
             _known_keys(value, kind, f"{where}{key}.")

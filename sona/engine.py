@@ -18,7 +18,7 @@ import numpy as np
 
 from sona.bank.bank import Bank
 from sona.checks import Float32, check_id, pack_vector
-from sona.config import Config, load_config
+from sona.config import Config, settings_of
 from sona.errors import ClosedError, CycleError, ModelError, UnknownIdError
 from sona.hooks.jsonl import read_jsonl
 from sona.hooks.trajectory import OpenTrajectory
@@ -65,8 +65,7 @@ def open(
     Raises:
         ConfigError: of ``config``. What starting raises, see :class:`Engine`.
     """
-    settings = config if isinstance(config, Config) else Config() if config is None else load_config(config)
-    return Engine(Path(path), model, settings)
+    return Engine(Path(path), model, settings_of(config))
 
 
 class Engine:
@@ -198,7 +197,8 @@ class Engine:
         """Store the trajectories of a file of JSON lines: see :mod:`sona.hooks.jsonl` for the form. Durable when it
         returns.
 
-        A line whose id is in the store already is left as it is there, so that the same file can be imported again.
+        The same file can be imported again: what is there already stays as it is. A line whose id is taken by other
+        content is left out, counted in ``status().conflicts`` and logged.
 
         Raises:
             InvalidInputError: a line that can't be a trajectory, by its number; the lines before it are stored.
@@ -211,13 +211,22 @@ class Engine:
         for row in read_jsonl(path, source):
             if row.trajectory.id in parts.store or parts.writer.knows(row.trajectory.id):
                 known += 1
-                continue
-            while self.record(row.trajectory, quality=row.quality, giver="import") == "rejected":
-                parts.writer.flush()  # an import can wait for the disk
-            new += 1
-            rated += row.quality is not None
+            else:
+                new += 1
+            rated += row.feedback is not None
+            for record in (row.trajectory, row.feedback):
+                self._put_patiently(parts, record)
         parts.writer.flush()
         return ImportCounts(new=new, rated=rated, known=known)
+
+    def _put_patiently(self, parts: Parts, record: Trajectory | Feedback | None) -> None:
+        """An import can wait for the disk. What is in the store already is sent again, which changes nothing."""
+        if isinstance(record, Trajectory):
+            while not parts.fast.record(record):
+                parts.writer.flush()
+        elif record is not None:
+            while not parts.fast.feedback(record):
+                parts.writer.flush()
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -301,6 +310,7 @@ class Engine:
             patterns=len(parts.bank.patterns),
             pending=parts.writer.pending,
             rejected=parts.writer.counts().rejected,
+            conflicts=parts.writer.counts().conflicts,
             degraded=parts.writer.degraded,
             hook_errors=self._hook_errors,
         )
@@ -435,6 +445,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Records that are not yet durable."""
     rejected: int
     """Records turned away since the start, because the queue was full."""
+    conflicts: int
+    """Records left out since the start, because their id is taken by other content."""
     degraded: str | None
     """Why the store can't be written to at the moment."""
     hook_errors: int
@@ -446,6 +458,6 @@ class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     new: int
     rated: int
-    """How many of the new ones came with a quality."""
+    """Lines with a quality."""
     known: int
     """Lines whose id was in the store already."""

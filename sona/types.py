@@ -8,11 +8,14 @@ give numpy views without a copy.
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, dataclass_transform, get_args
 
 import msgspec
 import numpy as np
@@ -22,13 +25,18 @@ from sona.checks import (
     Int32,
     TokensLike,
     VectorLike,
-    check_finite,
+    check_count,
     check_id,
+    check_kind,
+    check_mapping,
+    check_number,
+    check_one_of,
     check_quality,
     check_text,
     check_time,
     pack_tokens,
     pack_vector,
+    shown,
     tuple_of,
 )
 from sona.errors import InvalidInputError
@@ -39,9 +47,16 @@ defaults are not written, so a record without a version is of the first."""
 
 Outcome = Literal["completed", "failed", "abandoned"]
 CycleStatus = Literal["published", "rejected", "skipped"]
+FinishReason = Literal["stop", "length"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+STATUSES: tuple[CycleStatus, ...] = get_args(CycleStatus)
+FINISHES: tuple[FinishReason, ...] = get_args(FinishReason)
 BASE_VERSION = "v0"
 """The first version of every store: the untouched base model, with an empty bank."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+MAX_FLOAT = sys.float_info.max
+COSINES = (-1.001, 1.001)  # of float32 vectors: rounding may lead out of [-1, 1]
 
 
 def new_id() -> str:
@@ -60,6 +75,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """What all records share: frozen, unknown fields refused. (``kw_only`` is not inherited, so each says it again.)"""
 
 
+def _check_schema(schema: object) -> None:
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        raise InvalidInputError(f"schema: {shown(schema)}; this sona reads 1 to {SCHEMA}, so update it")
+
+
 class ToolCall(Record, kw_only=True):
     """One call that an assistant's message makes."""
 
@@ -67,9 +87,13 @@ class ToolCall(Record, kw_only=True):
     """The tool's name."""
     arguments: str = "{}"
     """Its arguments as JSON text, as the model wrote it."""
+    id: str | None = None
+    """The call's own id, by which the tool's message refers to it."""
 
     def __post_init__(self) -> None:
         check_id(self.name, "tool call name")
+        if self.id is not None:
+            check_id(self.id, "tool call id")
         check_text(self.arguments, "tool call arguments", empty=True)
 
 
@@ -83,14 +107,17 @@ class Message(Record, kw_only=True):
     name: str | None = None
     """Who speaks, where the role alone does not say it (a tool's name)."""
     tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    """The id of the call that a tool's message answers."""
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise InvalidInputError(f"message role: {self.role!r}; one of {', '.join(ROLES)} is allowed")
+        check_one_of(self.role, ROLES, "message role")
         _set(self, "tool_calls", tuple_of(self.tool_calls, ToolCall, "tool_calls"))
         check_text(self.content, f"{self.role} message", empty=bool(self.tool_calls) or self.role == "tool")
         if self.name is not None:
             check_id(self.name, "message name")
+        if self.tool_call_id is not None:
+            check_id(self.tool_call_id, "message tool_call_id")
 
 
 class Step(Record, kw_only=True):
@@ -99,9 +126,9 @@ class Step(Record, kw_only=True):
     name: str
     """What was done, such as ``tool:lookup`` or ``route:fast``."""
     reward: float | None = None
-    """The step's own reward, any finite number, if one is known."""
+    """The step's own reward, if one is known: from -1e9 to 1e9, so that sums stay finite."""
     latency_s: float | None = None
-    """How long it took, in seconds."""
+    """How long it took, in seconds, up to 1e9."""
     content: str = ""
     """What it was given or gave back, as text."""
     at_ns: int = msgspec.field(default_factory=time.time_ns)
@@ -109,10 +136,10 @@ class Step(Record, kw_only=True):
 
     def __post_init__(self) -> None:
         check_id(self.name, "step name")
-        check_finite(self.reward, "step reward")
-        check_finite(self.latency_s, "step latency_s")
-        if self.latency_s is not None and self.latency_s < 0:
-            raise InvalidInputError(f"step latency_s: {self.latency_s}; 0 or more seconds are allowed")
+        if self.reward is not None:
+            _set(self, "reward", check_number(self.reward, "step reward"))
+        if self.latency_s is not None:
+            _set(self, "latency_s", check_number(self.latency_s, "step latency_s", 0.0))
         check_text(self.content, "step content", empty=True)
         check_time(self.at_ns, "step at_ns")
 
@@ -176,8 +203,7 @@ class Trajectory(Record, kw_only=True):
         check_id(self.id, "trajectory id")
         check_id(self.source, "source")
         check_time(self.created_ns, "created_ns")
-        if type(self.schema) is not int or not 1 <= self.schema <= SCHEMA:
-            raise InvalidInputError(f"schema: {self.schema!r}; this sona reads 1 to {SCHEMA}, so update it")
+        _check_schema(self.schema)
         _set(self, "messages", to_messages(self.messages))
         check_text(self.response, "response", empty=True)
         for name in ("prompt_ids", "response_ids"):
@@ -186,8 +212,7 @@ class Trajectory(Record, kw_only=True):
         if self.embedding is not None:
             _set(self, "embedding", pack_vector(self.embedding))
         _set(self, "steps", tuple_of(self.steps, Step, "steps"))
-        if self.outcome not in ("completed", "failed", "abandoned"):
-            raise InvalidInputError(f"outcome: {self.outcome!r}; completed, failed or abandoned is allowed")
+        check_one_of(self.outcome, OUTCOMES, "outcome")
         _set(self, "recalled", tuple_of(self.recalled, str, "recalled"))
         for name in self.recalled:
             check_id(name, "recalled pattern id")
@@ -230,7 +255,7 @@ def to_messages(value: object) -> tuple[Message, ...]:
     """A conversation from messages or plain ``{"role": ..., "content": ...}`` mappings; a text is one user message.
 
     Raises:
-        InvalidInputError: an unknown role or key, an empty text, or no conversation at all.
+        InvalidInputError: an unknown role or key, an empty text, a part that is no text, or no conversation at all.
     """
     if isinstance(value, str):
         return (Message(role="user", content=value),)
@@ -246,19 +271,40 @@ def _to_message(item: object, index: int) -> Message:
         raise InvalidInputError(f"messages[{index}]: {type(item).__name__}; a Message or a mapping is allowed")
     fields = {key: value for key, value in item.items() if value is not None}
     calls = fields.pop("tool_calls", ())
+    refusal = fields.pop("refusal", "")  # OpenAI's place for the text of an answer that declines
+    fields.pop("annotations", None)  # where in the text a citation stands
     try:
+        fields["content"] = _joined(fields.get("content") or refusal)
         return msgspec.convert({**fields, "tool_calls": [_flat_call(call) for call in calls]}, Message)
-    except (msgspec.ValidationError, TypeError) as error:
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise InvalidInputError(f"messages[{index}]: {error}") from None
 
 
+def _joined(content: object) -> object:
+    """OpenAI writes a content as a text, or as a list of parts; several texts are read on lines of their own."""
+    if not isinstance(content, (list, tuple)):
+        return content
+    return "\n".join(_part_text(part) for part in content)
+
+
+def _part_text(part: object) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, Mapping) else None
+    if kind not in TEXT_PARTS or not isinstance(text, str):
+        raise InvalidInputError(f"content part: {shown(kind or part)}; text only, so leave out images, audio and files")
+    return text
+
+
 def _flat_call(call: object) -> object:
-    """OpenAI nests a call's name and arguments under ``function``; we keep the two."""
-    if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
-        call = call["function"]
-    if isinstance(call, Mapping):
-        return {key: call[key] for key in ("name", "arguments") if key in call}
-    return call
+    """OpenAI nests a call's name and arguments under ``function``; we keep the two, and the call's id."""
+    if not isinstance(call, Mapping):
+        return call
+    function = call.get("function")
+    said = {**call, **function} if isinstance(function, Mapping) else call
+    kept = {key: said[key] for key in ("id", "name", "arguments") if said.get(key) is not None}
+    if isinstance(kept.get("arguments"), Mapping):  # as chat templates and some logs have them
+        kept["arguments"] = json.dumps(kept["arguments"], ensure_ascii=False)
+    return kept
 
 
 class Feedback(Record, kw_only=True):
@@ -283,8 +329,7 @@ class Feedback(Record, kw_only=True):
         _set(self, "quality", check_quality(self.quality))
         check_time(self.at_ns, "at_ns")
         check_text(self.comment, "comment", empty=True)
-        if type(self.schema) is not int or not 1 <= self.schema <= SCHEMA:
-            raise InvalidInputError(f"schema: {self.schema!r}; this sona reads 1 to {SCHEMA}, so update it")
+        _check_schema(self.schema)
 
 
 class Exemplar(Record, kw_only=True):
@@ -298,6 +343,13 @@ class Exemplar(Record, kw_only=True):
     """The beginning of the query."""
     response: str
     """The beginning of the answer."""
+
+    def __post_init__(self) -> None:
+        check_id(self.trajectory_id, "trajectory_id")
+        _set(self, "quality", check_quality(self.quality))
+        _set(self, "similarity", check_number(self.similarity, "similarity", *COSINES))
+        check_text(self.prompt, "exemplar prompt", empty=True)
+        check_text(self.response, "exemplar response", empty=True)
 
 
 class Pattern(Record, kw_only=True):
@@ -322,12 +374,20 @@ class Pattern(Record, kw_only=True):
 
     def __post_init__(self) -> None:
         check_id(self.id, "pattern id")
-        pack_vector(self.centroid, "centroid")
-        check_quality(self.quality_mean, "quality_mean")
-        for name in ("quality_m2", "spread"):
-            check_finite(getattr(self, name), name)
-        if not 0 <= self.quality_count <= self.count:
-            raise InvalidInputError(f"pattern counts: {self.quality_count} of {self.count}; neither may be negative")
+        _set(self, "centroid", pack_vector(self.centroid, "centroid"))
+        for name in ("count", "quality_count", "born_cycle", "touched_cycle"):
+            check_count(getattr(self, name), name)
+        _set(self, "quality_mean", check_quality(self.quality_mean, "quality_mean"))
+        # No sum of squared differences in [0, 1] is larger than a quarter of their number (Popoviciu 1935).
+        _set(self, "quality_m2", check_number(self.quality_m2, "quality_m2", 0.0, self.quality_count / 4 + 1e-6))
+        _set(self, "spread", check_number(self.spread, "spread", *COSINES))
+        _set(self, "exemplars", tuple_of(self.exemplars, Exemplar, "exemplars"))
+        if self.quality_count > self.count:
+            raise InvalidInputError(f"quality_count: {self.quality_count}; at most count, {self.count}, is allowed")
+        if self.touched_cycle < self.born_cycle:
+            raise InvalidInputError(
+                f"touched_cycle: {self.touched_cycle}; born_cycle, {self.born_cycle}, or a later one is allowed"
+            )
 
     @property
     def quality_std(self) -> float:
@@ -346,16 +406,30 @@ class Recall(Record, kw_only=True):
     similarity: float
     """Cosine of the query to the centroid, in the bank's centred space."""
 
+    def __post_init__(self) -> None:
+        check_kind(self.pattern, Pattern, "pattern")
+        _set(self, "similarity", check_number(self.similarity, "similarity", *COSINES))
+
 
 class GateCheck(Record, kw_only=True):
     """One thing that the gate measured."""
 
     name: str
     value: float
+    """What was measured; infinite or NaN where nothing could be."""
     bound: float
     """The value passes when it is at least this."""
     passed: bool
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        check_id(self.name, "check name")
+        _set(self, "value", _measured(self.value, "check value"))
+        _set(self, "bound", check_number(self.bound, "check bound"))
+        check_kind(self.passed, bool, "passed")
+        check_text(self.detail, "detail", empty=True)
+        if self.passed and not self.value >= self.bound:
+            raise InvalidInputError(f"passed: {self.name} at {self.value}; at least {self.bound} passes")
 
 
 class GateDecision(Record, kw_only=True):
@@ -363,6 +437,13 @@ class GateDecision(Record, kw_only=True):
 
     passed: bool
     checks: tuple[GateCheck, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_kind(self.passed, bool, "passed")
+        _set(self, "checks", tuple_of(self.checks, GateCheck, "checks"))
+        # The other way round is allowed: a gate that is switched off lets everything pass.
+        if not self.passed and all(check.passed for check in self.checks):
+            raise InvalidInputError("passed: False, but no check failed; name the one that did")
 
     @property
     def reason(self) -> str:
@@ -382,6 +463,19 @@ class Funnel(Record, kw_only=True):
     """Reason to count. ``collected == trained + held_out + sum(left_out.values())``."""
     waiting_for_feedback: int = 0
     """In the store without a quality, so not collected yet."""
+
+    def __post_init__(self) -> None:
+        for name in ("collected", "trained", "held_out", "waiting_for_feedback"):
+            check_count(getattr(self, name), name)
+        check_mapping(self.left_out, "left_out")
+        for reason, count in self.left_out.items():
+            check_count(count, f"left_out[{reason!r}]")
+        _set(self, "left_out", dict(self.left_out))
+        gone = self.trained + self.held_out + sum(self.left_out.values())
+        if self.collected != gone:
+            raise InvalidInputError(
+                f"collected: {self.collected}, but {gone} were trained on, held out or left out; give each its place"
+            )
 
 
 class CycleReport(Record, kw_only=True):
@@ -403,6 +497,21 @@ class CycleReport(Record, kw_only=True):
     finished_ns: int = 0
     schema: int = 1
 
+    def __post_init__(self) -> None:
+        check_count(self.cycle, "cycle")
+        check_one_of(self.status, STATUSES, "status")
+        check_text(self.reason, "reason", empty=True)
+        check_kind(self.funnel, Funnel, "funnel")
+        check_id(self.parent, "parent")
+        if self.version is not None:
+            check_id(self.version, "version")
+        if self.gate is not None:
+            check_kind(self.gate, GateDecision, "gate")
+        _set(self, "metrics", _metrics(self.metrics))
+        check_time(self.started_ns, "started_ns")
+        check_time(self.finished_ns, "finished_ns")
+        _check_schema(self.schema)
+
 
 class Version(Record, kw_only=True):
     """One immutable commit of the learned state."""
@@ -422,6 +531,36 @@ class Version(Record, kw_only=True):
     """The whole configuration in force, seeds included."""
     schema: int = 1
 
+    def __post_init__(self) -> None:
+        check_id(self.id, "version id")
+        if self.parent is not None:
+            check_id(self.parent, "parent")
+        check_count(self.cycle, "cycle")
+        check_time(self.created_ns, "created_ns")
+        check_kind(self.digest, str, "digest")
+        if not _HEX.fullmatch(self.digest):
+            raise InvalidInputError(f"digest: {shown(self.digest)}; up to 64 hex digits are allowed")
+        check_count(self.trajectories, "trajectories")
+        _set(self, "metrics", _metrics(self.metrics))
+        check_mapping(self.settings, "settings")
+        _check_schema(self.schema)
+
+
+_HEX = re.compile("[0-9a-f]{0,64}")
+
+
+def _metrics(value: Mapping[str, float]) -> dict[str, float]:
+    """``value`` with its numbers as floats."""
+    check_mapping(value, "metrics")
+    return {key: _measured(number, f"metrics[{key!r}]") for key, number in value.items()}
+
+
+def _measured(value: object, name: str) -> float:
+    """``value`` as a float; a measurement may also have come out as NaN or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return float(value)
+    return check_number(value, name, -MAX_FLOAT, MAX_FLOAT)
+
 
 class Progress(Record, kw_only=True):
     """Where a long piece of work stands."""
@@ -431,6 +570,12 @@ class Progress(Record, kw_only=True):
     done: int
     total: int
     note: str = ""
+
+    def __post_init__(self) -> None:
+        check_text(self.stage, "stage")
+        check_count(self.total, "total")
+        check_count(self.done, "done", self.total)
+        check_text(self.note, "note", empty=True)
 
 
 class Reply(Record, kw_only=True):
@@ -442,4 +587,14 @@ class Reply(Record, kw_only=True):
     prompt_ids: tuple[int, ...]
     version: str
     """The version whose adapter made it."""
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
+
+    def __post_init__(self) -> None:
+        check_text(self.text, "reply text", empty=True)
+        for name in ("token_ids", "prompt_ids"):
+            ids = tuple_of(getattr(self, name), int, name)
+            if ids:
+                pack_tokens(ids, name)
+            _set(self, name, ids)
+        check_id(self.version, "version")
+        check_one_of(self.finish_reason, FINISHES, "finish_reason")

@@ -229,7 +229,9 @@ def _give_up_left_out(connection: apsw.Connection, cycle: int, seq: int, feedbac
         return
     claim = _read_claim(row)
     if claim.role != "left_out" or claim.cycle == cycle or claim.feedback >= feedback:
-        raise CycleError(f"trajectory seq {seq}: cycle {claim.cycle} has claimed it; claim what collect() returns, once")
+        raise CycleError(
+            f"trajectory seq {seq}: cycle {claim.cycle} has claimed it; claim what collect() returns, once"
+        )
     connection.execute("DELETE FROM claims WHERE seq = ?", (seq,))
 
 

@@ -94,8 +94,8 @@ def insert_apart(connection: apsw.Connection, records: Sequence[Trajectory | Fee
 
 def _unstorable(record: Trajectory | Feedback, cause: BaseException | None) -> InvalidInputError:
     error = InvalidInputError(
-        f"{type(record).__name__.lower()} {record.id!r}: {type(cause).__name__}: {cause}; it would fail again, so leave "
-        "it out or send plain values"
+        f"{type(record).__name__.lower()} {record.id!r}: {type(cause).__name__}: {cause}; it would fail again, so send "
+        "it with plain values"
     )
     error.__cause__ = cause
     return error

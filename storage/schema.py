@@ -67,9 +67,9 @@ CREATE TABLE feedback (
 
 CREATE INDEX feedback_of_trajectory ON feedback (trajectory);
 
--- What a cycle took; the key lets each trajectory be taken once. One that was left out gives its row up to a later cycle
--- that takes it after feedback newer than `feedback`, the one that its quality was of. Within a cycle the ordinals of what
--- is trained on, and of what is held out, run from 0 without gaps, so that a random one is one lookup.
+-- What a cycle took; the key lets each trajectory be taken once. One that was left out gives its row up to a later
+-- cycle that takes it by a feedback newer than `feedback`, the one that its quality was of. Within a cycle the ordinals
+-- of what is trained on, and of what is held out, run from 0 without gaps, so that a random one is one lookup.
 CREATE TABLE claims (
     seq          INTEGER PRIMARY KEY REFERENCES trajectories (seq),
     cycle        INTEGER NOT NULL,
@@ -105,7 +105,6 @@ CREATE TABLE versions (
 ) STRICT;
 
 -- Kept in step with the records by the transaction that stores them, so that no status query walks through all of them.
--- reward_sum is in units of 2^64, so that no sum of finite rewards overflows.
 CREATE TABLE sources (
     source       TEXT    PRIMARY KEY,
     trajectories INTEGER NOT NULL,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import astuple, dataclass
 
 import apsw
@@ -15,9 +14,6 @@ _COLUMNS = """
     source, trajectories, feedback, steps, rewards, reward_sum, rated, quality_sum, completed, failed, abandoned
 """
 
-_REWARD_UNIT = 2.0**64  # a power of two: nothing is rounded, and only 2^64 rewards could overflow the sum
-_LARGEST = sys.float_info.max
-
 
 @dataclass(slots=True)
 class Totals:
@@ -29,7 +25,7 @@ class Totals:
     steps: int = 0
     rewards: int = 0
     reward_sum: float = 0.0
-    """In units of 2^64."""
+    """Finite: a reward is at most :data:`sona.checks.MAX_NUMBER`."""
     rated: int = 0
     quality_sum: float = 0.0
     """Of the effective qualities: a later feedback takes the place of the one before."""
@@ -43,7 +39,7 @@ class Totals:
         self.trajectories += 1
         self.steps += len(record.steps)
         self.rewards += len(rewards)
-        self.reward_sum += sum(reward / _REWARD_UNIT for reward in rewards)
+        self.reward_sum += sum(rewards)
         self.completed += record.outcome == "completed"
         self.failed += record.outcome == "failed"
         self.abandoned += record.outcome == "abandoned"
@@ -62,17 +58,11 @@ class Totals:
             trajectories=self.trajectories,
             steps=self.steps,
             rewards=self.rewards,
-            mean_reward=self._mean_reward(),
+            mean_reward=self.reward_sum / self.rewards if self.rewards else None,
             rated=self.rated,
             mean_quality=min(max(self.quality_sum / self.rated, 0.0), 1.0) if self.rated else None,  # rounding
             outcomes={name: count for name, count in outcomes.items() if count},
         )
-
-    def _mean_reward(self) -> float | None:
-        if not self.rewards:
-            return None
-        mean = self.reward_sum / self.rewards * _REWARD_UNIT
-        return min(max(mean, -_LARGEST), _LARGEST)  # rounding
 
 
 def read_totals(connection: apsw.Connection, source: str) -> Totals:

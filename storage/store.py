@@ -147,9 +147,10 @@ class Store:
         """Claims, report, version and the new current version: all in one durable transaction, or nothing.
 
         Raises:
-            CycleError: a claimed trajectory is claimed already (and not as one that was left out and has newer feedback
-                since), has no feedback or is not there; the cycle is not the next one; the version does not follow the current one; a version came with a report that is not
-                ``published``, or none with one that is.
+            CycleError: a claimed trajectory is claimed already (unless it was left out, and is claimed by a newer
+                feedback now), has no feedback or is not there; the cycle is not the next one; the version does not
+                follow the current one; a version came with a report that is not ``published``, or none with one that
+                is.
         """
         row = cycles.cycle_row(report, claims)
         self._transact(
@@ -177,8 +178,8 @@ class Store:
     # Reading
 
     def collect(self, limit: int) -> Collected:
-        """At most ``limit`` trajectories that have feedback and are claimed by no cycle, or were left out and have newer
-        feedback since, in the order of the first feedback that makes them new.
+        """At most ``limit`` trajectories that have feedback and are claimed by no cycle, or were left out before their
+        latest feedback came, in the order of the first feedback that makes them new.
 
         The cost follows what is new since the last cycle, not what the store holds.
         """

@@ -1,11 +1,12 @@
 """Settings: defaults, ranges, TOML, and errors that help."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sona.config import Config, TrainConfig, config_from, load_config
+from sona.config import Config, CycleConfig, LoraConfig, TrainConfig, config_from, load_config, settings_of
 from sona.errors import ConfigError
 
 
@@ -30,9 +31,12 @@ def test_toml_maps_onto_the_tree(tmp_path: Path) -> None:
         ({"serve": {"device": "gpu"}}, "device"),
         ({"seed": "x"}, "seed"),
         ({"gate": {"confidence": float("nan")}}, "confidence"),
+        ({"lora": {"alpha": 10**400}}, "alpha|float"),
+        ({3: 4}, "unknown setting 3"),
+        ([], "a mapping of settings"),
     ],
 )
-def test_a_wrong_setting_is_an_error_that_names_it(raw: dict[str, Any], message: str) -> None:
+def test_a_wrong_setting_is_an_error_that_names_it(raw: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_from(raw)
 
@@ -48,3 +52,56 @@ def test_a_missing_or_broken_file_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("= 3")
     with pytest.raises(ConfigError, match="no TOML"):
         load_config(tmp_path / "bad.toml")
+
+
+def test_a_group_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="gate: a TrainConfig; a GateConfig is allowed"):
+        Config(gate=TrainConfig())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="gate: a dict"):
+        Config(gate={})  # type: ignore[arg-type]
+
+
+def test_what_was_converted_is_kept() -> None:
+    alpha = LoraConfig(alpha=16).alpha
+    assert (alpha, type(alpha)) == (16.0, float)
+    assert LoraConfig(target_modules=["q_proj"]).target_modules == ("q_proj",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**5000), 1e10, float("inf")], ids=["large", "unprintable", "above", "infinite"]
+)
+def test_a_number_beyond_all_bounds_is_a_config_error(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"cycle\.interval_s"):
+        CycleConfig(interval_s=value)
+
+
+def test_a_file_that_can_not_be_read_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't be read"):
+        load_config(tmp_path)
+    locked = tmp_path / "locked.toml"
+    locked.write_text("seed = 1")
+    locked.chmod(0)
+    if not os.access(locked, os.R_OK):  # root reads everything
+        with pytest.raises(ConfigError, match="can't be read"):
+            load_config(locked)
+
+
+@pytest.mark.parametrize("content", [b"seed = '\xff'", b"seed = " + b"9" * 5000, b"seed = " + b"[" * 100_000])
+def test_a_file_that_is_no_toml_is_a_config_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match="no TOML"):
+        load_config(tmp_path / "bad.toml")
+
+
+def test_settings_are_given_as_themselves_as_a_file_or_not_at_all(tmp_path: Path) -> None:
+    own = Config(seed=3)
+    assert settings_of(own) is own
+    assert settings_of(None) == Config()
+    (tmp_path / "sona.toml").write_text("seed = 4")
+    assert settings_of(tmp_path / "sona.toml").seed == settings_of(str(tmp_path / "sona.toml")).seed == 4
+
+
+@pytest.mark.parametrize("given", [{}, 3, TrainConfig(), b"sona.toml", "a\x00b"])
+def test_what_are_no_settings_is_a_config_error(given: Any) -> None:
+    with pytest.raises(ConfigError):
+        settings_of(given)

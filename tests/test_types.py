@@ -15,7 +15,7 @@ from sona.types import Feedback, Message, Step, ToolCall, Trajectory, new_id, to
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(lambda text: text.strip())
 names = words.filter(lambda text: "\x00" not in text)
-reals = st.floats(allow_nan=False, allow_infinity=False, width=32)
+reals = st.floats(-1e9, 1e9, width=32)
 vectors = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=20).filter(
     lambda row: any(abs(x) > 1e-3 for x in row)
 )
@@ -146,16 +146,68 @@ def test_a_wrong_step_is_a_typed_error(wrong: dict[str, Any]) -> None:
         Step(**{"name": "tool:lookup", **wrong})
 
 
-def test_openai_messages_are_taken_as_they_are_written() -> None:
-    call = {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": '{"a": 1}'}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": '{"a": 1}'}}
+
+
+def test_an_openai_transcript_is_taken_as_it_is_written() -> None:
     made = to_messages(
         [
-            {"role": "user", "content": "hi"},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "developer", "content": [{"type": "text", "text": "be"}, {"type": "text", "text": "kind"}]},
+            {"role": "user", "content": [{"type": "text", "text": "hi"}], "name": None},
+            {
+                "role": "assistant",
+                "content": None,
+                "refusal": None,
+                "annotations": [],
+                "audio": None,
+                "function_call": None,
+                "tool_calls": [CALL],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "found"}]},
             {"role": "tool", "content": "", "name": "lookup"},
+            {"role": "assistant", "content": None, "refusal": "I can't help with that."},
         ]
     )
-    assert made[1].tool_calls == (ToolCall(name="lookup", arguments='{"a": 1}'),)
+    assert [message.content for message in made] == ["be\nkind", "hi", "", "found", "", "I can't help with that."]
+    assert made[2].tool_calls == (ToolCall(name="lookup", arguments='{"a": 1}', id="c1"),)
+    assert made[3].tool_call_id == "c1"
+    assert made[4].name == "lookup"
+
+
+def test_arguments_that_are_an_object_become_json_text() -> None:
+    (made,) = to_messages([{"role": "assistant", "tool_calls": [{"name": "find", "arguments": {"was": "Öl"}}]}])
+    assert made.tool_calls[0] == ToolCall(name="find", arguments='{"was": "Öl"}')
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:,"}},
+        {"type": "input_audio", "input_audio": {}},
+        {"type": "text"},
+        {"type": "text", "text": 7},
+        {},
+        "hi",
+        7,
+        None,
+    ],
+)
+def test_a_part_that_is_no_text_is_refused_by_name(part: object) -> None:
+    with pytest.raises(InvalidInputError, match=r"messages\[0\]: content part: .*text only"):
+        to_messages([{"role": "user", "content": [{"type": "text", "text": "see"}, part]}])
+
+
+def test_a_tensor_that_numpy_refuses_is_a_typed_error() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(InvalidInputError, match="embedding"):
+        Trajectory(embedding=torch.ones(3, requires_grad=True))
+    assert Trajectory(embedding=torch.ones(3)).embedding == pack_vector([1.0, 1.0, 1.0])
+
+
+def test_numbers_of_other_libraries_are_stored_as_python_s() -> None:
+    made = Step(name="x", reward=np.float32(0.5), latency_s=np.int64(2))  # type: ignore[arg-type]
+    assert (type(made.reward), type(made.latency_s)) == (float, float)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Step) == made
 
 
 def test_packed_bytes_are_not_copied() -> None:

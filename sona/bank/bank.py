@@ -9,13 +9,17 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from sona.bank.clustering import Clusters, spherical_kmeans, unit_rows
+from sona.bank.clustering import unit_rows
+from sona.bank.groups import Group, Neighbours, groups_of
 from sona.bank.index import CentroidIndex
 from sona.bank.pattern import Member, found, join
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, StoreCorruptError
 from sona.types import Pattern, Recall, Record
+
+AT_THE_MEAN = 1e-3
+"""An embedding no farther from the mean than this share of its length is the mean itself, but for rounding."""
 
 
 class Placement(NamedTuple):
@@ -78,8 +82,8 @@ class Bank:
         """The bank with ``members`` in it, and the pattern that each went to.
 
         The members are clustered among themselves, so a cycle costs what is new. A cluster joins the known pattern
-        whose centroid lies no farther from its own than the less compact of the two lies from its average member; a
-        cluster that is near to none founds a pattern, whose id is never used again for anything else.
+        that is nearest to it if no gap lies between the two, by the rule that clusters are told apart with: see
+        :mod:`sona.bank.groups`. Otherwise it founds a pattern, whose id is never used again for anything else.
 
         Raises:
             DimensionMismatchError: an embedding has another width than the bank's.
@@ -90,30 +94,27 @@ class Bank:
         bank = self if self._mean is not None else Bank((), rows.mean(0))
         x = bank._centred(rows)
         k = int(np.clip(round(len(members) / settings.cluster_size), 1, settings.max_new_clusters))
-        return bank._take(spherical_kmeans(x, k, seed), members, settings, cycle)
+        return bank._take(x, Neighbours(groups_of(x, k, seed)), members, settings, cycle)
 
-    def _take(self, clusters: Clusters, members: Sequence[Member], settings: BankConfig, cycle: int) -> Placement:
+    def _take(
+        self, x: Float32, groups: Neighbours, members: Sequence[Member], settings: BankConfig, cycle: int
+    ) -> Placement:
         patterns = {pattern.id: pattern for pattern in self.patterns}
         pattern_ids = [""] * len(members)
-        for label, centroid in enumerate(clusters.centroids):
-            places = np.flatnonzero(clusters.labels == label).tolist()
-            group = [members[place] for place in places]
-            known = self._match(centroid, float(clusters.similarity[places].mean()))
-            similarity = clusters.similarity[places]
-            if known is None:
-                grown = found(f"p{cycle}-{label}", centroid, group, similarity, settings.exemplars, cycle)
-            else:
-                grown = join(patterns[known], centroid, group, similarity, settings.exemplars, cycle)
-            patterns[grown.id] = grown
-            for place in places:
-                pattern_ids[place] = grown.id
+        for number, group in enumerate(groups):
+            known = self._match(group, groups)
+            name = known or f"p{cycle}-{number}"
+            grown = found(name, x[group.places], [members[place] for place in group.places], settings.exemplars, cycle)
+            patterns[name] = grown if known is None else join(patterns[name], grown, settings.exemplars)
+            for place in group.places:
+                pattern_ids[place] = name
         return Placement(Bank(tuple(patterns.values()), self._mean), pattern_ids)
 
-    def _match(self, centroid: Float32, spread: float) -> str | None:
+    def _match(self, group: Group, groups: Neighbours) -> str | None:
         if not self.patterns:
             return None
-        pattern, similarity = self._index.search(centroid[None], 1)[0][0]
-        return pattern.id if similarity >= min(spread, pattern.spread) else None
+        pattern, _ = self._index.search(group.centroid[None], 1)[0][0]
+        return pattern.id if groups.is_one_with(group, pattern.vector(), pattern.spread) else None
 
     def _centred(self, embeddings: Float32) -> Float32:
         assert self._mean is not None
@@ -121,7 +122,12 @@ class Bank:
             raise DimensionMismatchError(
                 f"embedding of width {embeddings.shape[1]}; this store's have {len(self._mean)}: use the same embedder"
             )
-        return unit_rows(embeddings - self._mean)
+        centred = embeddings - self._mean
+        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        # What is at the mean has no direction from there, or that of a rounding error; it keeps its own. A first cycle
+        # of one repeated query is all there.
+        at_mean = np.linalg.norm(centred, axis=1, keepdims=True) <= AT_THE_MEAN * lengths
+        return unit_rows(np.where(at_mean, embeddings, centred))
 
     def to_bytes(self) -> bytes:
         """Its stored form."""

@@ -6,14 +6,19 @@ them.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from typing import TypeVar
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from sona.checks import Float32, Int32
 
 faiss.omp_set_num_threads(1)
+
+_Real = TypeVar("_Real", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,19 @@ def unit_rows(x: Float32) -> Float32:
     return np.ascontiguousarray(x / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
+def sums_by_label(x: npt.NDArray[_Real], labels: npt.NDArray[np.integer]) -> npt.NDArray[_Real]:
+    """The sum of the rows of ``x`` (n, width) under each of ``labels`` (n,): (labels, width)."""
+    sums = np.zeros((int(labels.max()) + 1, x.shape[1]), dtype=x.dtype)
+    np.add.at(sums, labels, x)
+    return sums
+
+
+def reduced_seed(seed: int) -> int:
+    """``seed``, any whole number, as one from 1 to 2**30: FAISS takes a C int, adds to it, and takes 0 for none."""
+    digest = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
+    return 1 + int.from_bytes(digest, "little") % 2**30
+
+
 def spherical_kmeans(x: Float32, k: int, seed: int, *, starts: int = 4, iterations: int = 25) -> Clusters:
     """The best of ``starts`` runs of spherical k-means (Dhillon & Modha 2001), by the sum of cosines.
 
@@ -41,7 +59,7 @@ def spherical_kmeans(x: Float32, k: int, seed: int, *, starts: int = 4, iteratio
         x: (n, width) float32, unit rows. Equal rows count once for the choice of the starts, by their number for the
             centroids.
         k: clusters wanted; at most the number of distinct rows are made.
-        seed: the same seed and data give the same clusters.
+        seed: any whole number; the same seed and data give the same clusters.
         starts: random starts.
         iterations: of Lloyd's algorithm in each.
 
@@ -56,7 +74,7 @@ def spherical_kmeans(x: Float32, k: int, seed: int, *, starts: int = 4, iteratio
         niter=iterations,
         nredo=starts,
         spherical=True,
-        seed=seed + 1,  # FAISS takes 0 as "no seed of mine"
+        seed=reduced_seed(seed),
         min_points_per_centroid=1,
         max_points_per_centroid=max(len(x), 1),
     )
@@ -68,7 +86,5 @@ def spherical_kmeans(x: Float32, k: int, seed: int, *, starts: int = 4, iteratio
 def _without_empty(x: Float32, labels: Int32) -> Clusters:
     """Number the used clusters from 0, with centroids that are their members' mean direction."""
     numbered = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    sums = np.zeros((int(numbered.max()) + 1, x.shape[1]), dtype=np.float32)
-    np.add.at(sums, numbered, x)
-    centroids = unit_rows(sums)
+    centroids = unit_rows(sums_by_label(x, numbered))
     return Clusters(centroids, numbered, np.einsum("nd,nd->n", x, centroids[numbered]))

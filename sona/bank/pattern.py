@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from sona.bank.clustering import unit_rows
 from sona.checks import Float32
@@ -34,6 +35,7 @@ class Moments(NamedTuple):
 
 
 EMPTY = Moments(0, 0.5, 0.0)
+NO_DIRECTION = 1e-6  # a mean of unit rows that is no longer than this is rounding
 EXCERPT = 200  # characters of a prompt or response that an exemplar keeps
 
 
@@ -53,8 +55,10 @@ def merged(a: Moments, b: Moments) -> Moments:
     return Moments(n, a.mean + delta * b.n / n, a.m2 + b.m2 + delta**2 * a.n * b.n / n)
 
 
-def found(name: str, centroid: Float32, group: Sequence[Member], similarity: Float32, keep: int, cycle: int) -> Pattern:
-    """A new pattern from a cluster: its ``centroid`` (width,), members, their cosines (n,)."""
+def found(name: str, rows: Float32, group: Sequence[Member], keep: int, cycle: int) -> Pattern:
+    """A new pattern from a cluster: its ``rows``, float32 (n, width) of norm 1, and the members that they stand for."""
+    centroid = _direction(rows.sum(0, dtype=np.float64), len(rows), rows[0])
+    similarity = rows @ centroid
     quality = moments([member.quality for member in group if member.quality is not None])
     return Pattern(
         id=name,
@@ -70,29 +74,40 @@ def found(name: str, centroid: Float32, group: Sequence[Member], similarity: Flo
     )
 
 
-def join(
-    pattern: Pattern, centroid: Float32, group: Sequence[Member], similarity: Float32, keep: int, cycle: int
-) -> Pattern:
-    """``pattern`` with a cluster's members in it, under the same id; the centroid moves by their share of the count."""
-    new = found(pattern.id, centroid, group, similarity, keep, cycle)
-    total = pattern.count + new.count
-    direction = unit_rows((pattern.count * pattern.vector() + new.count * new.vector())[None])[0]
+def join(known: Pattern, new: Pattern, keep: int) -> Pattern:
+    """``known`` with the members of ``new`` in it, under its own id.
+
+    Centroid and spread are those of all members together: of unit rows, the mean cosine to their mean direction is the
+    length of their mean, so that count, spread and centroid are the sum of the rows.
+    """
+    total = known.count + new.count
+    sums = _sum(known) + _sum(new)
+    centroid = _direction(sums, total, known.vector())
     quality = merged(
-        Moments(pattern.quality_count, pattern.quality_mean, pattern.quality_m2),
+        Moments(known.quality_count, known.quality_mean, known.quality_m2),
         Moments(new.quality_count, new.quality_mean, new.quality_m2),
     )
     return Pattern(
-        id=pattern.id,
-        centroid=direction.astype("<f4").tobytes(),
+        id=known.id,
+        centroid=centroid.astype("<f4").tobytes(),
         count=total,
         quality_count=quality.n,
         quality_mean=quality.mean,
         quality_m2=quality.m2,
-        spread=(pattern.count * pattern.spread + new.count * new.spread) / total,
-        exemplars=_best((*pattern.exemplars, *new.exemplars), keep),
-        born_cycle=pattern.born_cycle,
-        touched_cycle=cycle,
+        spread=float(sums @ centroid) / total,
+        exemplars=_best((*known.exemplars, *new.exemplars), keep),
+        born_cycle=known.born_cycle,
+        touched_cycle=new.touched_cycle,
     )
+
+
+def _sum(pattern: Pattern) -> npt.NDArray[np.float64]:
+    return pattern.count * pattern.spread * pattern.vector().astype(np.float64)
+
+
+def _direction(sums: npt.NDArray[np.float64], count: int, otherwise: Float32) -> Float32:
+    """Of the sum of ``count`` unit rows; ``otherwise`` where they cancel out."""
+    return unit_rows(sums[None].astype(np.float32))[0] if np.linalg.norm(sums) > NO_DIRECTION * count else otherwise
 
 
 def _exemplars(group: Sequence[Member], similarity: Float32) -> list[Exemplar]:

@@ -1,12 +1,14 @@
 """Trajectories from JSON lines: one documented form, and the names that agent logs commonly use for the same things.
 
-Each line is one object:
+Each line is one object. Of names for the same thing the first that the line has counts:
 
-- ``id``: text or number; made up where it is missing.
+- ``id``: text or number; where it is missing, a hash of the line, so that reading the same file again gives the same
+  ids.
 - ``source`` (or ``agent``, ``env``): who sent it; the file's name where it is missing.
+- ``created_ns`` (or ``timestamp``): when; whole nanoseconds since 1970, or a timestamp in seconds, milli-, micro- or
+  nanoseconds, or ISO 8601 text (UTC where it names no zone); 0 where it is missing or none of these.
 - ``messages``: the conversation, as OpenAI writes it. Where there is no ``response``, the assistant's last text is
-taken
-  as that; where there are no ``steps``, its tool calls are.
+  taken as that; where there are no ``steps``, its tool calls are.
 - ``prompt`` (or ``task``, ``question``): text, in place of ``messages``.
 - ``response`` (or ``answer``): text; where it is missing, the steps' actions, a line each.
 - ``steps``: list of objects with ``name`` (or ``action``), ``reward``, ``latency_s``, ``content`` (or ``thought``,
@@ -14,132 +16,220 @@ taken
 - ``quality`` (or ``reward``): number in [0, 1]; a line without one is stored, and waits for feedback.
 - ``outcome``: ``completed``, ``failed`` or ``abandoned``; another text goes to the metadata.
 - ``embedding``: list of numbers.
-- ``metadata``: object of texts; fields that are not named here are added to it, as text.
+- ``metadata``: object of texts; whatever else the line holds is added to it, as text.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from sona.checks import check_quality
 from sona.errors import InvalidInputError
-from sona.types import Message, Outcome, Step, ToolCall, Trajectory, new_id, to_messages
+from sona.types import OUTCOMES, Feedback, Message, Outcome, Step, ToolCall, Trajectory, to_messages
 
-OUTCOMES = ("completed", "failed", "abandoned")
-KNOWN = frozenset(
-    (
-        "id",
-        "source",
-        "messages",
-        "prompt",
-        "response",
-        "answer",
-        "steps",
-        "quality",
-        "reward",
-        "outcome",
-        "embedding",
-        "metadata",
-    )
-)
+MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 
 
 class Imported(NamedTuple):
-    """One line of a file."""
+    """One line of a file. The same line gives the same two records, so that both can be stored again without harm."""
 
     line: int
     trajectory: Trajectory
-    quality: float | None
+    feedback: Feedback | None
+    """Its quality. The id follows from the trajectory's and the quality, so that a corrected one counts."""
+
+    @property
+    def quality(self) -> float | None:
+        """In [0, 1]; None where the line has none."""
+        return None if self.feedback is None else self.feedback.quality
 
 
 def read_jsonl(path: Path, source: str | None = None) -> Iterator[Imported]:
     """The trajectories of a file, line by line; ``source`` overrides the lines' own.
 
     Raises:
-        InvalidInputError: no such file, or a line that can't be a trajectory: its number, what is wrong, what is
-            allowed.
+        InvalidInputError: no such file or none that can be read, or a line that can't be a trajectory: its number, what
+            is wrong, what is allowed.
     """
     if not path.is_file():
         raise InvalidInputError(f"{str(path)!r} is no file; give a file of JSON lines")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _read_line(line, number, path, source)
+    seen: Counter[bytes] = Counter()
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _read_line(line.strip(), number, path, source, seen)
+    except OSError as error:
+        raise InvalidInputError(f"{str(path)!r} can't be read: {error}; give a file of JSON lines") from None
 
 
-def _read_line(line: bytes, number: int, path: Path, source: str | None) -> Imported:
+def _read_line(line: bytes, number: int, path: Path, source: str | None, seen: Counter[bytes]) -> Imported:
     try:
         row = msgspec.json.decode(line)
         if not isinstance(row, dict):
             raise InvalidInputError(f"a {type(row).__name__}; one JSON object a line is allowed")
-        quality = _first(row, "quality", "reward")
-        return Imported(number, _trajectory(row, source or path.stem, override=source), _quality(quality))
-    except (msgspec.DecodeError, InvalidInputError) as error:
+        fields = _Fields(row)
+        sender = source or str(fields.take("source", "agent", "env") or path.stem)
+        quality = fields.take("quality", "reward")
+        given = fields.take("id")
+        made = _trajectory(fields, _made_up_id(sender, line, seen) if given is None else _id(given), sender)
+        return Imported(number, made, None if quality is None else _feedback(made, quality))
+    # Not UTF-8, or a number or a nesting beyond Python's limits, are untyped ones.
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path.name} line {number}: {error}") from None
 
 
-def _quality(value: object) -> float | None:
-    return None if value is None else check_quality(value)
+class _Fields:
+    """A line's fields, and which of them were taken: the others go to the metadata."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        self._row = row
+        self._taken: set[str] = set()
+
+    def take(self, *keys: str, kind: type = object) -> Any:
+        """The value under the first of ``keys`` that holds one of ``kind``; None where none does."""
+        for key in keys:
+            if (value := self._row.get(key)) is not None and isinstance(value, kind):
+                self._taken.add(key)
+                return value
+        return None
+
+    def give_back(self, key: str) -> None:
+        """Let it go to the metadata after all."""
+        self._taken.discard(key)
+
+    def rest(self) -> dict[str, Any]:
+        """What nobody took."""
+        return {key: value for key, value in self._row.items() if key not in self._taken and value is not None}
 
 
-def _trajectory(row: Mapping[str, Any], fallback: str, override: str | None) -> Trajectory:
-    messages, response, after = _conversation(row)
-    steps = _steps(row, messages)
-    if not response and row.get("steps"):
-        response = "\n".join(str(_first(step, "action", "name") or "") for step in row["steps"]).strip()
+def _id(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise InvalidInputError(f"id: a {type(value).__name__}; a text or a number is allowed")
+    return str(value)
+
+
+def _made_up_id(source: str, line: bytes, seen: Counter[bytes]) -> str:
+    """A hash of the sender and the line; the second line of the same content is another event, and gets another."""
+    digest = hashlib.blake2b(source.encode("utf-8", "replace") + b"\x00" + line, digest_size=16).digest()
+    seen[digest] += 1
+    return hashlib.blake2b(digest + b"%d" % seen[digest], digest_size=16).hexdigest()
+
+
+def _feedback(trajectory: Trajectory, quality: float) -> Feedback:
+    made = Feedback(
+        trajectory_id=trajectory.id, quality=quality, id="import", giver="import", at_ns=trajectory.created_ns
+    )
+    digest = hashlib.blake2b(f"{made.quality!r} of {trajectory.id}".encode(), digest_size=16)
+    return msgspec.structs.replace(made, id=digest.hexdigest())
+
+
+def _trajectory(fields: _Fields, name: str, source: str) -> Trajectory:
+    messages, response, after = _conversation(fields)
+    given = fields.take("steps")
+    steps = _steps(given, messages)
+    if not response and given:
+        response = "\n".join(str(_first(step, "action", "name") or "") for step in given).strip()
     return Trajectory(
-        id=str(row["id"]) if row.get("id") is not None else new_id(),
-        source=override or str(_first(row, "source", "agent", "env") or fallback),
+        id=name,
+        source=source,
+        created_ns=_created_ns(fields),
         messages=messages,
         response=response,
         steps=steps,
-        embedding=row.get("embedding"),
-        outcome=_outcome(row, answered=bool(response) or not messages),
-        metadata={**_metadata(row), **({"followed_by": after} if after else {})},
+        embedding=fields.take("embedding"),
+        outcome=_outcome(fields, answered=bool(response) or not messages),
+        metadata={**_metadata(fields), **({"followed_by": after} if after else {})},
     )
 
 
-def _outcome(row: Mapping[str, Any], *, answered: bool) -> Outcome:
-    given: Outcome | None = row["outcome"] if row.get("outcome") in OUTCOMES else None
-    return given or ("completed" if answered else "abandoned")
+def _created_ns(fields: _Fields) -> int:
+    for key in ("created_ns", "timestamp"):
+        value = fields.take(key)
+        found = _iso_ns(value) if isinstance(value, str) else _number_ns(value, exact=key == "created_ns")
+        if found is not None:
+            return found
+        fields.give_back(key)
+    return 0
 
 
-def _conversation(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str, str]:
+def _number_ns(value: object, *, exact: bool) -> int | None:
+    """A time as nanoseconds; unless it is ``exact``, its size tells its unit: each is 1000 of the one before."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**63:
+        return None
+    # Seconds stay below 1e11 until the year 5138; in milliseconds that is 1973.
+    power = 0 if exact else next((9 - 3 * step for step in range(3) if value < 10 ** (11 + 3 * step)), 0)
+    factor = int(10**power)
+    return _in_range(value * factor if isinstance(value, int) else math.floor(value * factor))
+
+
+def _iso_ns(text: str) -> int | None:
+    try:
+        moment = datetime.fromisoformat(text)
+        since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.fromtimestamp(0, UTC)
+    except (ValueError, OverflowError):
+        return None
+    return _in_range(((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000)
+
+
+def _in_range(ns: int) -> int | None:
+    return ns if 0 <= ns < 2**63 else None
+
+
+def _outcome(fields: _Fields, *, answered: bool) -> Outcome:
+    given = fields.take("outcome")
+    for outcome in OUTCOMES:
+        if given == outcome:
+            return outcome
+    fields.give_back("outcome")
+    return "completed" if answered else "abandoned"
+
+
+def _conversation(fields: _Fields) -> tuple[tuple[Message, ...], str, str]:
     """The prompt's messages, the response, and what the conversation went on with after it."""
-    response = _text(_first(row, "response", "answer"), "response")
-    if row.get("messages"):
-        messages = to_messages([_openai_form(message) for message in _list(row["messages"], "messages")])
-        if response:
-            return messages, response, ""
-        spoken = [
-            place for place, message in enumerate(messages) if message.role == "assistant" and message.content.strip()
-        ]
-        if not spoken or not spoken[-1]:
-            return messages, "", ""
-        after = "\n".join(f"{message.role}: {message.content}" for message in messages[spoken[-1] + 1 :])
-        return messages[: spoken[-1]], messages[spoken[-1]].content, after
-    prompt = next((row[key] for key in ("prompt", "task", "question") if isinstance(row.get(key), str)), "")
-    return (to_messages(prompt) if prompt else ()), response, ""
+    response = _text(fields.take("response", "answer"), "response")
+    given = fields.take("messages")
+    if not given:
+        prompt = fields.take("prompt", "task", "question", kind=str)
+        return (to_messages(prompt) if prompt else ()), response, ""
+    messages = to_messages([_openai_form(message) for message in _list(given, "messages")])
+    if response:
+        return messages, response, ""
+    spoken = [
+        place for place, message in enumerate(messages) if message.role == "assistant" and message.content.strip()
+    ]
+    if not spoken or not spoken[-1]:
+        return messages, "", ""
+    after = "\n".join(f"{message.role}: {message.content}" for message in messages[spoken[-1] + 1 :])
+    return messages[: spoken[-1]], messages[spoken[-1]].content, after
 
 
 def _openai_form(message: object) -> object:
     """A message with neither text nor calls, which some logs hold, is an empty turn: it reads as one blank."""
     if not isinstance(message, Mapping):
         return message
-    kept = {key: value for key, value in message.items() if key in ("role", "content", "name", "tool_calls")}
-    if not kept.get("content") and not kept.get("tool_calls") and kept.get("role") != "tool":
+    kept = {key: value for key, value in message.items() if key in MESSAGE_KEYS}
+    if (
+        not kept.get("refusal")
+        and not kept.get("content")
+        and not kept.get("tool_calls")
+        and kept.get("role") != "tool"
+    ):
         kept["content"] = "(empty)"
     return kept
 
 
-def _steps(row: Mapping[str, Any], messages: tuple[Message, ...]) -> list[Step]:
-    if row.get("steps"):
-        return [_step(step) for step in _list(row["steps"], "steps")]
+def _steps(given: object, messages: tuple[Message, ...]) -> list[Step]:
+    if given:
+        return [_step(step) for step in _list(given, "steps")]
     return [_call_step(call) for message in messages for call in message.tool_calls]
 
 
@@ -161,15 +251,13 @@ def _call_step(call: ToolCall) -> Step:
     return Step(name=f"tool:{call.name}"[:200], content=call.arguments, at_ns=0)
 
 
-def _metadata(row: Mapping[str, Any]) -> dict[str, str]:
-    given = row.get("metadata") or {}
+def _metadata(fields: _Fields) -> dict[str, str]:
+    given = fields.take("metadata") or {}
     if not isinstance(given, Mapping):
         raise InvalidInputError(f"metadata: a {type(given).__name__}; an object of texts is allowed")
-    rest = {key: value for key, value in row.items() if key not in KNOWN and value is not None}
-    if row.get("outcome") is not None and row["outcome"] not in OUTCOMES:
-        rest["outcome"] = row["outcome"]
     return {
-        str(key): value if isinstance(value, str) else json.dumps(value) for key, value in {**rest, **given}.items()
+        str(key): value if isinstance(value, str) else json.dumps(value)
+        for key, value in {**fields.rest(), **given}.items()
     }
 
 

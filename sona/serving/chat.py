@@ -114,9 +114,15 @@ def _as_template_input(message: Message) -> dict[str, Any]:
     row: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.name is not None:
         row["name"] = message.name
+    if message.tool_call_id is not None:
+        row["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         row["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": _arguments(call.arguments)}}
+            {
+                "type": "function",
+                **({"id": call.id} if call.id is not None else {}),
+                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+            }
             for call in message.tool_calls
         ]
     return row

@@ -205,7 +205,7 @@ class LocalModel:
     def _reply(self, prompt: Int32, answer: list[int], version: str) -> Reply:
         stopped = bool(answer) and answer[-1] in self._stop_ids
         return Reply(
-            text=self._codec.decode(answer),
+            text=self._codec.decode(answer[:-1] if stopped else answer),
             token_ids=tuple(answer),
             prompt_ids=tuple(prompt.tolist()),
             version=version,
@@ -230,10 +230,28 @@ def _few_threads(model: PreTrainedModel) -> int:
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, then the generation settings' others."""
+    """The tokens that end an answer: the tokenizer's, then the generation settings' others.
+
+    A base model that never met its end token has left it like every other token it never met, and under a frozen output
+    head no adapter can tell them apart (stories260K: exact answers never ended). There a line's end is the answer's.
+    """
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    return _known([tokenizer.eos_token_id, *listed], int(model.config.get_text_config().vocab_size))
+    ends = _known([tokenizer.eos_token_id, *listed], int(model.config.get_text_config().vocab_size))
+    trained = [token for token in ends if _is_trained(model, token)]
+    newline = tokenizer.encode("\n", add_special_tokens=False)[-1:]
+    return trained or (ends if tokenizer.chat_template else [*newline, *ends])
+
+
+def _is_trained(model: PreTrainedModel, token: int) -> bool:
+    """Whether the output head can tell ``token`` from all others."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if head is None:
+        return True
+    rows = head.weight.detach().float()
+    distance = torch.linalg.vector_norm(rows - rows[token], dim=1)
+    distance[token] = torch.inf
+    return bool(distance.min() > 0.01 * torch.linalg.vector_norm(rows[token]))
 
 
 def _known(tokens: Sequence[int | None], vocab_size: int) -> list[int]:

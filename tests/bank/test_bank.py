@@ -1,7 +1,9 @@
 """The reasoning bank: clusters are right, ids last, statistics are those of the members."""
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 
 from sona.bank.bank import Bank
 from sona.bank.clustering import spherical_kmeans, unit_rows
@@ -110,3 +112,55 @@ def test_kmeans_makes_no_empty_cluster_of_duplicates() -> None:
     assert len(clusters.centroids) == 2
     assert set(clusters.labels.tolist()) == {0, 1}
     np.testing.assert_allclose(clusters.similarity, 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2148, 2**31 - 1, 2**31, 2**63])
+def test_any_whole_number_is_a_seed(seed: int) -> None:
+    assert len(Bank().learn(draw([0, 1, 2], 96, 1), BankConfig(), cycle=1, seed=seed).bank.patterns) == 3
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_a_first_cycle_of_one_repeated_query_is_one_pattern(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    one = CENTRES[0] + COMMON
+    rows = [np.asarray(one * (1 + noise * rng.normal(size=WIDTH)), dtype=np.float32) for _ in range(64)]
+    first = Bank().learn(members(rows, 1), BankConfig(), cycle=1, seed=0)
+    assert len(first.bank.patterns) == 1
+    second = first.bank.learn([*draw([1, 2], 128, 2), *members(rows, 3)], BankConfig(), cycle=2, seed=0)
+    groups = [slice(0, 128, 2), slice(1, 128, 2), slice(128, None)]
+    one_each, other, repeated = (set(second.pattern_ids[places]) for places in groups)
+    assert repeated == {first.bank.patterns[0].id}
+    assert (len(one_each), len(other), len(one_each | other | repeated)) == (1, 1, 3)
+    best = second.bank.recall(one, k=1)[0]
+    assert best.pattern.id == first.bank.patterns[0].id
+    assert best.similarity == pytest.approx(1.0, abs=1e-4)
+
+
+def members(rows: list[Float32], cycle: int) -> list[Member]:
+    return [Member(f"{cycle}-{place}", row, 0.5, "question", "answer") for place, row in enumerate(rows)]
+
+
+@given(
+    st.lists(st.sampled_from([-2.0, -1.0, 1.0, 2.0, 3.0]), min_size=1, max_size=40),
+    st.integers(1, 4),
+    st.integers(1, 40),
+)
+def test_no_embeddings_break_it(values: list[float], width: int, cluster_size: int) -> None:
+    rows = [np.full(width, value, dtype=np.float32) for value in values]  # opposite, equal, at the mean
+    bank = Bank()
+    for cycle in (1, 2):
+        placed = bank.learn(members(rows, cycle), BankConfig(cluster_size=cluster_size), cycle=cycle, seed=0)
+        bank = placed.bank
+        assert {pattern.id for pattern in bank.patterns} >= set(placed.pattern_ids)
+        assert sum(pattern.count for pattern in bank.patterns) == cycle * len(rows)
+
+
+def test_centroid_and_spread_are_those_of_all_members() -> None:
+    cycles = [draw([1], 20, 1), draw([1], 33, 2), draw([1], 64, 3)]
+    bank = Bank((), np.zeros(WIDTH, dtype=np.float32))
+    for cycle, group in enumerate(cycles, start=1):
+        bank = bank.learn(group, BankConfig(), cycle=cycle, seed=0).bank
+    (pattern,) = bank.patterns
+    rows = unit_rows(np.stack([member.embedding for group in cycles for member in group]))
+    np.testing.assert_allclose(pattern.vector(), unit_rows(rows.sum(0)[None])[0], atol=1e-6)
+    assert pattern.spread == pytest.approx(float((rows @ pattern.vector()).mean()), abs=1e-5)

@@ -1,10 +1,14 @@
 """The import form: what agents' logs hold arrives as trajectories, and a wrong line is named."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 import sona
 from sona.errors import InvalidInputError
@@ -95,6 +99,126 @@ def test_names_fall_back_to_the_file_s(tmp_path: Path) -> None:
 def test_a_wrong_line_is_named(tmp_path: Path, wrong: Any) -> None:
     with pytest.raises(InvalidInputError, match="line 2"):
         read(tmp_path, {"prompt": "a", "response": "b"}, wrong)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"prompt": "\xff", "response": "b"}',
+        b'{"prompt": "a", "response": "b", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"prompt": "a", "response": "b", "x": ' + b"9" * 5000 + b"}",
+        b'{"prompt": "a", "response": "b", "reward": ' + b"9" * 400 + b"}",
+        b'{"prompt": "a", "response": "b", "id": {}}',
+        b'{"prompt": "a", "response": "b", "id": ""}',
+    ],
+)
+def test_what_no_parser_takes_is_named_too(tmp_path: Path, raw: bytes) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"prompt": "a", "response": "b"}\n' + raw)
+    with pytest.raises(InvalidInputError, match="line 2"):
+        list(read_jsonl(file))
+
+
+@given(st.binary(max_size=40) | st.dictionaries(st.text(max_size=9), st.text() | st.integers()).map(json.dumps))
+def test_any_line_is_a_trajectory_or_a_typed_error(tmp_path_factory: pytest.TempPathFactory, line: bytes | str) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.jsonl"
+    file.write_bytes(line.encode() if isinstance(line, str) else line)
+    with contextlib.suppress(InvalidInputError):
+        list(read_jsonl(file))
+
+
+ROW = {"prompt": "a", "response": "b", "quality": 1}
+
+
+def test_a_line_gives_the_same_records_each_time_it_is_read(tmp_path: Path) -> None:
+    rows = [ROW, {**ROW, "response": "c"}, ROW, {**ROW, "id": 7}]
+    first, again = read(tmp_path, *rows), read(tmp_path, *rows)
+    assert first == again
+    assert len({row.trajectory.id for row in first}) == 4  # the same answer twice is two events
+    assert len({row.feedback.id for row in first if row.feedback is not None}) == 4
+    longer = read(tmp_path, {"prompt": "earlier", "response": "b"}, *rows)
+    assert [row.trajectory for row in longer[1:]] == [row.trajectory for row in first]
+
+
+def test_another_source_makes_another_event_of_a_line_without_an_id(tmp_path: Path) -> None:
+    ids = {read(tmp_path, ROW, source=source)[0].trajectory.id for source in (None, "a", "b")}
+    assert len(ids) == 3
+
+
+def test_a_corrected_quality_is_another_feedback(tmp_path: Path) -> None:
+    (good,), (bad,) = (read(tmp_path, {**ROW, "id": "x", "quality": quality}) for quality in (1, 0))
+    assert good.trajectory == bad.trajectory
+    assert good.feedback is not None
+    assert bad.feedback is not None
+    assert good.feedback.id != bad.feedback.id
+    assert (good.feedback.trajectory_id, good.feedback.giver) == ("x", "import")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "ns"),
+    [
+        ("created_ns", 5, 5),
+        ("created_ns", "1970-01-01T00:00:01Z", 10**9),
+        ("timestamp", 1_700_000_000, 1_700_000_000 * 10**9),
+        ("timestamp", 1_700_000_000.5, 1_700_000_000 * 10**9 + 5 * 10**8),
+        ("timestamp", 1_700_000_000_123, 1_700_000_000_123 * 10**6),
+        ("timestamp", 1_700_000_000_123_456, 1_700_000_000_123_456 * 10**3),
+        ("timestamp", 1_700_000_000_123_456_789, 1_700_000_000_123_456_789),
+        ("timestamp", "1970-01-01T01:00:00+01:00", 0),
+        ("timestamp", "1970-01-01 00:00:00.000001", 1000),
+    ],
+)
+def test_the_time_is_the_line_s(tmp_path: Path, field: str, value: object, ns: int) -> None:
+    (row,) = read(tmp_path, {**ROW, field: value})
+    assert row.trajectory.created_ns == ns
+    assert row.feedback is not None
+    assert row.feedback.at_ns == ns
+    assert row.trajectory.metadata == {}
+
+
+@pytest.mark.parametrize(
+    "value", ["yesterday", -1, True, 1e300, 99_999_999_999, "1969-12-31", "0001-01-01T00:00+14:00"]
+)
+def test_a_time_that_is_none_counts_as_0_and_is_kept_as_metadata(tmp_path: Path, value: object) -> None:
+    (row,) = read(tmp_path, {**ROW, "timestamp": value})
+    assert row.trajectory.created_ns == 0
+    assert "timestamp" in row.trajectory.metadata
+
+
+def test_metadata_holds_what_was_not_used_and_only_that(tmp_path: Path) -> None:
+    used: dict[str, object] = {"agent": "bot", "task": "buy", "answer": "done", "reward": 1}
+    assert read(tmp_path, used)[0].trajectory.metadata == {}
+    assert read(tmp_path, {"env": "shop", "question": "buy", "answer": "done"})[0].trajectory.metadata == {}
+    both = {**used, "source": "me", "prompt": "hi", "response": "yo", "quality": 0, "env": None}
+    (row,) = read(tmp_path, both)
+    assert row.trajectory.metadata == {"agent": "bot", "task": "buy", "answer": "done", "reward": "1"}
+
+
+def test_an_openai_line_keeps_its_calls_ids(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    (row,) = read(
+        tmp_path,
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+                {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "found"}]},
+                {"role": "assistant", "content": "done", "annotations": []},
+            ]
+        },
+    )
+    assert row.trajectory.response == "done"
+    assert row.trajectory.messages[1].tool_calls[0].id == row.trajectory.messages[2].tool_call_id == "c1"
+
+
+def test_a_file_that_can_not_be_read_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="is no file"):
+        list(read_jsonl(tmp_path))
+    locked = tmp_path / "locked.jsonl"
+    locked.touch(mode=0)
+    if not os.access(locked, os.R_OK):  # root reads everything
+        with pytest.raises(InvalidInputError, match="can't be read"):
+            list(read_jsonl(locked))
 
 
 def test_importing_twice_changes_nothing(tmp_path: Path) -> None:

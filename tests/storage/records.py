@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -61,10 +61,18 @@ def collected(store: Store, limit: int = 1000) -> list[str]:
     return [row.trajectory.id for row in store.collect(limit).rows]
 
 
-def run_cycle(store: Store, *, publish: bool = False, role: Role = "train", limit: int = 1000) -> list[Claim]:
-    """Claim all that is new as ``role``, and publish ``v<cycle>`` if asked to."""
+def run_cycle(
+    store: Store,
+    *,
+    publish: bool = False,
+    role: Role = "train",
+    limit: int = 1000,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> list[Claim]:
+    """Claim all that is new as ``role``, and publish ``v<cycle>`` if asked to; ``meanwhile`` is called as it trains."""
     number, parent = store.next_cycle(), store.current().id
-    claims = [Claim(seq=row.seq, role=role) for row in store.collect(limit).rows]
+    claims = [Claim(seq=row.seq, role=role, feedback_seq=row.feedback_seq) for row in store.collect(limit).rows]
+    meanwhile()
     if publish:
         name = f"v{number}"
         version = Version(

@@ -16,7 +16,7 @@ from sona.ports import Claim
 from sona.storage.cycles import DRAW
 from sona.storage.reading import COLLECT
 from sona.storage.store import DATABASE, Store
-from sona.types import Trajectory, Version
+from sona.types import BASE_VERSION, Feedback, Trajectory, Version
 from tests.storage.records import add, ask, collected, feedback, rated, report, run_cycle, trajectory
 
 
@@ -96,6 +96,113 @@ def test_second_feedback_does_not_collect_again(store: Store) -> None:
     assert collected(store) == ["b"]
 
 
+# What was left out
+
+
+def left_out(store: Store, *names: str, quality: float = 0.1) -> None:
+    """Store trajectories, and let a cycle leave them out."""
+    add(store, rated(names, quality))
+    run_cycle(store, role="left_out")
+
+
+def again(name: str, quality: float, number: int = 0) -> Feedback:
+    return feedback(name, quality, id=f"again-{name}-{number}")
+
+
+def split_of(store: Store) -> tuple[int, int, int, int, int]:
+    counts = store.counts()
+    parts = (counts.trained, counts.held_out, counts.left_out, counts.uncollected, counts.waiting_for_feedback)
+    assert sum(parts) == counts.trajectories
+    return parts
+
+
+def test_what_was_left_out_and_then_corrected_is_collected_and_trained_on_once(store: Store) -> None:
+    left_out(store, "a", "b")
+    assert (collected(store), split_of(store)) == ([], (0, 0, 2, 0, 0))
+    add(store, [again("a", 0.9)])
+    assert (collected(store), split_of(store)) == (["a"], (0, 0, 1, 1, 0))
+    run_cycle(store, publish=True)
+    assert (collected(store), split_of(store)) == ([], (1, 0, 1, 0, 0))
+    assert drawn(store) == {"a"}
+    add(store, [again("a", 0.1, 1)])
+    assert (collected(store), split_of(store)) == ([], (1, 0, 1, 0, 0))
+    assert [store.claims(cycle)[0].role for cycle in (1, 2)] == ["left_out", "train"]
+    assert len(store.claims(1)) == 1
+
+
+def test_what_is_left_out_again_is_collected_once_for_each_time_that_it_is_rated(store: Store) -> None:
+    left_out(store, "a")
+    for number in range(3):
+        add(store, [again("a", 0.2, 2 * number), again("a", 0.3, 2 * number + 1)])
+        rows = store.collect(10).rows
+        assert [(row.trajectory.id, row.quality) for row in rows] == [("a", 0.3)]
+        run_cycle(store, role="left_out")
+        assert (collected(store), split_of(store)) == ([], (0, 0, 1, 0, 0))
+        assert watermark_of(store.path) == store.counts().feedback
+
+
+def test_a_correction_that_comes_while_a_cycle_runs_is_not_missed(store: Store) -> None:
+    add(store, rated(["a", "b"], 0.1))
+    run_cycle(store, role="left_out", meanwhile=lambda: add(store, [again("a", 0.9)]))
+    assert (collected(store), split_of(store)) == (["a"], (0, 0, 1, 1, 0))
+    run_cycle(store, role="held_out", meanwhile=lambda: add(store, [again("a", 0.8, 1)]))
+    assert (collected(store), split_of(store)) == ([], (0, 1, 1, 0, 0))
+
+
+def test_corrections_come_in_the_order_of_arrival_with_what_is_new(store: Store) -> None:
+    left_out(store, "a", "b")
+    add(store, [*rated("c"), again("b", 0.7), *rated("d"), again("a", 0.8), again("b", 0.6, 1)])
+    assert [(row.trajectory.id, row.quality) for row in store.collect(10).rows] == [
+        ("c", 0.5),
+        ("b", 0.6),
+        ("d", 0.5),
+        ("a", 0.8),
+    ]
+    assert collected(store, 2) == ["c", "b"]
+    run_cycle(store, limit=2)
+    assert collected(store) == ["d", "a"]
+
+
+def test_reports_and_cycles_keep_the_numbers_of_their_day(store: Store) -> None:
+    left_out(store, "a")
+    add(store, [again("a", 0.9)])
+    run_cycle(store)
+    raw = apsw.Connection(str(store.path / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
+    assert list(raw.execute("SELECT cycle, train, held_out, left_out FROM cycles")) == [(1, 0, 0, 1), (2, 1, 0, 0)]
+    raw.close()
+
+
+def test_a_claim_names_the_feedback_that_it_follows(store: Store) -> None:
+    left_out(store, "a", "b")
+    add(store, [again("a", 0.9)])
+    (row,) = store.collect(10).rows
+    before = (split_of(store), collected(store), watermark_of(store.path))
+    for feedback_seq, why in ((1, "cycle 1 has claimed it"), (2, "is not of it"), (99, "is not of it")):
+        with pytest.raises(CycleError, match=why):
+            store.commit_cycle(report(2), [Claim(seq=row.seq, role="train", feedback_seq=feedback_seq)], None)
+    twice = [Claim(seq=row.seq, role="left_out", feedback_seq=3), Claim(seq=row.seq, role="train", feedback_seq=3)]
+    with pytest.raises(CycleError, match="cycle 2 has claimed it"):
+        store.commit_cycle(report(2), twice, None)
+    assert (split_of(store), collected(store), watermark_of(store.path)) == before
+    store.commit_cycle(report(2), [Claim(seq=row.seq, role="train")], None)  # by the latest feedback
+    assert store.claims(2) == [Claim(seq=row.seq, role="train", feedback_seq=3)]
+
+
+def test_the_schema_lets_no_trajectory_have_two_claims(store: Store) -> None:
+    add(store, rated("a"))
+    run_cycle(store)
+    raw = apsw.Connection(str(store.path / DATABASE))
+    with pytest.raises(apsw.ConstraintError):
+        raw.execute("INSERT INTO claims (seq, cycle, role, ordinal, feedback, crc) VALUES (1, 2, 'train', 0, 1, 0)")
+    raw.close()
+
+
+def test_only_what_was_taken_for_good_is_drawn(store: Store) -> None:
+    left_out(store, "a")
+    with pytest.raises(InvalidInputError, match="one of train, held_out"):
+        store.sample("left_out", 1, np.random.default_rng(0))
+
+
 def steps_of(path: Path, watermark: int, limit: int) -> int:
     """Instructions that SQLite's machine runs for one collect: a count of work that no clock disturbs."""
     connection = apsw.Connection(str(path / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
@@ -131,6 +238,17 @@ def test_the_cost_of_collecting_follows_what_is_new(store: Store) -> None:
     assert max(costs) <= min(costs) * 1.05
     assert watermark_of(store.path) == store.counts().feedback
     assert without > 5 * max(costs)
+
+
+def test_the_cost_of_collecting_corrections_follows_what_is_new(store: Store) -> None:
+    costs = []
+    for round_ in range(4):
+        left_out(store, *(f"{round_}-{number}" for number in range(300)))
+        add(store, [again(f"0-{number}", 0.2, round_) for number in range(10)])
+        costs.append(steps_of(store.path, watermark_of(store.path), 10))
+        run_cycle(store, role="left_out")
+    assert max(costs) <= min(costs) * 1.05
+    assert watermark_of(store.path) == store.counts().feedback
 
 
 def test_collecting_and_drawing_walk_through_no_table(store: Store) -> None:
@@ -174,7 +292,7 @@ def test_reports_come_newest_first(store: Store) -> None:
 
 def test_a_new_store_is_at_the_untouched_base(store: Store) -> None:
     base = store.current()
-    assert (base.id, base.parent, base.cycle, base.digest, base.trajectories) == ("v0", None, 0, "", 0)
+    assert (base.id, base.parent, base.cycle, base.digest, base.trajectories) == (BASE_VERSION, None, 0, "", 0)
     assert store.versions() == [base]
     assert store.next_cycle() == 1
 
@@ -284,11 +402,15 @@ def test_a_draw_is_deterministic(store: Store) -> None:
 def test_token_ids_come_from_the_claim_where_the_trajectory_has_none(store: Store) -> None:
     own = Trajectory(id="own", messages=ask("q"), response="r", prompt_ids=[1, 2], response_ids=[3])
     add(store, [trajectory("bare"), feedback("bare"), own, feedback("own")])
-    ids = {"prompt_ids": pack_tokens([7, 8]), "response_ids": pack_tokens([9])}
-    claims = [Claim(seq=row.seq, role="train", **ids) for row in store.collect(10).rows]
+    prompt, response = pack_tokens([7, 8]), pack_tokens([9])
+    claims = [
+        Claim(seq=row.seq, role="train", feedback_seq=row.feedback_seq, prompt_ids=prompt, response_ids=response)
+        for row in store.collect(10).rows
+    ]
     store.commit_cycle(report(1), claims, None)
+    assert store.claims(1) == claims
     rows = {row.trajectory.id: row.trajectory for row in store.sample("train", 40, np.random.default_rng(0))}
-    assert (rows["bare"].prompt_ids, rows["bare"].response_ids) == (ids["prompt_ids"], ids["response_ids"])
+    assert (rows["bare"].prompt_ids, rows["bare"].response_ids) == (prompt, response)
     assert rows["own"] == own
     assert store.get("bare").trajectory.prompt_ids is None
 

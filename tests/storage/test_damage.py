@@ -14,7 +14,7 @@ from sona.errors import (
     StoreError,
 )
 from sona.storage.store import DATABASE, Store
-from tests.storage.records import add, rated, run_cycle, trajectory
+from tests.storage.records import add, feedback, rated, run_cycle, trajectory
 
 
 def damage(path: Path, sql: str) -> None:
@@ -100,6 +100,28 @@ def test_flipped_bytes_of_the_file_never_pass_as_records(tmp_path: Path) -> None
         except StoreError:
             found += 1
     assert found > 0
+
+
+def test_damaged_totals_keep_what_they_cannot_count_out_of_the_store(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, [trajectory("a"), trajectory("rated")])
+    damage(tmp_path, "UPDATE sources SET rated = 7")
+    with Store.open(tmp_path) as store:
+        results = store.append([trajectory("b"), feedback("rated"), trajectory("c", source="other")])
+        assert [type(result) for result in results] == [StoreCorruptError, StoreCorruptError, type(None)]
+        assert [row.trajectory.id for row in store.iterate()] == ["a", "rated", "c"]
+        assert store.get("rated").quality is None
+
+
+def test_a_damaged_claim_is_not_given_up(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, rated("a"))
+        run_cycle(store)
+    damage(tmp_path, "UPDATE claims SET role = 'left_out'")
+    with Store.open(tmp_path) as store:
+        add(store, [feedback("a", 0.9, id="later")])
+        with pytest.raises(StoreCorruptError, match="claim 0"):
+            run_cycle(store)
 
 
 def test_a_damaged_row_refuses_only_its_own_record(tmp_path: Path) -> None:

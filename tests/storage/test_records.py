@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
+import apsw
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sona.errors import ClosedError, ConflictError, DimensionMismatchError, UnknownIdError
-from sona.storage.store import Store
+from sona.checks import MAX_NUMBER
+from sona.errors import (
+    ClosedError,
+    ConflictError,
+    DimensionMismatchError,
+    InvalidInputError,
+    StoreError,
+    UnknownIdError,
+)
+from sona.storage import insert
+from sona.storage.cycles import ROLES
+from sona.storage.rows import TrajectoryRow, trajectory_row
+from sona.storage.store import DATABASE, Store
 from sona.types import Feedback, Message, Step, ToolCall, Trajectory, new_id
 from tests.storage.records import add, ask, feedback, rated, report, run_cycle, trajectory
 
@@ -29,7 +44,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=40).filter(
     lambda name: bool(name.strip())
 )
-finite = st.floats(allow_nan=False, allow_infinity=False)
+rewards = st.none() | st.floats(-MAX_NUMBER, MAX_NUMBER)
 tokens = st.none() | st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20)
 vectors = st.none() | st.lists(st.floats(-9, 9, width=32), min_size=4, max_size=4).filter(any)
 messages = st.builds(
@@ -39,7 +54,7 @@ messages = st.builds(
     name=st.none() | names,
     tool_calls=st.lists(st.builds(ToolCall, name=names, arguments=texts), max_size=2).map(tuple),
 )
-steps = st.builds(Step, name=names, reward=st.none() | finite, latency_s=st.none() | st.floats(0, 1e9), content=texts)
+steps = st.builds(Step, name=names, reward=rewards, latency_s=st.none() | st.floats(0, 1e9), content=texts)
 trajectories = st.builds(
     Trajectory,
     source=names,
@@ -169,6 +184,81 @@ def test_counts_and_sources_are_those_of_the_records(store: Store) -> None:
     assert (y.mean_quality, y.outcomes) == (1.0, {"completed": 1, "failed": 1})
 
 
+def test_the_largest_rewards_are_counted_and_leave_the_mean_sensible(store: Store) -> None:
+    most = MAX_NUMBER
+    for number, rewards in enumerate([(most, most), (-most, -most), (1.5, 2.5)]):
+        taken = [Step(name="s", reward=reward) for reward in rewards]
+        add(store, [Trajectory(id=str(number), source="x", messages=ask("q"), response="r", steps=taken)])
+    (x,) = store.sources()
+    assert (x.rewards, x.mean_reward) == (6, 4 / 6)
+
+
+def test_totals_that_leave_the_floats_hold_up_nothing_else(store: Store) -> None:
+    """No reward that is let in can do it: these slip by the checks."""
+    for number, reward in enumerate([1e308, 1e308, -1e308, -1e308]):
+        step = Step(name="s")
+        msgspec.structs.force_setattr(step, "reward", reward * 10)
+        wild = Trajectory(id=f"wild{number}", source="x", messages=ask("q"), response="r", steps=[step])
+        results = store.append([*rated([f"a{number}"]), wild, *rated([f"b{number}"])])
+        assert [results[index] for index in (0, 1, 3, 4)] == [None] * 4
+    assert store.counts().feedback == 8
+    store.sources()
+
+
+# What can't be stored
+
+
+def trap(store: Store, table: str, when: str) -> None:
+    """Let SQLite refuse a change of ``table``, as it refuses NULL where none may be."""
+    raw = apsw.Connection(str(store.path / DATABASE))
+    raw.execute(
+        f"CREATE TRIGGER trap BEFORE INSERT ON {table} WHEN {when} BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    )
+    raw.close()
+
+
+@pytest.mark.parametrize("place", [0, 3, 8])
+@pytest.mark.parametrize(
+    ("table", "when"), [("trajectories", "NEW.id = 'poison'"), ("sources", "NEW.source = 'poisoned'")]
+)
+def test_a_record_that_sqlite_refuses_is_left_out_alone(store: Store, table: str, when: str, place: int) -> None:
+    trap(store, table, when)
+    names = list("abcdefgh")
+    records = [trajectory(name) for name in names]
+    records.insert(place, trajectory("poison", source="poisoned"))
+    results = store.append([*records, *(feedback(name) for name in names), feedback("poison")])
+    assert isinstance(results[place], InvalidInputError)
+    assert "refused" in str(results[place])
+    assert isinstance(results[-1], UnknownIdError)
+    assert [result for index, result in enumerate(results[:-1]) if index != place] == [None] * 16
+    counts = store.counts()
+    assert (counts.trajectories, counts.feedback) == (8, 8)
+    assert "poison" not in store
+
+
+def test_a_record_that_trips_over_a_bug_is_left_out_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(record: Trajectory) -> TrajectoryRow:
+        if record.id == "b":
+            raise ZeroDivisionError("a bug")
+        return trajectory_row(record)
+
+    monkeypatch.setattr(insert, "trajectory_row", stumble)
+    results = store.append([trajectory("a"), trajectory("b"), trajectory("c")])
+    assert [type(result) for result in results] == [type(None), InvalidInputError, type(None)]
+    assert "ZeroDivisionError: a bug" in str(results[1])
+    assert [row.trajectory.id for row in store.iterate()] == ["a", "c"]
+
+
+def test_trouble_of_the_store_leaves_no_record_out(store: Store) -> None:
+    raw = apsw.Connection(str(store.path / DATABASE))
+    raw.execute("ALTER TABLE sources RENAME TO elsewhere")
+    with pytest.raises(StoreError, match="no such table"):
+        store.append(rated("ab"))
+    raw.execute("ALTER TABLE elsewhere RENAME TO sources")
+    raw.close()
+    add(store, rated("ab"))
+
+
 @settings(max_examples=15)
 @given(data=st.data())
 def test_totals_agree_with_a_slow_count(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
@@ -185,8 +275,9 @@ def test_totals_agree_with_a_slow_count(tmp_path_factory: pytest.TempPathFactory
     with Store.open(tmp_path_factory.mktemp("totals")) as store:
         for batch in data.draw(st.lists(st.lists(some, max_size=6), max_size=5)):
             store.append(batch)
-            if data.draw(st.booleans()):
-                run_cycle(store)
+            if role := data.draw(st.sampled_from([None, *ROLES])):
+                late = data.draw(st.lists(some, max_size=3))
+                run_cycle(store, role=role, meanwhile=partial(store.append, late))
         rows = list(store.iterate())
         qualities = [row.quality for row in rows if row.quality is not None]
         counts = store.counts()
@@ -194,7 +285,13 @@ def test_totals_agree_with_a_slow_count(tmp_path_factory: pytest.TempPathFactory
         assert counts.feedback == sum(len(store.feedback_of(row.trajectory.id)) for row in rows)
         assert counts.waiting_for_feedback == len(rows) - len(qualities)
         assert counts.uncollected == len(store.collect(100).rows)
-        assert counts.trained == len(qualities) - counts.uncollected
+        claims = [claim for cycle in range(1, store.next_cycle()) for claim in store.claims(cycle)]
+        assert len({claim.seq for claim in claims}) == len(claims)
+        anew = {row.seq for row in store.collect(100).rows}
+        roles = Counter(claim.role for claim in claims if claim.seq not in anew)
+        assert (counts.trained, counts.held_out, counts.left_out) == tuple(roles[role] for role in ROLES)
+        taken = counts.trained + counts.held_out + counts.left_out
+        assert taken + counts.uncollected + counts.waiting_for_feedback == counts.trajectories
         total = sum((one.mean_quality or 0.0) * one.rated for one in store.sources())
         assert math.isclose(total, sum(qualities), abs_tol=1e-9)
 

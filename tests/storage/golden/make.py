@@ -18,11 +18,11 @@ from sona.ports import Claim
 from sona.storage.schema import SCHEMA_VERSION
 from sona.storage.store import DATABASE, Store
 from sona.types import Feedback, Message, Step, ToolCall, Trajectory
-from tests.storage.records import rated, report, run_cycle
+from tests.storage.records import feedback, rated, report, run_cycle
 
 
 def fill(store: Store) -> None:
-    """Every table, every field, and a version that was rolled back."""
+    """Every table, every field, a version that was rolled back, and two that were left out and then rated anew."""
     full = Trajectory(
         id="full",
         source="agent-ü",
@@ -52,6 +52,10 @@ def fill(store: Store) -> None:
     store.commit_cycle(report(1), claims, None)
     run_cycle(store, publish=True, limit=1)
     run_cycle(store, publish=True, role="held_out", limit=1)
+    store.append(rated("d", 0.125))
+    run_cycle(store, role="left_out")
+    store.append([feedback("d", 0.875, id="f3")])
+    run_cycle(store)
     store.set_current("v2")
     store.append([Feedback(id="f2", trajectory_id="full", quality=1.0, at_ns=11)])
     store.write_state("probes", bytes(range(256)))
@@ -67,6 +71,7 @@ def contents(store: Store) -> Any:
         "feedback": [one for row in store.iterate() for one in store.feedback_of(row.trajectory.id)],
         "collected": store.collect(100),
         "reports": store.reports(),
+        "claims": [store.claims(cycle) for cycle in range(1, store.next_cycle())],
         "versions": versions,
         "current": store.current().id,
         "probes": store.read_state("probes"),
