@@ -46,7 +46,7 @@ class StreamSize:
     """Of each domain, drawn by the seed; None takes all."""
     chunks: int = 2
     """Of each domain, a cycle after each."""
-    chunk: int = 400
+    chunk: int = 300
     """Trajectories between two cycles, at most."""
     held_out: int = 150
     """Queries of each domain that are asked and never recorded, at most."""

@@ -82,7 +82,8 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
         screened = screened.without_ready("nothing to judge by")
     if len(screened.left_out) >= settings.min_trajectories:
         return run.bank_only(taken, screened)
-    return run.skipped(taken, f"{questions(parts.held_out)} held-out questions, and {needed} are needed to judge by")
+    reason = f"{questions(parts.held_out)} different questions are held out, and {needed} are needed to judge by"
+    return run.skipped(taken, f"{reason} (cycle.held_out_share, gate.min_held_out)")
 
 
 class _Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import sona
-from sona.errors import SonaError, UnknownIdError
+from sona.errors import SonaError, StoreError, UnknownIdError
 from sona.types import BASE_VERSION, CycleReport, Version
 from sona.types import Progress as Stage
 
@@ -48,6 +49,8 @@ def main() -> None:
     except SonaError as error:
         err.print(f"[bold red]sona:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         err.print("sona: stopped; what was flushed is stored, and nothing else has changed")
         sys.exit(130)
@@ -115,7 +118,12 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
 
     with Store.open(store, read_only=True) as opened:
         counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
-    patterns = _patterns(store, version)
+    try:
+        patterns = _patterns(store, version)
+    except StoreError as error:  # the counts are true all the same
+        err.print(f"[yellow]{version.id} can't be read:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"'sona versions rollback --store {store}' puts the one before in force", highlight=False)
+        patterns = []
     if json:
         rows = [{"id": p.id, "count": p.count, "quality_mean": p.quality_mean} for p in patterns]
         print(_json({"store": counts, "sources": sources, "version": version.id, "patterns": rows, "cycles": cycles}))
@@ -242,6 +250,14 @@ def _print_report(report: CycleReport) -> None:
         table.add_row(f"  {_plain(reason)}", str(count))
     table.add_row("waiting for feedback", str(report.funnel.waiting_for_feedback))
     out.print(table)
+    for part, name in (
+        ("new", "held-out answers"),
+        ("earlier", "earlier held-out answers"),
+        ("probes", "base answers"),
+    ):
+        if (after := report.metrics.get(f"{part}_exact_after")) is not None:
+            before = report.metrics[f"{part}_exact_before"]
+            out.print(f"right word for word, {name}: {before:.0%} before, {after:.0%} after", highlight=False)
     for check in report.gate.checks if report.gate else ():
         mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
         out.print(

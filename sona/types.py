@@ -456,7 +456,7 @@ class Funnel(Record, kw_only=True):
     """How many trajectories came into a cycle, and where each of them went."""
 
     collected: int
-    """New to this cycle: with a quality, never claimed before."""
+    """New to this cycle: with a quality, and claimed by no cycle, or left out by one before their latest feedback."""
     trained: int
     held_out: int
     left_out: dict[str, int] = msgspec.field(default_factory=dict)

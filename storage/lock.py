@@ -37,7 +37,7 @@ class WriterLock:
             where = "this process" if owner == str(os.getpid()) else "another process"
             raise StoreLockedError(
                 f"{path.parent}: {where} writes to it (pid {owner}), and a store has one writer; close that one, "
-                "or open with read_only=True"
+                "or read beside it with 'sona status' or Store.open(read_only=True)"
             ) from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)

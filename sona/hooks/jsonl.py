@@ -84,7 +84,9 @@ def _read_line(line: bytes, number: int, path: Path, source: str | None, seen: C
         return Imported(number, made, None if quality is None else _feedback(made, quality))
     # Not UTF-8, or a number or a nesting beyond Python's limits, are untyped ones.
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{path.name} line {number}: {error}") from None
+        raise InvalidInputError(
+            f"{path.name} line {number}: {error}; the lines before it were read: mend it and go on with the same file"
+        ) from None
 
 
 class _Fields:

@@ -124,3 +124,15 @@ def test_a_model_without_a_chat_template_reads_lines(tmp_path: Path) -> None:
     ids = plain.encode_prompt([Message(role="system", content="be brief"), Message(role="user", content="echo a")])
     assert plain.decode(ids.tolist()).strip().split("\n") == ["be brief", "echo a"]
     assert plain.make_probes(4, 8, seed=0)
+
+
+def test_an_end_token_that_the_base_never_met_is_not_the_answer_s_end(tmp_path: Path) -> None:
+    folder = write_other_model(tmp_path / "plain", chat_template=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    end, newline = tokenizer.eos_token_id, tokenizer.encode("\n", add_special_tokens=False)[-1]
+    assert LocalModel(folder, ServeConfig(device="cpu")).encode_response("a")[-1] == end
+    base: Any = AutoModelForCausalLM.from_pretrained(folder)
+    head = base.get_output_embeddings().weight.data
+    head[end] = head[end + 1]
+    base.save_pretrained(folder)
+    assert LocalModel(folder, ServeConfig(device="cpu")).encode_response("a")[-1] == newline
