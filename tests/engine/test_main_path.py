@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import sona
 from sona.config import BankConfig, Config, CycleConfig, GateConfig, LoraConfig, StoreConfig, TrainConfig
 from sona.errors import ConfigError, CycleError, NothingToRollBackError, UnknownIdError
+from sona.parts import Parts
 from sona.tiny import model_path
 from sona.types import Progress
 from tests.engine.small import SMALL, WORLD, open_small, record_task
@@ -343,17 +344,31 @@ def test_closing_ends_the_cycle_and_the_hourly_loop(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_an_open_that_nobody_waits_for_any_more_leaves_the_store_free(tmp_path: Path) -> None:
+def test_an_open_that_nobody_waits_for_any_more_leaves_the_store_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    start = Parts.start
+
+    def slow_start(*given: Any) -> Parts:
+        began.set()
+        assert go_on.wait(30)
+        return start(*given)
+
     async def scenario() -> None:
-        opening = asyncio.create_task(sona.open(tmp_path / "store", model="tiny", config=SMALL).__aenter__())
-        await asyncio.sleep(0.05)
+        opening = asyncio.create_task(sona.open(tmp_path / "store", config=SMALL).__aenter__())
+        await asyncio.to_thread(began.wait, 30)
         opening.cancel()
+        await asyncio.sleep(0)  # the cancellation reaches it while its thread still works
+        go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await opening
-        async with sona.open(tmp_path / "store", config=SMALL) as engine:
-            assert engine.version.id == "v0"
 
+    monkeypatch.setattr(Parts, "start", slow_start)
     asyncio.run(scenario())
+    monkeypatch.undo()
+    with open_small(tmp_path / "store", model=None) as engine:
+        assert engine.version.id == "v0"
 
 
 def test_feedback_that_meets_the_end_of_its_block_is_never_lost(tmp_path: Path) -> None:
