@@ -6,9 +6,10 @@ queries of all domains that were never recorded. Compared are, on the same traje
 
 * base: the untouched model;
 * sona: ``sona.open_sync`` with its default settings, the gate included;
-* plain: the same cycles without EWC++, replay and probes, and without the gate, so that everything is published;
-* joint: all trajectories in one cycle, shuffled, without EWC++, replay, probes and gate. It sees the future: a measure
-  of what there was to learn, not a method.
+* plain: the same cycles with one adapter for everything, without EWC++, replay and probes, and without the gate, so
+  that everything is published;
+* joint: all trajectories in one cycle, shuffled, with one adapter, without EWC++, replay, probes and gate. It sees the
+  future: a measure of what there was to learn, not a method.
 
 Every method takes the same number of optimizer steps of the same batch size, cycle by cycle (joint: in all), at the
 same rate, and is examined at its running average of weights.
@@ -19,10 +20,10 @@ of its own greedy answers, to prompts that it wrote itself, that it still choose
 base was. None of these prompts was trained on.
 
 What would make the figures misleading. The domains always come in the data's order. A cycle that the gate rejects has
-spent its steps for nothing; the table says how many there were. Half of a batch under sona is replay and probes, so at
-equal steps it sees what is new half as often as plain does. An answer counts only if it is right to the last token.
-These are models of a quarter to one million weights: what is hard for them need not be for larger ones, and the
-reverse. With ``--quick`` two domains of four intents are left.
+spent its steps for nothing; the table says how many there were. A third of a batch under sona may be replay, so at
+equal steps it sees what is new less often than plain does. Its steps are those of all its adapters. An answer counts
+only if it is right to the last token. These are models of a quarter to one million weights: what is hard for them need
+not be for larger ones, and the reverse. With ``--quick`` two domains of four intents are left.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from benchmarks.intent_stream import NEED, IntentStream, StreamSize, intent_stre
 from benchmarks.matrix import draw_matrices
 from benchmarks.table import Cell, spread
 from benchmarks.word_vectors import WordVectors
+from sona.ports import Served
 
 QUICK = StreamSize(domains=2, intents=4, chunks=1, chunk=100, held_out=40)
 
@@ -96,7 +98,7 @@ def one_round(
     ours = go("sona", stream, as_it_comes(seed))
     plain = go("plain", stream, unprotected(seed, ours.steps))
     joint = go("joint", stream.merged(), unprotected(seed, [sum(ours.steps)]))
-    return Round(stream, examiner.mark(None), {"sona": ours, "plain": plain, "joint": joint})
+    return Round(stream, examiner.mark(Served({})), {"sona": ours, "plain": plain, "joint": joint})
 
 
 def _tell(call: Call, label: str, rounds: list[Round]) -> None:

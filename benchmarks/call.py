@@ -48,7 +48,7 @@ class Call:
 
     def values(self, key: str) -> list[float]:
         """What was told under ``key`` so far, a value a seed."""
-        return self._values[key]
+        return list(self._values.get(key, ()))  # asking makes no figure
 
     def note(self, text: str) -> None:
         """One line for the reader, such as that a peer is not installed."""

@@ -11,10 +11,10 @@ import sona
 from benchmarks.examiner import SHIPPED, Examiner, Marks
 from benchmarks.intent_stream import IntentStream, Recorded
 from benchmarks.word_vectors import WordVectors
-from sona.config import Config, CycleConfig, GateConfig, ServeConfig, TrainConfig
-from sona.loops.version_files import adapter_folder
+from sona.config import Config, CycleConfig, GateConfig, ServeConfig, SkillsConfig, TrainConfig
+from sona.loops.version_files import read_served
 from sona.storage.versions import Versions
-from sona.types import BASE_VERSION, CycleReport, Message
+from sona.types import CycleReport, Message
 
 Settings = Callable[[int], Config]
 """The settings of the cycle with this number, from 0."""
@@ -48,13 +48,13 @@ def as_it_comes(seed: int) -> Settings:
 
 
 def unprotected(seed: int, steps: Sequence[int]) -> Settings:
-    """Without EWC++, replay, probes and gate; with as many steps in each cycle as told."""
+    """One adapter for everything, without EWC++, replay, probes and gate; with as many steps in each cycle as told."""
 
     def settings(cycle: int) -> Config:
         exactly = steps[cycle]
         train = TrainConfig(ewc_lambda=0.0, replay_share=0.0, probe_share=0.0, min_steps=exactly, max_steps=exactly)
-        gate, without_probes = GateConfig(enabled=False), CycleConfig(probes=0)
-        return Config(seed=seed, serve=CPU, train=train, gate=gate, cycle=without_probes)
+        shared, gate, without_probes = SkillsConfig(mode="shared"), GateConfig(enabled=False), CycleConfig(probes=0)
+        return Config(seed=seed, serve=CPU, skills=shared, train=train, gate=gate, cycle=without_probes)
 
     return settings
 
@@ -90,8 +90,7 @@ def travel(
                 reports.append(engine.learn())
                 cpu_s += time.process_time() - began
                 version = engine.version.id
-            adapter = None if version == BASE_VERSION else adapter_folder(Versions(folder), version)
-            marks.append(examiner.mark(adapter))
+            marks.append(examiner.mark(read_served(Versions(folder), version)))
             what = f"cycle {cycle + 1} of {len(stream.chunks)} ({stream.chunk_domains[cycle]})"
             progress(f"{what}: {reports[-1].status}, accuracy {marks[-1].mean:.3f}, {reports[-1].reason}")
     return Course(tuple(marks), tuple(reports), cpu_s)

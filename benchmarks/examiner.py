@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from sona.config import CycleConfig, ServeConfig
 from sona.learn.dataset import Example
-from sona.learn.likelihood import LanguageModel, evaluate
+from sona.learn.likelihood import LanguageModel, Scores, empty_scores, evaluate, put_scores
 from sona.learn.lora import load_adapter
+from sona.ports import Served
 from sona.serving.local import LocalModel
 from sona.tiny import SKILLS, sample
 from sona.types import Message
@@ -40,7 +40,7 @@ class Marks:
 
 
 class Examiner:
-    """Examines adapters of one base model.
+    """Examines versions of one base model: each query is answered by the adapter that the version's router picks.
 
     An answer counts as right where each of its tokens, the end token included, is the likeliest after those before it.
     That is when greedy decoding writes this answer, at the cost of one forward pass instead of one a token.
@@ -51,26 +51,36 @@ class Examiner:
         self._model = LocalModel("tiny" if model == SHIPPED else model, ServeConfig(device="cpu"))
         self._held_out = {domain: self._examples(pairs) for domain, pairs in held_out.items()}
         self._asked = self._skill_prompts() if model == SHIPPED else self._fresh_probes(seed)
-        self._base = (
-            None if model == SHIPPED else evaluate(self._model.trainable_copy(), self._asked, self._model.pad_id)
-        )
+        self._base = None if model == SHIPPED else self._scores(Served({}), self._asked)
 
-    def mark(self, adapter: Path | None) -> Marks:
-        """The marks of the adapter in this folder; None is the untouched base."""
-        tree = self._model.trainable_copy()
-        learner: LanguageModel = tree if adapter is None else load_adapter(tree, adapter)
-        accuracy = {domain: self._exact(learner, examples) for domain, examples in self._held_out.items()}
-        return Marks(accuracy, self._kept(learner))
+    def mark(self, served: Served) -> Marks:
+        """The marks of what a version answers with; without an adapter the untouched base."""
+        accuracy = {
+            domain: float(self._scores(served, examples).exact.mean()) for domain, examples in self._held_out.items()
+        }
+        return Marks(accuracy, self._kept(self._scores(served, self._asked)))
 
-    def _kept(self, learner: LanguageModel) -> float:
-        scores = evaluate(learner, self._asked, self._model.pad_id)
+    def _kept(self, scores: Scores) -> float:
         if self._base is None:
             return float(scores.exact.mean())
         pairs = zip(scores.token_right, self._base.token_log_prob, strict=True)
         return float(np.mean([np.average(right, weights=np.exp(log_prob)) for right, log_prob in pairs]))
 
-    def _exact(self, learner: LanguageModel, examples: Sequence[Example]) -> float:
-        return float(evaluate(learner, examples, self._model.pad_id).exact.mean())
+    def _scores(self, served: Served, examples: Sequence[Example]) -> Scores:
+        scores, names = empty_scores(len(examples)), self._answered_by(served, examples)
+        for name in dict.fromkeys(names):
+            places = [place for place, other in enumerate(names) if other == name]
+            tree = self._model.trainable_copy()
+            learner: LanguageModel = tree if name is None else load_adapter(tree, served.adapters[name])
+            part = [examples[place] for place in places]
+            put_scores(scores, places, evaluate(learner, part, self._model.pad_id))
+        return scores
+
+    def _answered_by(self, served: Served, examples: Sequence[Example]) -> list[str | None]:
+        """The adapter of each, as :class:`LocalModel` picks it; None for the base."""
+        if served.router is None or not served.adapters:
+            return [next(iter(served.adapters), None)] * len(examples)
+        return served.router.route(self._model.features([example.prompt for example in examples]))
 
     def _examples(self, pairs: Sequence[tuple[str, str]]) -> list[Example]:
         return [

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel
 
+from sona.bank.router import RouterFit
+from sona.bank.skills import SHARED, SkillSet
+from sona.checks import Float32
 from sona.config import Config, LoraConfig
 from sona.errors import ConfigError
-from sona.learn.dataset import Example
-from sona.learn.ewc import EwcState, initial_state
-from sona.learn.fisher import fisher_diagonal
-from sona.learn.likelihood import Scores, evaluate
-from sona.learn.lora import attach, load_adapter, save_adapter, weights
-from sona.learn.trainer import TrainResult, auto_learning_rate, train
-from sona.loops.checkpoint import Checkpoint
-from sona.loops.credit import advantage_weights
+from sona.learn.lora import attach, fresh_weights, load_adapter, load_weights, save_adapter
+from sona.loops.checkpoint import AdapterFiles, Checkpoint
+from sona.loops.exam import Exam, Marks, evidence_of, marks_of, serve_as_well, with_usual
+from sona.loops.examination import Examiner, Questions, System, between
 from sona.loops.gate import DEBT, Evidence, debt_after, decide
-from sona.loops.mixture import NEUTRAL_QUALITY, Mixture, replayed_example, still_good
-from sona.loops.probes import Probes, read_probes
-from sona.loops.screen import Ready
+from sona.loops.lesson import AdapterState, Learned, Teacher
+from sona.loops.lesson_plan import example_of, plan_lessons
+from sona.loops.mixture import Scope, replayed_example, still_good
+from sona.loops.probes import read_probes
+from sona.loops.roster import LATER, Roster, routed_roster, shared_roster
+from sona.loops.screen import Ready, prompt_tokens
+from sona.loops.sorting import BASE, merge_alike, with_router
 from sona.loops.split import Split, question_key
-from sona.ports import Report, ServedModel, TrajectoryStore
-from sona.types import GateDecision, Progress
+from sona.loops.version_files import ADAPTER, adapter_root
+from sona.ports import Report, ServedModel, Stored, TrajectoryStore
+from sona.types import GateDecision
+
+SHARES = (1.0, 0.75, 0.5, 0.25)
+"""How far to go from the version in force to what was trained: the first share that the gate admits is taken."""
+FEWEST = 8
+"""Answers of a cycle that a known skill learns from; fewer wait for more."""
+SEEN_AGAIN = 192
+"""Earlier trajectories by which a shared adapter becomes a skill, where a store goes over to routing."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +48,24 @@ class Candidate:
     """What was learned, and whether it holds."""
 
     state: Checkpoint
-    """With the candidate's adapter in the draft's folder."""
-    decision: GateDecision
+    """With the candidate's adapters in the draft's folder."""
+    decision: GateDecision | None
+    """None where there was nothing to learn: the adapters are those of the version in force."""
     metrics: dict[str, float]
+    owners: dict[int, str]
+    """The skill of each trajectory, by seq; :data:`BASE` where the untouched base answers such queries."""
+    born: Sequence[str] = ()
+    """The skills that it founds."""
+
+
+class _Judged(NamedTuple):
+    """A system and what the gate makes of it."""
+
+    system: System
+    marks: Marks
+    evidence: Evidence
+    decision: GateDecision
+    share: float
 
 
 class CandidateTrainer:
@@ -48,106 +74,231 @@ class CandidateTrainer:
     """
 
     def __init__(
-        self, store: TrajectoryStore, model: ServedModel, state: Checkpoint, config: Config, seed: int, report: Report
+        self,
+        store: TrajectoryStore,
+        model: ServedModel,
+        state: Checkpoint,
+        config: Config,
+        cycle: int,
+        seed: int,
+        report: Report,
     ) -> None:
-        self.store, self.model, self.state, self.config, self.seed, self.report = (
-            store,
-            model,
-            state,
-            config,
-            seed,
-            report,
-        )
-        tree = model.trainable_copy()
-        self.learner = attach(tree, config.lora, seed) if state.adapter is None else load_adapter(tree, state.adapter)
+        self.store, self.model, self.state, self.config, self.report = store, model, state, config, report
+        self.cycle, self.seed, self.rng = cycle, seed, np.random.default_rng(seed)
+        self.routed = config.skills.mode != "shared"
+        # A store that goes over to one shared adapter is still judged against what its router served so far.
+        self.read_features = self.routed or state.skills.router is not None
+        tree, first = model.trainable_copy(), next(iter(state.adapters.values()), None)
+        self.learner = attach(tree, config.lora, config.seed) if first is None else load_adapter(tree, first.folder)
         self.learner.eval()
         _check_shape(self.learner, config.lora)
-        self.debt = store.current().metrics.get(DEBT, 0.0)
+        self.examiner = Examiner(self.learner, model.pad_id, report)
+        self.probes = read_probes(store, model, config, report, features=self.read_features)
 
-    def train(self, parts: Split, baseline: Mapping[str, float], folder: Path) -> Candidate:
-        """Train on ``parts.train``, write the adapter to ``folder``, judge it by ``parts.held_out``.
+    def train(
+        self, parts: Split, turned_down: Sequence[Ready], baseline: Mapping[str, float], draft: Path
+    ) -> Candidate:
+        """Train on ``parts.train``, write the adapters to ``draft``, judge them by ``parts.held_out``.
 
-        ``baseline`` is the usual quality of each trajectory's pattern, by trajectory id.
+        Args:
+            parts: answers to imitate, and to judge by.
+            turned_down: answers to make less likely.
+            baseline: the usual quality of each trajectory's pattern, by trajectory id.
+            draft: the next version's folder.
         """
         clock = _Clock()
-        probes = read_probes(self.store, self.model, self.config, self.report)
-        clock.lap("probes_s")
-        asked = _limited(parts.held_out, self.config.gate.held_out_limit)
-        sets = _Examples([Example(item.prompt, item.response) for item in asked], self._earlier(), probes.judged)
-        with self.learner.disable_adapter():
-            base = self._evaluate(sets, "evaluate base")
-        before = self._evaluate(sets, "evaluate before")
-        clock.lap("evaluate_before_s")
-        ewc = self.state.ewc or self._first_anchor(probes)
-        clock.lap("first_fisher_s")
-        result = self._steps(self._credited(parts.train, baseline), probes, ewc)
+        roster = self._roster(parts, turned_down).without_few(FEWEST)
+        clock.lap("sort_s")
+        own = self.probes.trained
+        plan = plan_lessons(roster, self._start_of, baseline, self.examiner, own, self.config, self.cycle)
+        teacher = Teacher(self.learner, self.store, self.model, self.state.bank, self.config, self.report)
+        learned = {lesson.adapter: teacher.give(lesson, start, self.seed) for lesson, start in plan.lessons}
         clock.lap("train_s")
-        after = self._evaluate(sets, "evaluate after")
-        clock.lap("evaluate_after_s")
-        save_adapter(self.learner, folder)
-        evidence = _evidence(asked, base, before, after, self.debt)
-        decision = decide(evidence, self.config.gate, self.seed)
-        state = replace(self.state, adapter=folder, ewc=result.ewc, optimizer=result.optimizer_state)
-        metrics = {**result.metrics, **_metrics(base, before, after), **clock.laps, DEBT: debt_after(evidence)}
-        return Candidate(state, decision, metrics)
-
-    def _evaluate(self, sets: _Examples, stage: str) -> _Scores:
-        return _Scores(*(self._score(part, f"{stage}: {name}") for name, part in sets._asdict().items()))
-
-    def _score(self, part: list[Example], stage: str) -> Scores:
-        def on_batch(done: int, total: int) -> None:
-            self.report(Progress(stage=stage, done=done, total=total))
-
-        return evaluate(self.learner, part, self.model.pad_id, on_batch=on_batch)
-
-    def _earlier(self) -> list[Example]:
-        """Held-out answers of earlier cycles; drawn with replacement, so each counts once."""
-        rng = np.random.default_rng(self.seed)
-        rows = self.store.sample("held_out", self.config.gate.held_out_limit, rng)
-        unique = {row.seq: row for row in still_good(rows, self.config.train.min_quality)}
-        return [replayed_example(unique[seq], self.model) for seq in sorted(unique)]
-
-    def _first_anchor(self, probes: Probes) -> EwcState | None:
-        """Before the first cycle: what matters to the base model's own answers is held from the start."""
-        if not probes.trained:
-            return None
-        generator = torch.Generator().manual_seed(self.seed)
-        fisher = fisher_diagonal(self.learner, probes.trained, self.model.pad_id, sampled=True, generator=generator)
-        return initial_state(fisher, weights(self.learner))
-
-    def _steps(self, new: Sequence[Example], probes: Probes, ewc: EwcState | None) -> TrainResult:
-        settings = self.config.train
-        mixture = Mixture(new, probes.trained, self.store, self.model, self.state.bank, settings, self.seed)
-        steps = mixture.steps
-
-        def on_step(step: int, loss: float) -> None:
-            self.report(Progress(stage="train", done=step + 1, total=steps, note=f"loss {loss:.3f}"))
-
-        result = train(
-            self.learner,
-            mixture.draw,
-            steps=steps,
-            settings=settings,
-            learning_rate=settings.learning_rate or auto_learning_rate(self.model.hidden_size),
-            pad_id=self.model.pad_id,
-            ewc=ewc,
-            optimizer_state=self.state.optimizer,
-            on_step=on_step,
+        plan = plan._replace(skills=_with_adapters(plan.skills, {*self.state.adapters, *learned}))
+        owners = {
+            item.stored.seq: owner if owner == LATER or plan.skills.get(owner) else BASE
+            for item, owner in zip(roster.items, roster.owners, strict=True)
+        }
+        if not learned:
+            known = roster.with_held_out(plan.skills)
+            same = replace(self.state, skills=replace(known, router=self.state.skills.router))
+            return Candidate(same, None, {**plan.metrics, **clock.laps}, owners)
+        current = System(self.state.skills, {name: files.weights() for name, files in self.state.adapters.items()})
+        exam = self._exam(roster, plan.skills)
+        trained = System(
+            plan.skills, {**current.adapters, **{name: one.after.weights for name, one in learned.items()}}
         )
-        return replace(result, metrics={**result.metrics, "replayed": float(mixture.replayed)})
+        settled, metrics = self._settled(trained, roster, exam)
+        exam = exam.where_it_matters(current, settled, learned)
+        base, before = self._marks(exam, System(SkillSet(), {}), "base"), self._marks(exam, current, "before")
+        judged = self._judged(exam, base, before, settled, learned)
+        clock.lap("evaluate_s")
+        state = self._written(draft, judged, exam, roster, learned)
+        metrics = {
+            **plan.metrics,
+            **metrics,
+            **_summed(learned),
+            **marks_of(base, before, judged.marks),
+            **clock.laps,
+            DEBT: debt_after(judged.evidence),
+            "step_taken": judged.share,
+        }
+        return Candidate(state, judged.decision, metrics, owners, roster.born)
 
-    def _credited(self, ready: Sequence[Ready], baseline: Mapping[str, float]) -> list[Example]:
-        """The new trajectories, weighted against what is usual for their patterns."""
-        quality = [item.stored.quality or 0.0 for item in ready]
-        usual = [baseline.get(item.stored.trajectory.id, NEUTRAL_QUALITY) for item in ready]
-        credit = advantage_weights(quality, usual, self.config.train)
-        return [
-            Example(item.prompt, item.response, weight) for item, weight in zip(ready, credit.tolist(), strict=True)
-        ]
+    # ------------------------------------------------------------------------------------------------ who learns what
+
+    def _roster(self, parts: Split, turned_down: Sequence[Ready]) -> Roster:
+        if not self.routed:
+            return shared_roster(parts, turned_down, self.state.skills, self.cycle)
+        items = [*parts.train, *parts.held_out, *turned_down]
+
+        def base_right(places: Sequence[int]) -> npt.NDArray[np.bool_]:
+            asked = [example_of(items[place]) for place in places if place < len(parts.train) + len(parts.held_out)]
+            return self.examiner.score(asked, [None] * len(asked), {}, "read what is new").exact
+
+        return routed_roster(
+            parts,
+            turned_down,
+            self._recognised(self.state.skills),
+            self.probes.trained_features,
+            model=self.model,
+            base_right=base_right,
+            settings=self.config.skills,
+            cycle=self.cycle,
+            rng=self.rng,
+        )
+
+    def _recognised(self, skills: SkillSet) -> SkillSet:
+        """A shared adapter, where a store goes over to routing, as the skill of what it learned."""
+        if skills.get(SHARED) is None or SHARED in skills.rows:
+            return skills
+        rows = self.store.sample("train", SEEN_AGAIN, self.rng)
+        return skills.with_rows(SHARED, self._features(rows)) if rows else skills
+
+    def _start_of(self, adapter: str) -> AdapterState:
+        files = self.state.adapters.get(adapter)
+        if files is None:
+            return AdapterState(fresh_weights(self.learner, self.config.seed))
+        return AdapterState(files.weights(), files.ewc(), files.optimizer())
+
+    # ------------------------------------------------------------------------------------------------ what it is worth
+
+    def _exam(self, roster: Roster, skills: SkillSet) -> Exam:
+        places = _limited(roster, self.config.gate.held_out_limit)
+        rows = roster.rows(places)
+        drawn = sorted(self._earlier(skills, {skill.id for skill in roster.touched()}).items())
+        earlier = [row for _, (row, _) in drawn]
+        if rows is None and self.read_features:
+            rows = self.model.features([roster.items[place].prompt for place in places])
+        return Exam(
+            asked=[roster.items[place] for place in places],
+            owners=[roster.owners[place] for place in places],
+            new=Questions([example_of(roster.items[place]) for place in places], rows),
+            earlier=Questions(
+                [replayed_example(row, self.model) for row in earlier],
+                self._features(earlier) if self.read_features and earlier else None,
+            ),
+            earlier_keys=[question_key(row.trajectory) for row in earlier],
+            earlier_skills=[skill for _, (_, skill) in drawn],
+            probes=Questions(self.probes.judged, self.probes.judged_features if self.read_features else None),
+        )
+
+    def _earlier(self, skills: SkillSet, touched: Container[str]) -> dict[int, tuple[Stored, str]]:
+        """Held-out answers of earlier cycles, as far as they still hold, each with its skill, by seq; drawn with
+        replacement, so each counts once. Half of them are of the skills that learn now: there they also show what is
+        gained.
+        """
+        if not self.routed:
+            return self._drawn([Scope(None)], self.config.gate.earlier_limit)
+        own = [Scope(skill.claims, skill.replay_after) for skill in skills.skills if skill.id in touched]
+        others = [Scope(skill.claims, skill.replay_after) for skill in skills.skills if skill.id not in touched]
+        half = self.config.gate.earlier_limit // 2
+        return {**self._drawn(own, half), **self._drawn([Scope((BASE,)), *others], half)}
+
+    def _drawn(self, scopes: Sequence[Scope], limit: int) -> dict[int, tuple[Stored, str]]:
+        scopes = [scope for scope in scopes if scope.size(self.store, "held_out")]
+        each = limit // max(len(scopes), 1)
+        found: dict[int, tuple[Stored, str]] = {}
+        for scope in scopes:
+            rows = still_good(scope.sample(self.store, "held_out", each, self.rng), self.config.train.min_quality)
+            found |= {row.seq: (row, scope.skills[0] if scope.skills else SHARED) for row in rows}
+        return found
+
+    def _features(self, rows: Sequence[Stored]) -> Float32:
+        prompts = [prompt_tokens(row.trajectory, self.model) for row in rows]
+        return self.model.features([prompt for prompt in prompts if prompt is not None])
+
+    def _settled(self, system: System, roster: Roster, exam: Exam) -> tuple[System, dict[str, float]]:
+        """With skills that have become one put together, and a router for all."""
+        if not self.routed:
+            return replace(system, adapters={SHARED: system.adapters[SHARED]}), {}
+        skills, touched = system.skills, [skill.id for skill in roster.touched()]
+        before = len(skills.skills)
+        skills, _ = merge_alike(skills, touched, self.rng)
+        if self.config.skills.mode == "auto":
+            skills = serve_as_well(replace(system, skills=skills), touched, exam, self.examiner)
+        skills, fitted = with_router(skills, self.probes.trained_features)
+        used = {name: system.adapters[name] for name in skills.adapters}
+        metrics = {"skills": float(len(skills.skills)), "adapters": float(len(used))}
+        metrics["skills_merged"] = float(before - len(skills.skills))
+        return System(skills, used), {**metrics, **_router_metrics(fitted)}
+
+    def _marks(self, exam: Exam, system: System, stage: str) -> Marks:
+        parts = {"new": exam.new, "earlier": exam.earlier, "probes": exam.probes}
+        return Marks(*(self.examiner.ask(part, system, f"evaluate {stage}: {name}") for name, part in parts.items()))
+
+    def _judged(
+        self, exam: Exam, base: Marks, before: Marks, candidate: System, learned: Mapping[str, Learned]
+    ) -> _Judged:
+        """The candidate, or where it fails the best of what lies between it and the version in force."""
+        tried: list[_Judged] = []
+        debt = self.store.current().metrics.get(DEBT, 0.0)
+        for share in SHARES:
+            part = {name: between(one.before.weights, one.after.weights, share) for name, one in learned.items()}
+            adapters = {name: part.get(name, candidate.adapters[name]) for name in candidate.adapters}
+            system = candidate if share == 1.0 else replace(candidate, adapters=adapters)
+            marks = self._marks(exam, system, "after")
+            kl = self.examiner.divergence(exam.probes, system)
+            evidence = evidence_of(exam, base, before, marks, kl, debt)
+            tried.append(_Judged(system, marks, evidence, decide(evidence, self.config.gate, self.seed), share))
+            if tried[-1].decision.passed:
+                return tried[-1]
+        return tried[0]
+
+    # ------------------------------------------------------------------------------------------------ what is left
+
+    def _written(
+        self, draft: Path, judged: _Judged, exam: Exam, roster: Roster, learned: Mapping[str, Learned]
+    ) -> Checkpoint:
+        """The candidate's files. What holds an adapter, and its optimizer's state, belong to the end of its way: one
+        that stopped on it goes on with those from before.
+        """
+        adapters: dict[str, AdapterFiles] = {}
+        for name, tensors in judged.system.adapters.items():
+            if name not in learned:
+                adapters[name] = self.state.adapters[name]
+                continue
+            files = AdapterFiles(adapter_root(draft, name))
+            load_weights(self.learner, tensors)
+            save_adapter(self.learner, files.root / ADAPTER)
+            kept = learned[name].after if judged.share == 1.0 else learned[name].before
+            kept = kept.led(_forgotten(judged.evidence), self.config.train)
+            files.write_state(kept.ewc, kept.optimizer)
+            adapters[name] = files
+        skills = roster.with_held_out(with_usual(judged.system.skills, exam, judged.marks))
+        return replace(self.state, adapters=adapters, skills=skills)
+
+
+def _with_adapters(skills: SkillSet, adapters: Container[str]) -> SkillSet:
+    """Without the skills that were founded and then had nothing to learn: the base answers them."""
+    for skill in skills.skills:
+        if skill.adapter not in adapters:
+            skills = skills.without(skill.id)
+    return skills
 
 
 def _check_shape(learner: PeftModel, wanted: LoraConfig) -> None:
-    """The store's adapter goes on as it began; settings that say otherwise would be untrue of what is learned."""
+    """The store's adapters go on as they began; settings that say otherwise would be untrue of what is learned."""
     shape = learner.peft_config["default"]
     assert isinstance(shape, PeftLoraConfig)
     assert not isinstance(shape.target_modules, (str, type(None)))  # sona writes lists
@@ -160,20 +311,35 @@ def _check_shape(learner: PeftModel, wanted: LoraConfig) -> None:
         )
 
 
-class _Examples(NamedTuple):
-    """What both the version in force and the candidate are asked."""
+def _limited(roster: Roster, limit: int) -> list[int]:
+    """Places of at most so many held-out trajectories, chosen by their questions' hashes, so that all answers to one
+    question come before the next's.
+    """
+    return sorted(roster.held_out, key=lambda place: question_key(roster.items[place].stored.trajectory))[:limit]
 
-    new: list[Example]
-    earlier: list[Example]
-    probes: list[Example]
+
+def _forgotten(evidence: Evidence) -> float:
+    """Share of the tokens of earlier answers that the candidate loses; below 0 where it gains."""
+    change = evidence.earlier_before - evidence.earlier_after
+    return float(change.mean()) if len(change) else 0.0
 
 
-class _Scores(NamedTuple):
-    """One model's scores in it."""
+def _summed(learned: Mapping[str, Learned]) -> dict[str, float]:
+    """What the lessons measured: counts as sums, losses and the like as means over the adapters."""
+    rows = [one.metrics for one in learned.values()]
+    counted = ("steps", "tokens", "replayed")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: float((np.sum if name in counted else np.mean)([row[name] for row in rows if name in row]))
+        for name in names
+    }
 
-    new: Scores
-    earlier: Scores
-    probes: Scores
+
+def _router_metrics(fitted: RouterFit | None) -> dict[str, float]:
+    if fitted is None:
+        return {}
+    skills = [share for name, share in fitted.right.items() if name != "base"]
+    return {"router_right_base": fitted.right["base"], "router_right_skills": float(np.mean(skills))}
 
 
 class _Clock:
@@ -186,45 +352,3 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self._last = now - self._last, now
-
-
-def _limited(held_out: Sequence[Ready], limit: int) -> list[Ready]:
-    """At most ``limit`` of them, chosen by their questions' hashes, so all answers to one question before the
-    next's.
-    """
-    return sorted(held_out, key=lambda item: question_key(item.stored.trajectory))[:limit]
-
-
-def _evidence(asked: Sequence[Ready], base: _Scores, before: _Scores, after: _Scores, debt: float) -> Evidence:
-    gain = (after.new.log_prob - before.new.log_prob) / after.new.tokens
-    by_question: dict[bytes, list[float]] = {}
-    for item, value in zip(asked, gain.tolist(), strict=True):
-        by_question.setdefault(question_key(item.stored.trajectory), []).append(value)
-    return Evidence(
-        gain=np.asarray([np.mean(values) for values in by_question.values()], dtype=np.float64),
-        earlier_before=before.earlier.share_right,
-        earlier_after=after.earlier.share_right,
-        debt=debt,
-        probes_kept=np.asarray(
-            [
-                np.average(right, weights=np.exp(log_prob))
-                for right, log_prob in zip(after.probes.token_right, base.probes.token_log_prob, strict=True)
-            ]
-        ),
-    )
-
-
-def _metrics(base: _Scores, before: _Scores, after: _Scores) -> dict[str, float]:
-    """Exact answers under greedy decoding, and nats a token: of the base model, the version in force, and the
-    candidate.
-
-    Parts without examples are absent.
-    """
-    metrics: dict[str, float] = {}
-    for part in _Scores._fields:
-        for name, scores in (("base", base), ("before", before), ("after", after)):
-            found: Scores = getattr(scores, part)
-            if len(found.tokens):
-                metrics[f"{part}_exact_{name}"] = float(found.exact.mean())
-                metrics[f"{part}_nats_{name}"] = float(-found.log_prob.sum() / found.tokens.sum())
-    return metrics

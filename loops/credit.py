@@ -33,3 +33,19 @@ def advantage_weights(
     advantage = np.asarray(quality, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     weights = np.minimum(np.exp(advantage / settings.advantage_beta), settings.max_weight)
     return np.asarray(weights / weights.mean())
+
+
+def push_weights(quality: Sequence[float], baseline: Sequence[float], settings: TrainConfig) -> npt.NDArray[np.float64]:
+    """How strongly each answer that was turned down is pushed away: ``push_weight`` for each unit of quality below the
+    mean of its pattern, where 0 is one that is no worse than usual there.
+
+    Args:
+        quality: (n,) in [0, 1].
+        baseline: (n,) mean quality of each answer's pattern.
+        settings: ``push_weight``.
+
+    Returns:
+        (n,) float64, from 0 to ``push_weight``.
+    """
+    advantage = np.asarray(quality, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
+    return np.asarray(settings.push_weight * np.clip(-advantage, 0.0, 1.0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from sona.loops.candidate import Candidate, CandidateTrainer
 from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from sona.loops.gate import DEBT
 from sona.loops.members import members_of
-from sona.loops.screen import Ready, Screened, screen
+from sona.loops.roster import LATER
+from sona.loops.screen import LeftOut, Ready, Screened, screen
+from sona.loops.sorting import BASE
 from sona.loops.split import Split, questions, split
-from sona.loops.version_files import ADAPTER
 from sona.ports import (
     Claim,
     Collected,
@@ -36,6 +37,8 @@ from sona.ports import (
     ignore_progress,
 )
 from sona.types import CycleReport, CycleStatus, Funnel, Progress, Version
+
+SEEN = "cycle/seen"  # under this name the store keeps the latest feedback that a cycle saw and left some rows of
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,15 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
     if len(taken.rows) < settings.min_trajectories:
         reason = f"{len(taken.rows)} new trajectories with a quality; {settings.min_trajectories} make a cycle"
         return run.skipped(taken, reason)
+    if run.seen_already(taken):
+        return run.skipped(taken, "nothing has come since the last cycle left these for later")
     screened = screen(taken.rows, context.model, context.config.train)
     parts = split(screened.ready, settings.held_out_share)
     needed = context.config.gate.min_held_out if context.config.gate.enabled else 0
     # A full load is not left for later even without evidence: it would stand in the way of what comes after it.
     full = len(taken.rows) >= settings.max_trajectories
     if context.model is not None and parts.train and (questions(parts.held_out) >= needed or full):
-        return run.train(context.model, taken, screened, parts)
+        return run.train(context.model, taken, screened, parts, full=full)
     if full:
         screened = screened.without_ready("nothing to judge by")
     if len(screened.left_out) >= settings.min_trajectories:
@@ -110,27 +115,49 @@ class _Run:
     def bank_only(self, taken: Collected, screened: Screened) -> CycleReport:
         """Nothing here can train an adapter: the bank learns what is left out, and the model stays as it is."""
         state = read_checkpoint(self.context.folders, self.parent)
-        bank, _ = self._place(state, [left.stored for left in screened.left_out])
+        bank, _, patterns = self._place(state, [left.stored for left in screened.left_out])
         later = {"left for the next cycle": len(screened.ready)} if screened.ready else {}
         funnel = _funnel(taken, screened, Split([], []), later)
         with self.context.folders.draft() as draft:
             outcome = self._report("published", "the bank learned; nothing could train the adapter", funnel)
-            return self._publish(draft, replace(state, bank=bank), outcome, _claims(screened, Split([], [])))
+            return self._publish(
+                draft, replace(state, bank=bank), outcome, _claims(screened, Split([], []), {}, patterns)
+            )
 
-    def train(self, model: ServedModel, taken: Collected, screened: Screened, parts: Split) -> CycleReport:
-        """The whole way: bank, adapter, gate."""
+    def seen_already(self, taken: Collected) -> bool:
+        """Whether a cycle that left some for later has looked at all of these."""
+        return self.context.store.read_state(SEEN) == _latest(taken)
+
+    def train(
+        self, model: ServedModel, taken: Collected, screened: Screened, parts: Split, *, full: bool
+    ) -> CycleReport:
+        """The whole way: bank, adapters, gate."""
         state = read_checkpoint(self.context.folders, self.parent)
-        bank, baseline = self._place(state, taken.rows)
-        state = replace(state, bank=bank)
+        bank, baseline, patterns = self._place(state, taken.rows)
+        config = self.context.config
+        pushed = split(screened.turned_down, config.cycle.held_out_share).train
         with self.context.folders.draft() as draft:
-            trainer = CandidateTrainer(self.context.store, model, state, self.context.config, self.seed, self.report)
-            candidate = trainer.train(parts, baseline, draft / ADAPTER)
-            funnel = _funnel(taken, screened, parts, {})
-            claims = _claims(screened, parts)
-            if candidate.decision.passed:
-                outcome = self._report("published", candidate.decision.reason, funnel, candidate)
+            begin = replace(state, bank=bank)
+            trainer = CandidateTrainer(self.context.store, model, begin, config, self.cycle, self.seed, self.report)
+            candidate = trainer.train(parts, pushed, baseline, draft)
+            decision = candidate.decision
+            admitted = decision is None or decision.passed
+            waits = {LATER} if admitted or full else {LATER, *candidate.born}
+            waiting = [item for item in (*parts.train, *parts.held_out) if candidate.owners[item.stored.seq] in waits]
+            if waiting:  # the next cycle places them
+                left = {item.stored.seq for item in waiting}
+                bank, _, patterns = self._place(state, [row for row in taken.rows if row.seq not in left])
+                candidate = replace(candidate, state=replace(candidate.state, bank=bank))
+                self.context.store.write_state(SEEN, _latest(taken))
+            screened, parts = _without(screened, parts, candidate.owners, waits)
+            funnel = _funnel(taken, screened, parts, {"left for the next cycle": len(waiting)} if waiting else {})
+            claims = _claims(screened, parts, candidate.owners, patterns)
+            if admitted:
+                reason = "nothing to learn: such queries are answered already" if decision is None else decision.reason
+                outcome = self._report("published", reason, funnel, candidate)
                 return self._publish(draft, candidate.state, outcome, claims)
-            outcome = self._report("rejected", candidate.decision.reason, funnel, candidate)
+            assert decision is not None
+            outcome = self._report("rejected", decision.reason, funnel, candidate)
         self.context.store.commit_cycle(outcome, claims, None)
         return outcome
 
@@ -157,14 +184,14 @@ class _Run:
             settings=msgspec.to_builtins(self.context.config),
         )
 
-    def _place(self, state: Checkpoint, rows: Sequence[Stored]) -> tuple[Bank, dict[str, float]]:
-        """The bank with the rows in it, and by trajectory id the mean quality of the pattern that it went to."""
+    def _place(self, state: Checkpoint, rows: Sequence[Stored]) -> tuple[Bank, dict[str, float], dict[str, str]]:
+        """The bank with the rows in it, and by trajectory id the pattern that it went to: its mean quality, its id."""
         members = members_of(rows, self.context.model, state.bank.width)
         placed = state.bank.learn(members, self.context.config.bank, cycle=self.cycle, seed=self.seed)
         usual = {pattern.id: pattern.quality_mean for pattern in placed.bank.patterns}
         self.report(Progress(stage="place", done=len(rows), total=len(rows), note=f"{len(usual)} patterns"))
-        baseline = {member.trajectory_id: usual[name] for member, name in zip(members, placed.pattern_ids, strict=True)}
-        return placed.bank, baseline
+        patterns = {member.trajectory_id: name for member, name in zip(members, placed.pattern_ids, strict=True)}
+        return placed.bank, {trajectory: usual[name] for trajectory, name in patterns.items()}, patterns
 
     def _report(
         self, status: CycleStatus, reason: str, funnel: Funnel, candidate: Candidate | None = None
@@ -182,24 +209,49 @@ class _Run:
         )
 
 
-def _claims(screened: Screened, parts: Split) -> list[Claim]:
-    """Who took what, with the token ids where the trajectory brought none."""
+def _latest(taken: Collected) -> bytes:
+    return str(max(row.feedback_seq or 0 for row in taken.rows)).encode()
+
+
+def _without(
+    screened: Screened, parts: Split, owners: Mapping[int, str], waits: Container[str]
+) -> tuple[Screened, Split]:
+    """Without what waits, and with what the base answers already left out of training. What is held out of that stays:
+    it shows that the base still does.
+    """
+
+    def owner(item: Ready) -> str:
+        return owners[item.stored.seq]
+
+    left = [LeftOut(item.stored, "the base model answers such queries") for item in parts.train if owner(item) == BASE]
+    train = [item for item in parts.train if owner(item) != BASE and owner(item) not in waits]
+    held_out = [item for item in parts.held_out if owner(item) not in waits]
+    return screened._replace(left_out=[*screened.left_out, *left]), Split(train, held_out)
+
+
+def _claims(screened: Screened, parts: Split, owners: Mapping[int, str], patterns: Mapping[str, str]) -> list[Claim]:
+    """Who took what, with its skill and pattern, and the token ids where the trajectory brought none."""
+
+    def claim(stored: Stored, role: Role) -> Claim:
+        return Claim(
+            seq=stored.seq,
+            role=role,
+            feedback_seq=stored.feedback_seq,
+            skill=owners.get(stored.seq, BASE) if role != "left_out" else BASE,
+            pattern=patterns.get(stored.trajectory.id, ""),
+        )
+
     return [
-        *(_claim(item, "train") for item in parts.train),
-        *(_claim(item, "held_out") for item in parts.held_out),
-        *(
-            Claim(seq=left.stored.seq, role="left_out", feedback_seq=left.stored.feedback_seq)
-            for left in screened.left_out
-        ),
+        *(_with_tokens(claim(item.stored, "train"), item) for item in parts.train),
+        *(_with_tokens(claim(item.stored, "held_out"), item) for item in parts.held_out),
+        *(claim(left.stored, "left_out") for left in screened.left_out),
     ]
 
 
-def _claim(item: Ready, role: Role) -> Claim:
+def _with_tokens(claim: Claim, item: Ready) -> Claim:
     own = item.stored.trajectory
-    return Claim(
-        seq=item.stored.seq,
-        role=role,
-        feedback_seq=item.stored.feedback_seq,
+    return msgspec.structs.replace(
+        claim,
         prompt_ids=None if own.prompt_ids is not None else pack_tokens(item.prompt),
         response_ids=None if own.response_ids is not None else pack_tokens(item.response),
     )

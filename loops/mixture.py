@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,12 +13,113 @@ from sona.checks import Float32
 from sona.config import TrainConfig
 from sona.learn.dataset import Example
 from sona.loops.credit import advantage_weights
-from sona.loops.members import embeddings_of
 from sona.loops.screen import prompt_tokens, response_tokens
-from sona.ports import ServedModel, Stored, TrajectoryStore
+from sona.ports import Role, ServedModel, Stored, TrajectoryStore
 
 PREFETCH_STEPS = 32  # replay is drawn from the store for so many steps at once
 NEUTRAL_QUALITY = 0.5  # baseline of a trajectory that lies in no pattern
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which past a skill goes on from."""
+
+    skills: tuple[str, ...] | None
+    """Ids that trajectories were claimed for; None: all."""
+    after_cycle: int = 0
+    """Only what later cycles claimed still holds."""
+
+    def sample(self, store: TrajectoryStore, role: Role, count: int, rng: np.random.Generator) -> list[Stored]:
+        """``count`` of its trajectories with replacement, each pattern alike; [] where there is none."""
+        return store.sample(role, count, rng, skills=self.skills, after_cycle=self.after_cycle, balanced=True)
+
+    def size(self, store: TrajectoryStore, role: Role) -> int:
+        """How many trajectories it has."""
+        return store.replayable(role, skills=self.skills, after_cycle=self.after_cycle)
+
+
+class Past:
+    """Earlier trajectories, drawn from the store: the same number of each scope."""
+
+    def __init__(
+        self,
+        scopes: Sequence[Scope],
+        store: TrajectoryStore,
+        model: ServedModel,
+        bank: Bank,
+        settings: TrainConfig,
+        rng: np.random.Generator,
+    ) -> None:
+        self._scopes = [scope for scope in scopes if scope.size(store, "train")]
+        self._store, self._model, self._bank, self._settings, self._rng = store, model, bank, settings, rng
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._scopes)
+
+    def draw(self, count: int) -> list[Example]:
+        """About ``count`` examples, fewer where feedback turned some down since; weighted against their patterns."""
+        each = -(-count // len(self._scopes))
+        rows = [row for scope in self._scopes for row in scope.sample(self._store, "train", each, self._rng)]
+        rows = [rows[place] for place in self._rng.permutation(len(rows))]
+        rows = still_good(rows, self._settings.min_quality)
+        quality = [row.quality if row.quality is not None else NEUTRAL_QUALITY for row in rows]
+        usual = baselines(self._bank, [row.trajectory.vector() for row in rows])
+        weights = advantage_weights(quality, usual, self._settings).tolist()
+        return [replayed_example(row, self._model, weight) for row, weight in zip(rows, weights, strict=True)]
+
+
+class Mixture:
+    """Draws the batches of one adapter in one cycle: all from one seed, so the same cycle draws the same."""
+
+    def __init__(
+        self,
+        new: Sequence[Example],
+        past: Past,
+        probes: Sequence[Example],
+        settings: TrainConfig,
+        rng: np.random.Generator,
+        effort: Sequence[float] | None = None,
+    ) -> None:
+        """``effort`` (new,) says how often each of ``new`` is seen, times ``passes``; None: once."""
+        self._new, self._past, self._probes, self._settings, self._rng = list(new), past, list(probes), settings, rng
+        self._effort = np.ones(len(self._new)) if effort is None else np.asarray(effort, dtype=np.float64)
+        self._order: list[int] = []
+        self._replay: list[Example] = []
+        self.replayed = 0
+        """Replayed examples drawn so far."""
+        size = settings.batch_size
+        # Rounded down: the shares are at most 0.9 together, so at least one place is left for what is new.
+        self._replay_count = int(size * settings.replay_share) if past else 0
+        self._probe_count = int(size * settings.probe_share) if probes else 0
+        self._new_count = size - self._replay_count - self._probe_count
+
+    @property
+    def steps(self) -> int:
+        """As many as it takes to see each new trajectory ``passes`` times its effort, within the bounds."""
+        wanted = math.ceil(self._settings.passes * float(self._effort.sum()) / self._new_count)
+        return min(max(wanted, self._settings.min_steps), self._settings.max_steps)
+
+    def draw(self, step: int) -> list[Example]:
+        """The batch of ``step``: new ones in shuffled passes, replay and probes at random."""
+        return [*self._draw_new(), *self._draw_replay(), *self._draw_probes()]
+
+    def _draw_new(self) -> list[Example]:
+        while len(self._order) < self._new_count:
+            times = np.floor(self._effort + self._rng.random(len(self._new))).astype(np.int64)  # its effort on average
+            self._order += self._rng.permutation(np.repeat(np.arange(len(self._new)), times)).tolist()
+        taken, self._order = self._order[: self._new_count], self._order[self._new_count :]
+        return [self._new[place] for place in taken]
+
+    def _draw_replay(self) -> list[Example]:
+        if len(self._replay) < self._replay_count:
+            self._replay += self._past.draw(self._replay_count * PREFETCH_STEPS)
+        taken, self._replay = self._replay[: self._replay_count], self._replay[self._replay_count :]
+        self.replayed += len(taken)
+        return taken
+
+    def _draw_probes(self) -> list[Example]:
+        return [self._probes[place] for place in self._rng.integers(0, max(len(self._probes), 1), self._probe_count)]
 
 
 def baselines(bank: Bank, embeddings: Sequence[Float32 | None]) -> list[float]:
@@ -33,75 +135,6 @@ def baselines(bank: Bank, embeddings: Sequence[Float32 | None]) -> list[float]:
         for place, pattern in zip(known, bank.nearest(rows), strict=True):
             found[place] = NEUTRAL_QUALITY if pattern is None else pattern.quality_mean
     return found
-
-
-class Mixture:
-    """Draws the batches of one cycle: all from one seed, so the same cycle draws the same."""
-
-    def __init__(
-        self,
-        new: Sequence[Example],
-        probes: Sequence[Example],
-        store: TrajectoryStore,
-        model: ServedModel,
-        bank: Bank,
-        settings: TrainConfig,
-        seed: int,
-    ) -> None:
-        self._new, self._probes = list(new), list(probes)
-        self._store, self._model, self._bank, self._settings = store, model, bank, settings
-        self._rng = np.random.default_rng(seed)
-        self._order: list[int] = []
-        self._replay: list[Example] = []
-        self._embedded: dict[int, Float32 | None] = {}
-        self.replayed = 0
-        """Replayed examples drawn so far."""
-        has_past = bool(store.sample("train", 1, self._rng))
-        size = settings.batch_size
-        # Rounded down: the shares are at most 0.9 together, so at least one place is left for what is new.
-        self._replay_count = int(size * settings.replay_share) if has_past else 0
-        self._probe_count = int(size * settings.probe_share) if probes else 0
-        self._new_count = size - self._replay_count - self._probe_count
-
-    @property
-    def steps(self) -> int:
-        """As many as it takes to see each new trajectory ``passes`` times, within the bounds."""
-        wanted = math.ceil(self._settings.passes * len(self._new) / self._new_count)
-        return min(max(wanted, self._settings.min_steps), self._settings.max_steps)
-
-    def draw(self, step: int) -> list[Example]:
-        """The batch of ``step``: new ones in shuffled passes, replay and probes at random."""
-        return [*self._draw_new(), *self._draw_replay(), *self._draw_probes()]
-
-    def _draw_new(self) -> list[Example]:
-        while len(self._order) < self._new_count:
-            self._order += self._rng.permutation(len(self._new)).tolist()
-        taken, self._order = self._order[: self._new_count], self._order[self._new_count :]
-        return [self._new[place] for place in taken]
-
-    def _draw_replay(self) -> list[Example]:
-        if len(self._replay) < self._replay_count:
-            self._replay += self._fetch(self._replay_count * PREFETCH_STEPS)
-        taken, self._replay = self._replay[: self._replay_count], self._replay[self._replay_count :]
-        self.replayed += len(taken)
-        return taken
-
-    def _draw_probes(self) -> list[Example]:
-        return [self._probes[place] for place in self._rng.integers(0, max(len(self._probes), 1), self._probe_count)]
-
-    def _fetch(self, count: int) -> list[Example]:
-        """Replayed trajectories, weighted against their pattern as it stands now."""
-        rows = still_good(self._store.sample("train", count, self._rng), self._settings.min_quality)
-        quality = [row.quality if row.quality is not None else NEUTRAL_QUALITY for row in rows]
-        weights = advantage_weights(quality, baselines(self._bank, self._embeddings(rows)), self._settings)
-        return [replayed_example(row, self._model, weight) for row, weight in zip(rows, weights.tolist(), strict=True)]
-
-    def _embeddings(self, rows: Sequence[Stored]) -> list[Float32 | None]:
-        """Of the prompts; those that have none stored are embedded once in a cycle."""
-        unseen = {row.seq: row for row in rows if row.seq not in self._embedded}
-        found = embeddings_of(list(unseen.values()), self._model, self._bank.width)
-        self._embedded.update(zip(unseen, found, strict=True))
-        return [self._embedded[row.seq] for row in rows]
 
 
 def still_good(rows: Sequence[Stored], min_quality: float) -> list[Stored]:

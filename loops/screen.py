@@ -30,39 +30,42 @@ class LeftOut(NamedTuple):
 
 
 class Screened(NamedTuple):
-    """Every trajectory of the cycle is in one of the two."""
+    """Every trajectory of the cycle is in one of the first two."""
 
     ready: list[Ready]
     left_out: list[LeftOut]
+    turned_down: list[Ready]
+    """Those of ``left_out`` that were left out for their quality alone: answers to make less likely."""
 
     def without_ready(self, reason: str) -> Screened:
         """All of them left out, those that are ready for ``reason``."""
-        return Screened([], [*self.left_out, *(LeftOut(item.stored, reason) for item in self.ready)])
+        return Screened([], [*self.left_out, *(LeftOut(item.stored, reason) for item in self.ready)], [])
 
 
 def screen(rows: Sequence[Stored], model: ServedModel | None, settings: TrainConfig) -> Screened:
     """Sort ``rows`` into what can be trained on and what can't."""
-    screened = Screened([], [])
+    screened = Screened([], [], [])
     for stored in rows:
         made = _ready(stored, model, settings)
-        if isinstance(made, Ready):
+        if isinstance(made, str):
+            screened.left_out.append(LeftOut(stored, made))
+        elif stored.quality is not None and stored.quality >= settings.min_quality:
             screened.ready.append(made)
         else:
-            screened.left_out.append(LeftOut(stored, made))
+            screened.left_out.append(LeftOut(stored, f"quality below {settings.min_quality:g}"))
+            screened.turned_down.append(made)
     return screened
 
 
 def _ready(  # noqa: PLR0911 - one for each reason
     stored: Stored, model: ServedModel | None, settings: TrainConfig
 ) -> Ready | str:
-    """The trajectory as token ids, or the reason why not."""
+    """The trajectory as token ids, whatever its quality, or the reason why not."""
     trajectory = stored.trajectory
     if model is None:
         return "no model to train"
     if trajectory.outcome != "completed":
         return f"outcome {trajectory.outcome}"
-    if stored.quality is None or stored.quality < settings.min_quality:
-        return f"quality below {settings.min_quality:g}"
     try:
         prompt, response = prompt_tokens(trajectory, model), response_tokens(trajectory, model)
     except SonaError:  # such as a template that refuses the conversation: a fault of this row, not of the cycle

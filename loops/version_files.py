@@ -5,14 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from sona.bank.bank import Bank
-from sona.ports import VersionFolders
+from sona.bank.skills import SHARED
+from sona.loops.skill_files import read_skills
+from sona.ports import Served, VersionFolders
 from sona.types import BASE_VERSION, Version
 
 ADAPTER = "adapter"
+SKILL_FOLDERS = "skills"
 EWC = "ewc.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 BANK = "bank.msgpack"
 ABOUT = "version.json"
+
+
+def adapter_root(folder: Path, adapter: str) -> Path:
+    """Where in a version's folder an adapter and the state of its training are: the shared one's lie at the top."""
+    return folder if adapter == SHARED else folder / SKILL_FOLDERS / adapter
+
+
+def adapter_names(folder: Path) -> list[str]:
+    """The adapters that a version's folder holds."""
+    own = sorted(path.parent.name for path in folder.glob(f"{SKILL_FOLDERS}/*/{ADAPTER}"))
+    return [*([SHARED] if (folder / ADAPTER).is_dir() else []), *own]
 
 
 def read_bank(folders: VersionFolders, version: Version) -> Bank:
@@ -25,11 +39,15 @@ def read_bank(folders: VersionFolders, version: Version) -> Bank:
     return Bank() if version.id == BASE_VERSION else Bank.from_bytes((folders.verify(version) / BANK).read_bytes())
 
 
-def adapter_folder(folders: VersionFolders, version_id: str) -> Path | None:
-    """Its PEFT folder; None where it has none: the first version, and one that only brought the bank forward from
-    it.
+def read_served(folders: VersionFolders, version_id: str) -> Served:
+    """What a version answers with: its adapters, and the router that picks one of them.
+
+    Raises:
+        StoreCorruptError: the router can't be read.
+        UnknownIdError: the folder is gone.
     """
     if version_id == BASE_VERSION:
-        return None
-    adapter = folders.path(version_id) / ADAPTER
-    return adapter if adapter.is_dir() else None
+        return Served({})
+    folder = folders.path(version_id)
+    found = {name: adapter_root(folder, name) / ADAPTER for name in adapter_names(folder)}
+    return Served(found, read_skills(folder).router)

@@ -98,6 +98,21 @@ class BankConfig(Settings, kw_only=True):
     """Kept for each pattern."""
 
 
+class SkillsConfig(Settings, kw_only=True):
+    """How many adapters there are, and what each answers for."""
+
+    mode: Literal["auto", "routed", "shared"] = "auto"
+    """``shared``: one adapter answers everything. ``routed``: each skill that is discovered has an adapter of its own,
+    and a router sends each query to one of them, or to the untouched base. ``auto``: routed, and skills whose answers
+    one adapter gives as well, by the gate's evidence, come to share it."""
+    max_adapters: Annotated[int, Meta(ge=1, le=1000)] = 8
+    """Beyond it a new skill shares the adapter that answers for the fewest."""
+    min_queries: Annotated[int, Meta(ge=4, le=1_000_000)] = 16
+    """New queries of one cycle that make a skill; fewer go to the known skill most like them."""
+    retire_cycles: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+    """A skill without a query for so many cycles is dropped; its queries go to the base again."""
+
+
 class TrainConfig(Settings, kw_only=True):
     """The LoRA steps of a cycle."""
 
@@ -105,21 +120,36 @@ class TrainConfig(Settings, kw_only=True):
     """Peak rate of AdamW; 0 chooses it from the model's width (see :func:`sona.learn.trainer.auto_learning_rate`)."""
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 16
     """Sequences a step: the new ones, the replayed ones and the probes together."""
-    replay_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.3
+    replay_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.5
     """Share of each batch drawn from earlier cycles' trajectories, once there are any."""
     probe_share: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.3
     """Share of each batch drawn from the base model's own answers to its own prompts (what it must not forget)."""
     passes: Annotated[float, Meta(ge=0.0, le=1000.0)] = 8.0
-    """How often each new trajectory is seen."""
-    min_steps: Annotated[int, Meta(ge=0, le=10_000_000)] = 20
+    """How often each new trajectory is seen: a quarter as often where its answer is given already, one and a half times
+    where it is not."""
+    min_steps: Annotated[int, Meta(ge=0, le=10_000_000)] = 1
     max_steps: Annotated[int, Meta(ge=0, le=10_000_000)] = 2000
     warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
-    max_grad_norm: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
+    max_grad_norm: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.5
     weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     ema_decay: Annotated[float, Meta(ge=0.0, le=0.9999)] = 0.95
     """The candidate is this running average of the stepped weights; 0 takes the last step's."""
     ewc_lambda: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.01
     """Strength of the EWC++ penalty on weights normalised to a mean importance of 1; 0 switches it off."""
+    ewc_form: Literal["penalty", "proximal"] = "penalty"
+    """``penalty`` adds its gradient to the task's; ``proximal`` lets the weights settle after the optimizer's step,
+    which is stable at any ``ewc_lambda``. There a step's pull is scaled by the learning rate alone, and not by AdamW,
+    so the same strength takes another, larger ``ewc_lambda``."""
+    ewc_on: Literal["weights", "delta"] = "weights"
+    """Hold the entries of A and B, or those of their product: more to the point, but memory and time like the base
+    model's own weights."""
+    ewc_anchors: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Tasks whose weights and importance are held apart; with 1 a single anchor moves on from cycle to cycle."""
+    ewc_target_forgetting: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    """Share of what was known that a cycle may forget: where the last one forgot more, ``ewc_lambda`` is raised for the
+    next, and where less, lowered; 0 leaves it as it is."""
+    ewc_lambda_span: Annotated[float, Meta(ge=1.0, le=1e6)] = 10.0
+    """It then stays between ``ewc_lambda`` divided and multiplied by this."""
     fisher_decay: Annotated[float, Meta(ge=0.0, le=0.99999)] = 0.9
     """EWC++'s running average: F <- decay F + (1 - decay) F of the batch."""
     fisher_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 4
@@ -130,6 +160,11 @@ class TrainConfig(Settings, kw_only=True):
     """Bound on that weight."""
     min_quality: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
     """Answers below it are not imitated; they still lower their pattern's mean."""
+    push_weight: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.1
+    """Weight, against one that is imitated, of an answer below ``min_quality`` that is worse than its pattern's mean by
+    1: it is made less likely. 0 leaves such answers alone."""
+    push_margin: Annotated[float, Meta(ge=0.0, le=1e3)] = 2.0
+    """... until it has become this many nats less likely than before the cycle, and no further."""
     max_tokens: Annotated[int, Meta(ge=8, le=10_000_000)] = 1024
     """Longer trajectories are left out of training, and counted."""
 
@@ -142,16 +177,20 @@ class TrainConfig(Settings, kw_only=True):
                 f"train: replay_share {self.replay_share} + probe_share {self.probe_share} leave under 10 % of a batch "
                 "for what is new; lower one of them"
             )
+        if self.ewc_form == "proximal" and self.ewc_on == "delta":  # has no closed form in A and B
+            raise ConfigError("train: ewc_form 'proximal' with ewc_on 'delta'; take 'penalty', or hold the 'weights'")
 
 
 class GateConfig(Settings, kw_only=True):
     """When a candidate may be published."""
 
     enabled: bool = True
-    confidence: Annotated[float, Meta(ge=0.5, le=0.9999)] = 0.95
-    """Of the bootstrap interval that the gain on held-out trajectories must keep above ``min_gain``."""
-    min_gain: Annotated[float, Meta(ge=-100.0, le=100.0)] = 0.0
-    """Nats a token that the candidate must gain on held-out answers, at the interval's lower end."""
+    confidence: Annotated[float, Meta(ge=0.5, le=0.9999)] = 0.9
+    """Of the two-sided bootstrap interval that the gain on held-out trajectories must keep above ``min_gain``: at 0.9 a
+    candidate that gains nothing passes one time in twenty."""
+    min_gain: Annotated[float, Meta(ge=-1.0, le=1.0)] = 0.0
+    """What the candidate must gain on held-out answers, in the probability of a token (the geometric mean over an
+    answer's tokens), at the interval's lower end."""
     min_held_out: Annotated[int, Meta(ge=1, le=1_000_000)] = 8
     """Fewer held-out trajectories than this are no evidence."""
     min_retention: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.9
@@ -159,8 +198,12 @@ class GateConfig(Settings, kw_only=True):
     how sure the base was of them."""
     max_forgetting: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.05
     """Share of the tokens of earlier cycles' held-out answers that may be lost against the version in force."""
+    max_kl: Annotated[float, Meta(ge=0.0, le=1e3)] = 0.5
+    """KL divergence from the base model on the same answers, nats a token, that a candidate may have on average."""
     held_out_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
-    """Held-out trajectories scored at most: of this cycle, and of the earlier ones."""
+    """Held-out trajectories of this cycle that are scored at most."""
+    earlier_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
+    """... and of the earlier ones, drawn from all skills alike."""
     bootstrap_samples: Annotated[int, Meta(ge=100, le=1_000_000)] = 2000
 
 
@@ -198,6 +241,7 @@ class Config(Settings, kw_only=True):
     serve: ServeConfig = ServeConfig()
     lora: LoraConfig = LoraConfig()
     bank: BankConfig = BankConfig()
+    skills: SkillsConfig = SkillsConfig()
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
     cycle: CycleConfig = CycleConfig()

@@ -12,7 +12,7 @@ from sona.bank.bank import Bank
 from sona.config import Config
 from sona.errors import ModelError, NothingToRollBackError, StoreError
 from sona.loops.fast import FastLoop
-from sona.loops.version_files import adapter_folder, read_bank
+from sona.loops.version_files import read_bank, read_served
 from sona.serving.resolve import resolve
 from sona.storage.store import Store
 from sona.storage.versions import Versions
@@ -64,13 +64,13 @@ class Parts:
             self.store.close()
 
     def serve_current(self, fall_back: str | None) -> None:
-        """Bank and served adapter become those of the version in force; where they can't, ``fall_back`` is in force."""
+        """Bank and adapters become those of the version in force; where they can't, ``fall_back`` is in force."""
         with self._in_force:
             version = self.store.current()
             try:
                 bank = read_bank(self.folders, version)
                 if self.model is not None:
-                    self.model.swap(version.id, adapter_folder(self.folders, version.id))
+                    self.model.swap(version.id, read_served(self.folders, version.id))
             except BaseException:
                 if fall_back is not None:
                     self.store.set_current(fall_back)

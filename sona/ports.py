@@ -6,8 +6,9 @@ a fleet's PostgreSQL store or a remote model server take the same places later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -65,6 +66,10 @@ class Claim(Record, kw_only=True):
     """Token ids made in this cycle where the trajectory brought none (int32 bytes), so that replay needs no
     tokenizer."""
     response_ids: bytes | None = None
+    skill: str = ""
+    """The adapter's skill that it was learned into; "" where it is of none."""
+    pattern: str = ""
+    """The bank's pattern that it lies in; "" where it is in none."""
 
 
 class StoreCounts(Record, kw_only=True):
@@ -110,10 +115,26 @@ class TrajectoryStore(Protocol):
     def collect(self, limit: int) -> Collected:
         """At most ``limit`` new trajectories."""
 
-    def sample(self, role: Role, count: int, rng: np.random.Generator) -> list[Stored]:
+    def sample(
+        self,
+        role: Role,
+        count: int,
+        rng: np.random.Generator,
+        *,
+        skills: Sequence[str] | None = None,
+        after_cycle: int = 0,
+        balanced: bool = False,
+    ) -> list[Stored]:
         """``count`` trajectories drawn with replacement from those that the current version's lineage claimed as
-        ``role``: ``train`` or ``held_out``.
+        ``role``: ``train`` or ``held_out``; [] where there is none.
+
+        ``skills`` leaves only what was claimed for one of these (None: all), ``after_cycle`` only what cycles with a
+        higher number claimed. Each claim is as likely as any other; ``balanced`` makes each pattern as likely as any
+        other (what has none is of one, ""), and within it each claim.
         """
+
+    def replayable(self, role: Role, *, skills: Sequence[str] | None = None, after_cycle: int = 0) -> int:
+        """From how many trajectories :meth:`sample` would draw."""
 
     def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
         """Claims, report, version and the new current version: all in one transaction, or nothing."""
@@ -156,6 +177,23 @@ class VersionFolders(Protocol):
         """The folder, after its files were compared with the version's digest; StoreCorruptError where they differ."""
 
 
+class Router(Protocol):
+    """Who picks, for each request, the adapter that answers it. Safe to call from several threads."""
+
+    def route(self, features: Float32) -> list[str | None]:
+        """For each row of ``features`` (n, width) the name of the adapter that answers; None: the untouched base."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a version answers with."""
+
+    adapters: Mapping[str, Path]
+    """PEFT folder by name; empty: the untouched base alone."""
+    router: Router | None = None
+    """Reads :meth:`ServedModel.features`. None: every request gets the one adapter that there is, or the base."""
+
+
 class ServedModel(Protocol):
     """The model that answers."""
 
@@ -195,6 +233,9 @@ class ServedModel(Protocol):
     def embed(self, prompts: Sequence[Int32]) -> Float32:
         """Mean-pooled last hidden state of the frozen base model, (prompts, hidden_size)."""
 
+    def features(self, prompts: Sequence[Int32]) -> Float32:
+        """What a :class:`Router` reads, from the frozen base model alone: float32 (prompts, feature_width)."""
+
     def generate(
         self,
         prompt_ids: Int32,
@@ -218,5 +259,5 @@ class ServedModel(Protocol):
     def trainable_copy(self) -> PreTrainedModel:
         """The base model as a module tree of its own that shares the served weights' memory; no adapter in it."""
 
-    def swap(self, version_id: str, adapter: Path | None) -> None:
-        """Serve this adapter (None: the untouched base) from the next request on; requests under way keep theirs."""
+    def swap(self, version_id: str, served: Served) -> None:
+        """Answer with ``served`` from the next request on; requests under way keep the version they began with."""

@@ -586,8 +586,10 @@ class Reply(Record, kw_only=True):
     """The answer's tokens, with the end token if the model wrote one."""
     prompt_ids: tuple[int, ...]
     version: str
-    """The version whose adapter made it."""
+    """The version that made it."""
     finish_reason: FinishReason
+    adapter: str | None = None
+    """The version's adapter that wrote it; None: the untouched base."""
 
     def __post_init__(self) -> None:
         check_text(self.text, "reply text", empty=True)
@@ -598,3 +600,5 @@ class Reply(Record, kw_only=True):
             _set(self, name, ids)
         check_id(self.version, "version")
         check_one_of(self.finish_reason, FINISHES, "finish_reason")
+        if self.adapter is not None:
+            check_id(self.adapter, "adapter")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import apsw
 
 from sona.errors import StoreCorruptError, StoreVersionError
-from sona.storage.rows import encode, row_crc
+from sona.storage.rows import Value, encode, row_crc
 from sona.types import BASE_VERSION, Version
 
 APPLICATION_ID = 0x534F4E41  # "SONA"
@@ -138,6 +138,29 @@ CREATE TABLE head (
 ) STRICT;
 """
 
+# Before it a claim had no skill and no pattern, so each cycle's of one role were one group, and their places there the
+# ordinals. Of what is left out there is no group: a later cycle may take it again.
+GROUPS = """
+ALTER TABLE claims ADD COLUMN skill   TEXT    NOT NULL DEFAULT '';
+ALTER TABLE claims ADD COLUMN pattern TEXT    NOT NULL DEFAULT '';
+ALTER TABLE claims ADD COLUMN place   INTEGER NOT NULL DEFAULT 0;
+
+UPDATE claims SET place = ordinal;
+
+-- Within each group the places run from 0 without gaps, so that a random one is one lookup.
+CREATE UNIQUE INDEX claims_by_group ON claims (cycle, role, skill, pattern, place);
+
+CREATE TABLE claim_groups (
+    cycle   INTEGER NOT NULL,
+    role    TEXT    NOT NULL CHECK (role IN ('train', 'held_out')),
+    skill   TEXT    NOT NULL,
+    pattern TEXT    NOT NULL,
+    size    INTEGER NOT NULL,
+    crc     INTEGER NOT NULL,
+    PRIMARY KEY (cycle, role, skill, pattern)
+) STRICT, WITHOUT ROWID;
+"""
+
 
 class Migration(NamedTuple):
     """One step from a form of the tables to the next."""
@@ -156,7 +179,30 @@ def _add_first_version(connection: apsw.Connection) -> None:
     )
 
 
-MIGRATIONS = (Migration(TABLES, _add_first_version),)
+def _group_old_claims(connection: apsw.Connection) -> None:
+    connection.create_scalar_function("crc_with_group", _crc_with_group, 8, deterministic=True)
+    connection.execute(
+        """
+        UPDATE claims
+        SET crc = crc_with_group(cycle, role, ordinal, seq, feedback, prompt_ids, response_ids, crc)
+        """
+    )
+    connection.create_scalar_function("crc_with_group", None, 8)
+    for cycle, *sizes in connection.execute("SELECT cycle, train, held_out FROM cycles").fetchall():
+        for role, size in zip(("train", "held_out"), sizes, strict=True):
+            values = (cycle, role, "", "", size)
+            if size:
+                connection.execute("INSERT INTO claim_groups VALUES (?, ?, ?, ?, ?, ?)", (*values, row_crc(*values)))
+
+
+def _crc_with_group(*row: Value) -> int:
+    """The checksum of a claim of the first form in the second; of a damaged one it is as wrong as it was."""
+    cycle, role, ordinal, seq, feedback, prompt_ids, response_ids, crc = row
+    damage = row_crc(*row[:-1]) ^ cast(int, crc)
+    return row_crc(cycle, role, ordinal, "", "", ordinal, seq, feedback, prompt_ids, response_ids) ^ damage
+
+
+MIGRATIONS = (Migration(TABLES, _add_first_version), Migration(GROUPS, _group_old_claims))
 SCHEMA_VERSION = len(MIGRATIONS)
 
 

@@ -18,10 +18,12 @@ from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreError, StoreReadOnlyError
 from sona.ports import Claim, Collected, Role, SourceCounts, StoreCounts, Stored
 from sona.storage import cycles, forked, reading
+from sona.storage.claims import read_claims
 from sona.storage.connection import Readers, store_error
 from sona.storage.head import read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.lock import WriterLock
+from sona.storage.replay import Replay
 from sona.storage.rows import row_crc
 from sona.storage.schema import check_library
 from sona.storage.transactions import Transactions
@@ -52,7 +54,7 @@ class Store:
         self._database = path / DATABASE
         self._readers = Readers(self._database)
         self._transactions = Transactions(self._database)
-        self._replay = cycles.Replay()
+        self._replay = Replay()
         self._writing = threading.Lock()
         self._closed = False
         forked.watch(self)
@@ -186,20 +188,41 @@ class Store:
         with self._snapshot() as connection:
             return reading.collect(connection, limit)
 
-    def sample(self, role: Role, count: int, rng: np.random.Generator) -> list[Stored]:
+    def sample(
+        self,
+        role: Role,
+        count: int,
+        rng: np.random.Generator,
+        *,
+        skills: Sequence[str] | None = None,
+        after_cycle: int = 0,
+        balanced: bool = False,
+    ) -> list[Stored]:
         """``count`` trajectories drawn with replacement from those that the current version's lineage claimed as
         ``role``, ``train`` or ``held_out``; [] where there is none. Cycles that were rolled back do not count, cycles
         that published nothing do.
+
+        ``skills`` leaves only what was claimed for one of these (None: all), ``after_cycle`` only what cycles with a
+        higher number claimed. Each claim is as likely as any other; ``balanced`` makes each pattern as likely as any
+        other (what has none is of one, ""), and within it each claim. The cost follows ``count`` and the number of
+        groups of one cycle, skill and pattern, not the number of claims.
         """
         with self._snapshot() as connection:
-            return self._replay.sample(connection, role, count, rng)
+            return self._replay.sample(
+                connection, role, count, rng, skills=skills, after_cycle=after_cycle, balanced=balanced
+            )
+
+    def replayable(self, role: Role, *, skills: Sequence[str] | None = None, after_cycle: int = 0) -> int:
+        """From how many trajectories :meth:`sample` would draw. It reads no claim."""
+        with self._snapshot() as connection:
+            return self._replay.count(connection, role, skills=skills, after_cycle=after_cycle)
 
     def claims(self, cycle: int) -> list[Claim]:
         """What a cycle took, by role and then in the order of its commit, with the token ids made for it; [] where it
         took nothing. What it left out and a later cycle took again is that one's.
         """
         with self._snapshot() as connection:
-            return cycles.read_claims(connection, cycle)
+            return read_claims(connection, cycle)
 
     def get(self, trajectory_id: str) -> Stored:
         """One trajectory; UnknownIdError where there is none of this id."""

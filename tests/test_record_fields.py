@@ -277,6 +277,7 @@ FIELDS = [
     Field(Reply, "prompt_ids", token_ids, not_a_list | st.sampled_from([[-1], [2**31], ["1"], [0.5], [HUGE]])),
     Field(Reply, "version", ids, not_id),
     Field(Reply, "finish_reason", st.sampled_from(["stop", "length"]), not_id | st.just("tool_calls")),
+    Field(Reply, "adapter", optional(ids), sometimes_none(not_id)),
 ]
 
 

@@ -31,6 +31,9 @@ class Example:
     """Token ids (response tokens,); at least one."""
     weight: float = 1.0
     """Its share of the loss, against the other examples' weights; 0 leaves it out."""
+    push_below: float | None = None
+    """For an answer that was turned down: made less likely, until its log-probability is this many nats, and no
+    further. None: an answer to imitate."""
 
     def __post_init__(self) -> None:
         for name in ("prompt", "response"):
@@ -39,6 +42,8 @@ class Example:
                 raise InvalidInputError(f"example {name}: shape {ids.shape}; a list of at least one id is allowed")
         if not math.isfinite(self.weight) or self.weight < 0:
             raise InvalidInputError(f"example weight: {self.weight}; a finite number of 0 or more is allowed")
+        if self.push_below is not None and not math.isfinite(self.push_below):
+            raise InvalidInputError(f"example push_below: {self.push_below}; a finite number of nats is allowed")
 
     def __len__(self) -> int:
         """Tokens of prompt and response together."""

@@ -12,13 +12,16 @@ For a linear map y = W x that sees T positions of each example, the gradient of 
 layer reads and the gradient of what it writes (Goodfellow 2015, arXiv:1510.01799):
 
     ∂L_n/∂W = Σ_t g_nt x_ntᵀ
+
+W may be A or B, or what they add to the layer they adapt: y = (W₀ + ΔW) x with ΔW = s B A, whose gradient has the same
+form in what that layer reads and writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +32,12 @@ from torch.utils.hooks import RemovableHandle
 from sona.errors import CycleError
 from sona.learn import lora
 from sona.learn.dataset import Example, collate, length_sorted_batches
+from sona.learn.flat import Layout
 from sona.learn.likelihood import causal_lm, default_batch_tokens, response_logits
+from sona.learn.products import Products, adapted_layers
 
+Coordinates = Literal["weights", "delta"]
+"""Information of what: the entries of A and B, or those of ΔW = s B A."""
 _CHUNK_NUMBERS = 2**26
 """Per-example gradients held at once, 256 MiB of float32."""
 
@@ -45,12 +52,16 @@ class PerExampleTaps:
             loss.backward()
         fisher = taps.mean()
 
-    Each layer's sums are made while the backward pass is at that layer, so that nothing outlives it.
+    Each layer's sums are made while the backward pass is at that layer, so that nothing outlives it. On ``delta`` they
+    take as much memory as the adapted base weights in float32.
     """
 
-    def __init__(self, model: PeftModel) -> None:
-        self._layers = lora.layers(model)
-        self._sums = {name: torch.zeros_like(layer.weight) for name, layer in self._layers.items()}
+    def __init__(self, model: PeftModel, on: Coordinates = "weights") -> None:
+        weights = lora.parameters(model)
+        self._layers: Mapping[str, nn.Module] = lora.layers(model) if on == "weights" else adapted_layers(model)
+        shapes = Layout.of(weights) if on == "weights" else Products.of_model(model).layout
+        device = next(iter(weights.values())).device
+        self._sums = {name: torch.zeros(shape, device=device) for name, shape in shapes.shapes.items()}
         self._handles: list[RemovableHandle] = []
         self._scale = torch.empty(0)
         self._count = 0
@@ -97,8 +108,8 @@ class PerExampleTaps:
         count = len(self._scale)
         if x.numel() // x.shape[-1] % count:
             raise CycleError(f"{name} reads {tuple(x.shape)}, which does not divide into {count} examples")
-        x = x.reshape(count, -1, x.shape[-1])  # (N, T, in)
-        g = gradient.reshape(count, -1, gradient.shape[-1]) * self._scale  # (N, T, out)
+        x = x.reshape(count, -1, x.shape[-1]).float()  # (N, T, in); a base layer's own may be bfloat16
+        g = gradient.reshape(count, -1, gradient.shape[-1]).float() * self._scale  # (N, T, out)
         total = self._sums[name]
         chunk = max(1, _CHUNK_NUMBERS // total.numel())
         for x_chunk, g_chunk in zip(torch.split(x, chunk), torch.split(g, chunk), strict=True):
@@ -113,11 +124,12 @@ def fisher_diagonal(
     sampled: bool,
     generator: torch.Generator,
     batch_tokens: int | None = None,
+    on: Coordinates = "weights",
 ) -> dict[str, Tensor]:
     """The diagonal of the Fisher information of the adapter's weights, by name, each of its weight's shape, float32.
 
     The examples' weights play no part. With B = 0, as in a new adapter, A has no effect on the output, so its
-    information is zero, and only B's is not.
+    information is zero, and only B's is not; that of ΔW, ``<path>.delta`` (out, in), is the base model's own.
 
     Args:
         model: stays as it is; gradients its parameters may hold are not touched.
@@ -126,9 +138,10 @@ def fisher_diagonal(
         sampled: draw each response token from the model, given the recorded tokens before it; else take the recorded.
         generator: draws them, on the CPU, so that every device draws the same.
         batch_tokens: padded tokens in one pass; by default what is safe for the vocabulary.
+        on: whether of A and B or of their products.
     """
     inputs = list(lora.parameters(model).values())
-    with PerExampleTaps(model) as taps:
+    with PerExampleTaps(model, on) as taps:
         for indices in length_sorted_batches(examples, batch_tokens or default_batch_tokens(model)):
             batch = collate([examples[i] for i in indices], pad_id, causal_lm(model).device)
             taps.expect([1.0] * len(indices))

@@ -40,6 +40,27 @@ class Scores:
     """n times (tokens of the response,): whether each is the likeliest at its place."""
 
 
+def empty_scores(count: int) -> Scores:
+    """Scores to be filled in: of ``count`` responses, all zero."""
+    return Scores(
+        log_prob=np.zeros(count),
+        tokens=np.zeros(count, dtype=np.int64),
+        exact=np.zeros(count, dtype=np.bool_),
+        share_right=np.zeros(count),
+        token_log_prob=[np.zeros(0, np.float32)] * count,
+        token_right=[np.zeros(0, np.bool_)] * count,
+    )
+
+
+def put_scores(into: Scores, places: Sequence[int], part: Scores) -> None:
+    """Write ``part`` to its ``places`` of ``into``."""
+    chosen = list(places)
+    for name in ("log_prob", "tokens", "exact", "share_right"):
+        getattr(into, name)[chosen] = getattr(part, name)
+    for place, log_prob, right in zip(chosen, part.token_log_prob, part.token_right, strict=True):
+        into.token_log_prob[place], into.token_right[place] = log_prob, right
+
+
 def causal_lm(model: LanguageModel) -> Any:
     """The transformers model itself, with the adapter's layers in it where there is one."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
@@ -116,14 +137,7 @@ def evaluate(
         on_batch: called after each with the examples done and their number in all; what it raises ends the work.
     """
     count = len(examples)
-    scores = Scores(
-        log_prob=np.zeros(count),
-        tokens=np.zeros(count, dtype=np.int64),
-        exact=np.zeros(count, dtype=np.bool_),
-        share_right=np.zeros(count),
-        token_log_prob=[np.zeros(0, np.float32)] * count,
-        token_right=[np.zeros(0, np.bool_)] * count,
-    )
+    scores = empty_scores(count)
     done = 0
     for indices in length_sorted_batches(examples, batch_tokens or default_batch_tokens(model)):
         batch = collate([examples[i] for i in indices], pad_id, causal_lm(model).device)
@@ -132,6 +146,31 @@ def evaluate(
         if on_batch is not None:
             on_batch(done, count)
     return scores
+
+
+@torch.no_grad()
+def kl_from_base(
+    model: PeftModel, examples: Sequence[Example], pad_id: int, *, batch_tokens: int | None = None
+) -> npt.NDArray[np.float64]:
+    """How far the adapter moved the model on each response: KL(base || adapted) of the next token, mean over the
+    response's tokens, nats, (n,).
+
+    Args:
+        model: with its adapter active; the base is the same model without it.
+        examples: in any order; the figures come back in theirs.
+        pad_id: fills batches, always masked.
+        batch_tokens: padded tokens in one forward pass; by default :func:`default_batch_tokens`.
+    """
+    found = np.zeros(len(examples))
+    for indices in length_sorted_batches(examples, batch_tokens or default_batch_tokens(model)):
+        batch = collate([examples[i] for i in indices], pad_id, causal_lm(model).device)
+        adapted = response_logits(model, batch).float().log_softmax(dim=-1)  # (R, V)
+        with model.disable_adapter():
+            base = response_logits(model, batch).float().log_softmax(dim=-1)
+        each = F.kl_div(adapted, base, log_target=True, reduction="none").sum(dim=-1).cpu().numpy()  # (R,)
+        starts = np.cumsum((0, *batch.lengths[:-1]))
+        found[indices] = np.add.reduceat(each.astype(np.float64), starts) / np.asarray(batch.lengths)
+    return found
 
 
 def _score(logits: Tensor, batch: Batch, indices: list[int], scores: Scores) -> None:

@@ -46,10 +46,22 @@ def attach(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
             lora_dropout=0.0,
         ),
     )
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in parameters(wrapped).items():
-        _initialise(name, parameter, generator)
+    load_weights(wrapped, fresh_weights(wrapped, seed))
     return wrapped
+
+
+def fresh_weights(model: PeftModel, seed: int) -> dict[str, Tensor]:
+    """What a new adapter of this shape begins with: A drawn from ``seed`` (Kaiming uniform), B zero.
+
+    As PEFT and nn.Linear do, but on the CPU from a generator of its own: the same numbers on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    fresh: dict[str, Tensor] = {}
+    for name, parameter in parameters(model).items():
+        fresh[name] = torch.zeros(parameter.shape)
+        if name.endswith("lora_A.weight"):
+            nn.init.kaiming_uniform_(fresh[name], a=math.sqrt(5), generator=generator)
+    return fresh
 
 
 def _wrap(model: PreTrainedModel, config: peft.LoraConfig) -> PeftModel:
@@ -59,15 +71,6 @@ def _wrap(model: PreTrainedModel, config: peft.LoraConfig) -> PeftModel:
     # Dropout of the base model would draw from the global generator too, so adapters are trained in eval mode.
     wrapped.eval()
     return wrapped
-
-
-@torch.no_grad()
-def _initialise(name: str, parameter: Tensor, generator: torch.Generator) -> None:
-    """As PEFT and nn.Linear do, but on the CPU from a generator of its own: the same numbers on every device."""
-    fresh = torch.zeros(parameter.shape)
-    if name.endswith("lora_A.weight"):
-        nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
-    parameter.copy_(fresh)
 
 
 def target_modules(model: PreTrainedModel, config: LoraConfig) -> list[str]:

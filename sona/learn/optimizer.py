@@ -33,6 +33,12 @@ class Optimizer:
         if state is not None:
             self._load(state)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step, or where none was taken the peak rate."""
+        rate: float = self._adam.param_groups[0]["lr"]
+        return rate
+
     def step(self, gradient: Tensor) -> None:
         """Move the weights against ``gradient`` (P,)."""
         self._steps += 1

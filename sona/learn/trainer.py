@@ -15,15 +15,13 @@ from sona.config import TrainConfig
 from sona.errors import CycleError, InvalidInputError
 from sona.learn.average import Average
 from sona.learn.dataset import Example, collate, length_sorted_batches
-from sona.learn.ewc import EwcState, Penalty, Walk
+from sona.learn.ewc import EwcState
 from sona.learn.fisher import PerExampleTaps
 from sona.learn.flat import FlatWeights, flattened
+from sona.learn.hold import Hold
 from sona.learn.likelihood import default_batch_tokens, token_nll
 from sona.learn.optimizer import Optimizer
 from sona.learn.step_log import StepLog
-
-SCORE_EVERY = 10
-"""Steps between two path scores: long enough for a path to rise above one step's noise."""
 
 Draw = Callable[[int], Sequence[Example]]
 OnStep = Callable[[int, float], None]
@@ -49,8 +47,9 @@ class TrainResult:
     metrics: dict[str, float]
     """Measured: ``steps``, ``tokens`` (response tokens learned from) and, after at least one step, ``loss_first`` and
     ``loss_last`` (means over the first and last 10 % of the steps, nats a token), ``weight_change`` (L2, start to
-    candidate), and with a penalty ``ewc_penalty_last`` (nats) and ``ewc_gradient_share`` (its gradient's norm against
-    the task's, mean)."""
+    candidate), and with a penalty ``ewc_lambda``, ``ewc_penalty_last`` (nats) and ``ewc_gradient_share`` (its
+    gradient's norm against the task's, mean; in the proximal form how far it moved the weights, against the
+    optimizer)."""
 
 
 def train(
@@ -69,9 +68,10 @@ def train(
     """Take ``steps`` steps and leave the candidate, the running average of the stepped weights, in the model's adapter.
 
     The loss of a batch is Σ_n w_n (nll_n / T_n) / Σ_n w_n, T_n the tokens of response n: each trajectory has the say
-    that its weight gives it. Were tokens counted instead, a batch's shares of new, replayed and probed examples, and
-    the advantages, would be outweighed by whichever answers happen to be long. (Two streams of five tasks ended at an
-    accuracy of .70 and .71 with this mean, of .56 and .65 with that over the batch's tokens.)
+    that its weight gives it. One that is to be pushed away has the loss of :func:`push_signs` instead. Were tokens
+    counted rather than trajectories, a batch's shares of new, replayed and probed examples, and the advantages, would
+    be outweighed by whichever answers happen to be long. (Two streams of five tasks ended at an accuracy of .70 and .71
+    with this mean, of .56 and .65 with that over the batch's tokens.)
 
     The task's gradient is clipped before the penalty's is added. Clipped together, one wild batch would shrink the pull
     towards the anchor just when it is needed.
@@ -80,7 +80,7 @@ def train(
         model: with the adapter that the cycle starts from, in eval mode (dropout would draw from the global generator).
         draw: gives the examples of step 0, 1, ...; the only source of chance.
         steps: 0 or more.
-        settings: the clip, warm-up, decays, λ and how often Fisher information is taken.
+        settings: the clip, warm-up, decays, λ and the form of EWC++.
         learning_rate: AdamW's peak rate.
         pad_id: fills batches, always masked.
         ewc: the state that earlier cycles left; None trains without a penalty and observes nothing.
@@ -93,22 +93,20 @@ def train(
     Raises:
         CycleError: a loss or gradient that is not finite, with the step's number; or such a weight at the end.
         InvalidInputError: a draw without examples, or with none of a weight above 0.
-        ModelError: a state that belongs to another adapter.
+        ModelError: a state that belongs to another adapter, or is not on what ``settings.ewc_on`` says.
 
     After any exception the adapter's weights are those from before the call.
     """
     with flattened(model) as flat:
         run = _Run(model, flat, settings, pad_id, batch_tokens or default_batch_tokens(model))
         if ewc is not None:
-            run.hold(ewc)
+            run.hold = Hold(model, flat, ewc, settings)
         optimizer = Optimizer(flat, settings, learning_rate, optimizer_state)
         slow, log = Average(settings.ema_decay), StepLog(on_step, flat.values.device)
         for step in range(steps):
             examples = draw(step)
             loss = run.task_gradient(step, examples)
-            norm, share = run.move(optimizer)
-            if run.walk is not None and (step + 1) % SCORE_EVERY == 0:
-                run.walk.take_score(flat.values)
+            norm, share = run.move(step, optimizer)
             slow.add(flat.values)
             log.tokens += sum(len(example.response) for example in examples)
             log.step(loss, norm, share)
@@ -130,6 +128,27 @@ def loss_coefficients(examples: Sequence[Example]) -> list[float]:
     return [example.weight / (len(example.response) * total) for example in examples]
 
 
+def push_signs(nll: Tensor, lengths: Sequence[int], bounds: Sequence[float | None]) -> Tensor:
+    """For each response token of a batch: 1 where its answer is imitated, -1 where it is pushed away and still likelier
+    than its bound, 0 where it is unlikely enough.
+
+    So an answer that was turned down has the loss max(0, log p - bound), whose gradient ends at the bound: pushed
+    without one, the likelihood of anything like it falls for ever (as Zhang et al. 2024, arXiv:2404.05868, found of
+    gradient ascent), and the probability goes to answers that nobody asked for.
+
+    Args:
+        nll: float32 (R,), -log p of each token.
+        lengths: tokens of each of the N answers; their sum is R.
+        bounds: nats for each answer; None imitates it.
+    """
+    owners = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(nll.device)  # (R,)
+    log_prob = -nll.new_zeros(len(lengths)).index_add_(0, owners, nll)  # (N,)
+    pushed = torch.tensor([bound is not None for bound in bounds], device=nll.device)
+    bound = torch.tensor([0.0 if bound is None else bound for bound in bounds], device=nll.device)
+    signs = torch.where(pushed, -(log_prob > bound).float(), 1.0)
+    return signs[owners]
+
+
 class _Run:
     """One call of :func:`train` under way."""
 
@@ -139,24 +158,16 @@ class _Run:
         self.model, self.flat, self.settings = model, flat, settings
         self.pad_id, self.batch_tokens = pad_id, batch_tokens
         self.start, self.before = flat.values.clone(), flat.values.clone()
-        self.walk: Walk | None = None
-        self.penalty: Penalty | None = None
-
-    def hold(self, ewc: EwcState) -> None:
-        """Observe the way, and be held to the anchor unless λ is 0."""
-        ewc = ewc.fitted(self.flat.layout, self.flat.values.device)
-        self.walk = Walk(ewc, self.flat.values)
-        if self.settings.ewc_lambda:
-            self.penalty = Penalty.of(ewc, self.settings.ewc_lambda)
+        self.hold: Hold | None = None
 
     def task_gradient(self, step: int, examples: Sequence[Example]) -> Tensor:
         """Put the task's gradient into ``flat.gradient`` and return its loss; observe the Fisher information if due."""
         self.flat.gradient.zero_()
-        if self.walk is None or step % self.settings.fisher_every:
+        if self.hold is None or (taps := self.hold.taps(step)) is None:
             return self._backward(examples, None)
-        with PerExampleTaps(self.model) as taps:
+        with taps:
             loss = self._backward(examples, taps)
-        self.walk.observe_fisher(self.flat.layout.join(taps.mean()), self.settings.fisher_decay)
+        self.hold.observe_fisher(taps)
         return loss
 
     def _backward(self, examples: Sequence[Example], taps: PerExampleTaps | None) -> Tensor:
@@ -164,39 +175,45 @@ class _Run:
         for indices in length_sorted_batches(examples, self.batch_tokens):
             batch = collate([examples[i] for i in indices], self.pad_id, total.device)
             chosen = [coefficients[i] for i in indices]
-            if taps is not None:
-                taps.expect(chosen)
+            bounds = [examples[i].push_below for i in indices]
+            if taps is not None:  # what is pushed away tells nothing of what the weights know
+                taps.expect([0.0 if bound is not None else c for c, bound in zip(chosen, bounds, strict=True)])
             share = torch.from_numpy(np.repeat(np.asarray(chosen, np.float32), batch.lengths)).to(total.device)  # (R,)
-            loss = torch.dot(token_nll(self.model, batch), share)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+            nll = token_nll(self.model, batch)
+            if any(bound is not None for bound in bounds):
+                share *= push_signs(nll.detach(), batch.lengths, bounds)
+            torch.dot(nll, share).backward()  # type: ignore[no-untyped-call]
+            total += torch.dot(nll.detach(), share.clamp(min=0.0))
         return total
 
-    def move(self, optimizer: Optimizer) -> tuple[Tensor, Tensor | None]:
-        """One optimizer step; returns the task gradient's norm and the penalty's against it."""
+    def move(self, step: int, optimizer: Optimizer) -> tuple[Tensor, Tensor | None]:
+        """One optimizer step, held; returns the task gradient's norm and the penalty's part against it."""
         task, norm = self.flat.gradient, torch.linalg.vector_norm(self.flat.gradient)
         clip = (self.settings.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0)
         total, share = task * clip, None
-        if self.penalty is not None:
-            pull = self.penalty.gradient(self.flat.values)
+        pull = None if self.hold is None else self.hold.pull()
+        if pull is not None:
             share = torch.linalg.vector_norm(pull) / (norm * clip + 1e-12)
             total += pull
         self.before.copy_(self.flat.values)
         optimizer.step(total)
-        if self.walk is not None:
-            self.walk.observe_step(task, self.before, self.flat.values)
+        if self.hold is not None:
+            settled = self.hold.settle(self.before, optimizer.rate)
+            share = share if settled is None else settled
+            self.hold.observe_step(step, task, self.before)
         return norm, share
 
     def finish(self, candidate: Tensor, metrics: dict[str, float]) -> EwcState | None:
         """Put the candidate (P,) into the model, add what is measured on it, and return the next state."""
         stepped = metrics["steps"] > 0
-        if self.penalty is not None and stepped:
-            metrics["ewc_penalty_last"] = float(self.penalty.value(self.flat.values))
-        if self.walk is not None:
-            self.walk.take_score(self.flat.values)
+        if self.hold is not None:
+            if self.hold.penalty is not None and stepped:
+                metrics["ewc_lambda"] = self.hold.lam
+                metrics["ewc_penalty_last"] = float(self.hold.penalty.value(self.flat.values))
+            self.hold.take_score()
         self.flat.values.copy_(candidate)
         if stepped:
             metrics["weight_change"] = float(torch.linalg.vector_norm(self.flat.values - self.start))
             if not math.isfinite(metrics["weight_change"]):  # the last step's own doing, which no later loss shows
                 raise CycleError("training: the last step left weights that are not finite; lower train.ewc_lambda")
-        return None if self.walk is None else self.walk.consolidate(self.flat.values)
+        return None if self.hold is None else self.hold.consolidate()

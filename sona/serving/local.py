@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,14 +13,16 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from sona.checks import Float32, Int32
 from sona.config import ServeConfig
 from sona.errors import InvalidInputError, UnknownTokenError
-from sona.serving.adapters import ResidentAdapters, sharing_copy
+from sona.ports import Served
+from sona.serving.adapters import ResidentAdapters, RowsLostError, content_key, sharing_copy
 from sona.serving.chat import ChatCodec
-from sona.serving.embedding import mean_pooled
+from sona.serving.features import PromptReader
 from sona.serving.fingerprint import fingerprint
 from sona.serving.generation import Sampling, continuations
 from sona.serving.loading import load
 from sona.serving.probes import make_probes
-from sona.types import BASE_VERSION, Message, Reply
+from sona.serving.versions import ServedVersion, ServedVersions, check_served
+from sona.types import Message, Reply
 
 SMALL = 50_000_000  # parameters; below it a second thread waits more than it works
 ANY_LENGTH = 1 << 20  # where a model's configuration names no limit
@@ -32,8 +31,8 @@ ANY_LENGTH = 1 << 20  # where a model's configuration names no limit
 class LocalModel:
     """Answers, embeds, and swaps adapters; safe to call from several threads.
 
-    One forward pass runs at a time (a lock), so a request may wait, but none is refused: :meth:`swap` loads the new
-    adapter beside the old ones, and each request ends with the version that was in force when it began.
+    One answer is written at a time (a lock), so a request may wait, but none is refused: :meth:`swap` loads the new
+    adapters beside the old ones, and each request ends with the version that was in force when it began.
     """
 
     def __init__(self, model: str | os.PathLike[str], settings: ServeConfig) -> None:
@@ -46,12 +45,11 @@ class LocalModel:
         self._base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         self._codec = ChatCodec(tokenizer, self._stop_ids[0] if self._stop_ids else None)
         self._pad_id = _known([tokenizer.pad_token_id, *self._stop_ids, 0], self.vocab_size)[0]
+        self._reader = PromptReader(self._base, pad_id=self._pad_id, max_tokens=self.max_tokens)
         self._adapters = ResidentAdapters(self._base)
-        self._running = threading.Lock()  # held while modules with adapters compute or change; taken before _state
-        self._state = threading.Lock()  # held while what follows, or which adapters there are to serve, is read or set
-        self._version = BASE_VERSION
-        self._bare = {BASE_VERSION}  # versions that the untouched base model answers for
-        self._in_use: Counter[str] = Counter()
+        self._mixes = True  # until a layer shows that it can't tell a batch's rows apart
+        self._running = threading.Lock()  # held while modules with adapters compute or change
+        self._versions = ServedVersions()
         self.fingerprint = fingerprint(self._base, tokenizer)
 
     @property
@@ -78,7 +76,12 @@ class LocalModel:
     @property
     def version(self) -> str:
         """The version that the next request gets."""
-        return self._version
+        return self._versions.current.id
+
+    @property
+    def feature_width(self) -> int:
+        """Columns of :meth:`features`."""
+        return self._reader.feature_width
 
     def encode_prompt(self, messages: Sequence[Message]) -> Int32:
         """See :meth:`ChatCodec.encode_prompt`."""
@@ -95,11 +98,17 @@ class LocalModel:
     def embed(self, prompts: Sequence[Int32]) -> Float32:
         """Mean-pooled last hidden state of the frozen base model, float32 (prompts, hidden_size).
 
-        Needs no lock: no adapter ever enters the base model's own tree.
+        Of one prompt alone it costs a forward pass once, for :meth:`features` and an answer's routing too.
         """
         for prompt in prompts:
             self._check_tokens(prompt)
-        return mean_pooled(self._base, prompts, pad_id=self._pad_id, max_tokens=self.max_tokens)
+        return self._reader.read(prompts).embeddings
+
+    def features(self, prompts: Sequence[Int32]) -> Float32:
+        """What a router reads of the prompts, float32 (prompts, feature_width): see :class:`PromptReader`."""
+        for prompt in prompts:
+            self._check_tokens(prompt)
+        return self._reader.read(prompts).features
 
     def generate(
         self,
@@ -114,15 +123,21 @@ class LocalModel:
         """One answer by the version in force when the call begins; the settings are those of :class:`Sampling`, so that
         it is greedy at temperatures below 0.001.
 
+        With a router it costs a forward pass of the prompt more, unless this prompt was embedded just before.
+
         Raises:
             InvalidInputError: the prompt leaves no room for an answer, or a sampling value is of another kind or out of
                 range.
             UnknownTokenError: a token id is outside the vocabulary.
+            ModelError: the version's router named no adapter of it.
         """
         return self._answer([prompt_ids], Sampling(max_new_tokens, temperature, top_p, top_k, seed))[0]
 
     def generate_batch(self, prompts: Sequence[Int32], *, max_new_tokens: int) -> list[Reply]:
-        """Greedy answers to all prompts in one batch, all by one version. Raises as :meth:`generate`."""
+        """Greedy answers to all prompts in one batch, all by one version, each with the adapter that its router picks.
+
+        Raises as :meth:`generate`.
+        """
         return self._answer(prompts, Sampling(max_new_tokens)) if prompts else []
 
     def make_probes(
@@ -144,36 +159,24 @@ class LocalModel:
         """The base model as a module tree of its own that shares the served weights' memory; no adapter in it."""
         return sharing_copy(self._base)
 
-    def swap(self, version_id: str, adapter: Path | None) -> None:
-        """Serve ``adapter`` (None: the untouched base) from the next request on.
+    def swap(self, version_id: str, served: Served) -> None:
+        """Answer with ``served`` from the next request on.
 
-        Waits for the answer that is being written, if the adapter has to be loaded; the one before stays in memory, so
-        that taking a swap back never waits.
+        Adapters that are in memory already, for an earlier version, are not loaded again. It waits for the answer that
+        is being written, but not if it brings back the version before, or the base alone. An adapter leaves memory with
+        the next swap after no version names it: neither the current one, nor the one before, nor one of a request.
 
         Raises:
-            SwapError: the adapter can't be loaded or is not what its files say; the old version goes on answering.
+            SwapError: an adapter can't be loaded or is not what its files say, or there are several and no router; the
+                old version goes on answering.
         """
-        if self._switched(version_id, adapter):
+        check_served(version_id, served)
+        if self._versions.switch(version_id, served):
             return
-        assert adapter is not None
+        keys = {name: content_key(folder) for name, folder in served.adapters.items()}
         with self._running:
-            self._adapters.load(version_id, adapter)  # at once, if another thread has swapped to it meanwhile
-            with self._state:  # until the eviction is done: nobody may switch to what it drops
-                self._adapters.evict(keep={self._version, version_id, *self._in_use})
-                self._bare.discard(version_id)
-                self._version = version_id
-
-    def _switched(self, version_id: str, adapter: Path | None) -> bool:
-        """Serve it if it is in memory."""
-        with self._state:
-            if adapter is None:
-                self._bare.add(version_id)
-            elif version_id not in self._adapters:
-                return False
-            else:
-                self._bare.discard(version_id)
-            self._version = version_id
-            return True
+            self._adapters.load({key: served.adapters[name] for name, key in keys.items()})
+            self._adapters.keep(self._versions.put_in_force(ServedVersion(version_id, served, keys)))
 
     def _answer(self, prompts: Sequence[Int32], sampling: Sampling) -> list[Reply]:
         for prompt in prompts:
@@ -184,31 +187,42 @@ class LocalModel:
                 f"prompt: {self.max_tokens - room} tokens; at most {self.max_tokens - 1} leave room to answer"
             )
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-        with self._held_version() as version, self._running:
-            module = self._base if version in self._bare else self._adapters.module(version)
-            answers = continuations(module, prompts, sampling, stop_ids=self._stop_ids, pad_id=self._pad_id)
-        return [self._reply(prompt, answer, version) for prompt, answer in zip(prompts, answers, strict=True)]
+        with self._versions.held() as version:
+            names = version.route(len(prompts), lambda: self._reader.read(prompts).features)
+            keys = [None if name is None else version.keys[name] for name in names]
+            with self._running:
+                answers = self._continue(prompts, keys, sampling)
+        return [
+            self._reply(prompt, answer, version.id, name)
+            for prompt, answer, name in zip(prompts, answers, names, strict=True)
+        ]
 
-    @contextmanager
-    def _held_version(self) -> Iterator[str]:
-        """The version in force now, kept in memory until the block ends."""
-        with self._state:
-            version = self._version
-            self._in_use[version] += 1
-        try:
-            yield version
-        finally:
-            with self._state:
-                self._in_use[version] -= 1
-                self._in_use += Counter()  # drops the zeros
+    def _continue(self, prompts: Sequence[Int32], keys: Sequence[str | None], sampling: Sampling) -> list[list[int]]:
+        """New token ids of each prompt, written with the adapter of its content key; None: with the base."""
+        if len(set(keys)) == 1:
+            module = self._base if keys[0] is None else self._adapters.module(keys[0])
+            return continuations(module, prompts, sampling, stop_ids=self._stop_ids, pad_id=self._pad_id)
+        if self._mixes:
+            try:
+                with self._adapters.mixed(keys) as mixed:
+                    return continuations(mixed, prompts, sampling, stop_ids=self._stop_ids, pad_id=self._pad_id)
+            except RowsLostError:
+                self._mixes = False
+        answers: dict[int, list[int]] = {}
+        for key in dict.fromkeys(keys):
+            places = [place for place, other in enumerate(keys) if other == key]
+            group = self._continue([prompts[place] for place in places], [key] * len(places), sampling)
+            answers.update(zip(places, group, strict=True))
+        return [answers[place] for place in range(len(prompts))]
 
-    def _reply(self, prompt: Int32, answer: list[int], version: str) -> Reply:
+    def _reply(self, prompt: Int32, answer: list[int], version: str, adapter: str | None) -> Reply:
         stopped = bool(answer) and answer[-1] in self._stop_ids
         return Reply(
             text=self._codec.decode(answer[:-1] if stopped else answer),
             token_ids=tuple(answer),
             prompt_ids=tuple(prompt.tolist()),
             version=version,
+            adapter=adapter,
             finish_reason="stop" if stopped else "length",
         )
 

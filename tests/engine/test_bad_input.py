@@ -169,7 +169,7 @@ def test_a_damaged_version_is_not_served(tmp_path: Path) -> None:
     with open_small(tmp_path / "store") as engine:
         record_task(engine, 60, seed=1)
         assert engine.learn().version == "v1"
-        adapter = tmp_path / "store" / "versions" / "v1" / "adapter" / "adapter_model.safetensors"
+        adapter = tmp_path / "store" / "versions" / "v1" / "skills" / "s1" / "adapter" / "adapter_model.safetensors"
         engine.roll_back()
         raw = bytearray(adapter.read_bytes())
         raw[-5] ^= 0xFF

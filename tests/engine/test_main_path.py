@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 import sona
-from sona.config import BankConfig, Config, CycleConfig, GateConfig, LoraConfig, StoreConfig, TrainConfig
+from sona.config import BankConfig, Config, CycleConfig, GateConfig, LoraConfig, SkillsConfig, StoreConfig, TrainConfig
 from sona.errors import ConfigError, CycleError, NothingToRollBackError, UnknownIdError
 from sona.parts import Parts
 from sona.tiny import model_path
@@ -103,7 +103,7 @@ def test_late_feedback_is_learned_once(tmp_path: Path) -> None:
 
 
 def test_a_rejected_candidate_leaves_everything_as_it_was(tmp_path: Path) -> None:
-    impossible = GateConfig(min_held_out=4, min_gain=50.0, bootstrap_samples=200)
+    impossible = GateConfig(min_held_out=4, min_gain=1.0, bootstrap_samples=200)
     with open_small(tmp_path / "store", config=Config(**{**_fields(SMALL), "gate": impossible})) as engine:
         untouched = answers(engine)
         record_task(engine, 60, seed=1)
@@ -133,7 +133,9 @@ def test_the_published_adapter_is_a_plain_peft_folder(tmp_path: Path) -> None:
         engine.learn()
         served = engine.generate(PROMPTS[0], max_new_tokens=16)
     base = AutoModelForCausalLM.from_pretrained(model_path())
-    model = PeftModel.from_pretrained(base, str(tmp_path / "store" / "versions" / "v1" / "adapter"))
+    assert served.adapter == "s1"
+    folder = tmp_path / "store" / "versions" / "v1" / "skills" / served.adapter / "adapter"
+    model = PeftModel.from_pretrained(base, str(folder))
     ids = torch.tensor([served.prompt_ids])
     generate: Any = model.generate
     out = generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
@@ -150,18 +152,26 @@ def test_the_same_store_settings_and_seed_learn_the_same(tmp_path: Path) -> None
                 )
                 engine.record(one, quality=1.0)
             engine.learn()
-            digests.append((tmp_path / name / "versions" / "v1" / "adapter" / "adapter_model.safetensors").read_bytes())
+            version = tmp_path / name / "versions" / "v1"
+            files = [
+                version / "router.safetensors",
+                version / "skills" / "s1" / "adapter" / "adapter_model.safetensors",
+            ]
+            digests.append([file.read_bytes() for file in files])
     assert digests[0] == digests[1]
 
 
-def test_the_second_cycle_replays_and_is_held_by_ewc(tmp_path: Path) -> None:
-    with open_small(tmp_path / "store") as engine:
+@pytest.mark.parametrize(("mode", "task"), [("shared", "routing_policy"), ("auto", "tool_call")])
+def test_an_adapter_s_second_lesson_replays_its_first_and_is_held_by_ewc(tmp_path: Path, mode: str, task: str) -> None:
+    config = Config(**{**_fields(SMALL), "skills": SkillsConfig(mode=mode)})  # type: ignore[arg-type]
+    with open_small(tmp_path / "store", config=config) as engine:
         record_task(engine, 60, seed=1)
         first = engine.learn()
-        record_task(engine, 60, seed=2, task="routing_policy")
+        record_task(engine, 60, seed=2, task=task)
         second = engine.learn()
     assert first.metrics["replayed"] == 0 < second.metrics["replayed"]
-    assert first.metrics["ewc_gradient_share"] > 0, "the first cycle is held by the base model's own probes"
+    if mode == "shared":
+        assert first.metrics["ewc_gradient_share"] > 0, "the first cycle is held by the base model's own probes"
     assert second.metrics["ewc_penalty_last"] > 0
     assert "earlier_nats_after" in second.metrics
 

@@ -8,7 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sona.errors import ModelError
-from sona.learn.ewc import EwcState, Penalty, Walk, from_tensors, importance, initial_state, to_tensors
+from sona.learn.ewc import EwcState, from_tensors, importance, initial_state, to_tensors
+from sona.learn.penalty import Penalty
+from sona.learn.walk import Walk
 
 SHAPES = {"a": (3, 4), "b": (5, 3)}
 

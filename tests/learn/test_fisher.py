@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import peft
 import pytest
 import torch
 from peft import PeftModel
@@ -11,11 +14,20 @@ from sona.learn import fisher, lora
 from sona.learn.dataset import Example, collate
 from sona.learn.fisher import PerExampleTaps, fisher_diagonal, sample_tokens
 from sona.learn.likelihood import token_nll
+from sona.learn.products import Products, adapted_layers
 from tests.learn.tiny_models import ARCHITECTURES, PAD, random_examples, reference_log_probs, tiny_adapter
 
 
-def empirical(model: PeftModel, examples: list[Example], **options: int) -> dict[str, Tensor]:
-    return fisher_diagonal(model, examples, PAD, sampled=False, generator=torch.Generator(), **options)
+def empirical(model: PeftModel, examples: list[Example], batch_tokens: int | None = None) -> dict[str, Tensor]:
+    generator = torch.Generator()
+    return fisher_diagonal(model, examples, PAD, sampled=False, generator=generator, batch_tokens=batch_tokens)
+
+
+def on_products(model: PeftModel, examples: list[Example], batch_tokens: int | None = None) -> dict[str, Tensor]:
+    generator = torch.Generator()
+    return fisher_diagonal(
+        model, examples, PAD, sampled=False, generator=generator, batch_tokens=batch_tokens, on="delta"
+    )
 
 
 def slow_fisher(model: PeftModel, examples: list[Example]) -> dict[str, Tensor]:
@@ -26,6 +38,27 @@ def slow_fisher(model: PeftModel, examples: list[Example]) -> dict[str, Tensor]:
         gradients = torch.autograd.grad(reference_log_probs(model, example).sum(), list(parameters.values()))
         for name, gradient in zip(parameters, gradients, strict=True):
             total[name] += gradient.square() / len(examples)
+    return total
+
+
+def slow_product_fisher(model: PeftModel, examples: list[Example]) -> dict[str, Tensor]:
+    """The same of ΔW, by autograd on a ΔW that is added to each layer as a parameter of its own."""
+    deltas, handles = dict[str, Tensor](), []
+    for name, layer in adapted_layers(model).items():
+        out, width = Products.of_model(model).layout.shapes[name]
+        deltas[name] = torch.zeros(out, width, requires_grad=True)
+
+        def add(_: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor, delta: Tensor = deltas[name]) -> Tensor:
+            return output + inputs[0] @ delta.T
+
+        handles.append(layer.register_forward_hook(add))
+    total = {name: torch.zeros_like(delta) for name, delta in deltas.items()}
+    for example in examples:
+        gradients = torch.autograd.grad(reference_log_probs(model, example).sum(), list(deltas.values()))
+        for name, gradient in zip(deltas, gradients, strict=True):
+            total[name] += gradient.square() / len(examples)
+    for handle in handles:
+        handle.remove()
     return total
 
 
@@ -40,6 +73,32 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None
 def test_empirical_fisher_equals_a_loop_over_examples(architecture: str) -> None:
     model, examples = tiny_adapter(architecture), random_examples(7)
     assert_equal(empirical(model, examples), slow_fisher(model, examples))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_fisher_of_products_equals_a_loop_over_examples(architecture: str) -> None:
+    model, examples = tiny_adapter(architecture), random_examples(7)
+    assert_equal(on_products(model, examples), slow_product_fisher(model, examples))
+
+
+def test_fisher_of_products_does_not_depend_on_batches_or_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, examples = tiny_adapter(), random_examples(9)
+    expected = on_products(model, examples)
+    assert_equal(on_products(model, examples, batch_tokens=1), expected)
+    assert_equal(on_products(model, examples[::-1], batch_tokens=50), expected)
+    monkeypatch.setattr(fisher, "_CHUNK_NUMBERS", 3000)
+    assert_equal(on_products(model, examples), expected)
+
+
+def test_fisher_of_products_is_the_models_own_however_it_is_factored() -> None:
+    """(B R)(R⁻¹ A) is the same model: the information of ΔW stays, that of A and B does not."""
+    model, examples, turned = tiny_adapter(), random_examples(4), tiny_adapter()
+    factor = torch.tensor(3.0)
+    scaled = {name: w * factor if "lora_A" in name else w / factor for name, w in lora.weights(model).items()}
+    lora.load_weights(turned, scaled)
+    assert_equal(on_products(turned, examples), on_products(model, examples))
+    name = next(iter(lora.weights(model)))
+    assert not torch.allclose(empirical(turned, examples)[name], empirical(model, examples)[name], rtol=0.1)
 
 
 def test_fisher_does_not_depend_on_batches_padding_or_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +152,25 @@ def test_linear_softmax_model_has_its_analytic_fisher() -> None:
     p, h = logits.detach().softmax(-1), model.get_submodule("layer.lora_A.default")(x).detach().squeeze(1)
     expected = (p * (1 - p)).T @ h.square() / len(x)  # (V, r)
     torch.testing.assert_close(taps.mean()["layer.lora_B.weight"], expected, rtol=0.1, atol=2e-3)
+
+
+def test_linear_softmax_model_has_its_analytic_fisher_of_the_product() -> None:
+    """For logits z = (W₀ + ΔW) x and labels drawn from p = softmax(z), F of ΔW is E[p_v (1 − p_v) x_i²]."""
+    layer, draws = torch.nn.Linear(6, 5, bias=False), 4000
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(5, 6, generator=torch.Generator().manual_seed(1)))
+    base: Any = torch.nn.Sequential(layer)
+    model: Any = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["0"]))
+    x = torch.randn(5, 1, 6, generator=torch.Generator().manual_seed(2)).repeat(draws, 1, 1)  # (N, T=1, in)
+    with PerExampleTaps(model, "delta") as taps:
+        logits = model(x).squeeze(1)  # (N, V)
+        taps.expect([1.0] * len(x))
+        labels = sample_tokens(logits.detach(), torch.Generator().manual_seed(0))
+        torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    p = logits.detach().softmax(-1)
+    expected = (p * (1 - p)).T @ x.squeeze(1).square() / len(x)  # (V, in)
+    (measured,) = taps.mean().values()
+    torch.testing.assert_close(measured, expected, rtol=0.1, atol=2e-3)
 
 
 class OneLayer(torch.nn.Module):

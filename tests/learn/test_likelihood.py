@@ -23,7 +23,10 @@ from sona.learn.likelihood import (
     LanguageModel,
     causal_lm,
     default_batch_tokens,
+    empty_scores,
     evaluate,
+    kl_from_base,
+    put_scores,
     response_logits,
     response_nll,
 )
@@ -149,3 +152,40 @@ def test_on_batch_counts_and_can_cancel() -> None:
 
 def test_nothing_to_score_gives_empty_scores() -> None:
     assert evaluate(tiny_adapter(), [], PAD).log_prob.shape == (0,)
+
+
+@pytest.mark.parametrize("batch_tokens", [None, 12])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_divergence_from_the_base_is_that_of_every_next_token(architecture: str, batch_tokens: int | None) -> None:
+    model = tiny_adapter(architecture, seed=2)
+    examples = random_examples(7, seed=3)
+    found = kl_from_base(model, examples, PAD, batch_tokens=batch_tokens)
+    for example, value in zip(examples, found, strict=True):
+        ids = torch.tensor(np.concatenate([example.prompt, example.response])).long()[None]
+        at = slice(len(example.prompt) - 1, -1)
+        with torch.no_grad():
+            adapted = model(input_ids=ids).logits[0, at].double().softmax(-1)  # (response, V)
+            with model.disable_adapter():
+                base = model(input_ids=ids).logits[0, at].double().softmax(-1)
+        wanted = (base * (base / adapted).log()).sum(-1).mean()
+        assert value == pytest.approx(float(wanted), rel=1e-3, abs=1e-6)
+    assert (found > 0).all()
+
+
+def test_an_adapter_that_changes_nothing_does_not_diverge() -> None:
+    assert kl_from_base(tiny_adapter(zero=True), random_examples(5), PAD).tolist() == [0.0] * 5
+    assert kl_from_base(tiny_adapter(), [], PAD).tolist() == []
+
+
+def test_scores_put_together_in_parts_are_those_of_the_whole() -> None:
+    model, examples = tiny_adapter(), random_examples(9, seed=6)
+    whole, parts = evaluate(model, examples, PAD), empty_scores(9)
+    assert parts.log_prob.tolist() == [0.0] * 9
+    for places in ([8, 0, 3], [1, 2, 4, 5], [7, 6], []):
+        put_scores(parts, places, evaluate(model, [examples[place] for place in places], PAD))
+    np.testing.assert_allclose(parts.log_prob, whole.log_prob, rtol=1e-5)
+    for name in ("tokens", "exact", "share_right"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    for place in range(9):
+        np.testing.assert_allclose(parts.token_log_prob[place], whole.token_log_prob[place], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(parts.token_right[place], whole.token_right[place])

@@ -11,12 +11,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sona.config import TrainConfig
-from sona.errors import CycleError, InvalidInputError, ModelError
+from sona.errors import ConfigError, CycleError, InvalidInputError, ModelError
 from sona.learn import lora
 from sona.learn.dataset import Example
-from sona.learn.ewc import EwcState, Penalty, initial_state
-from sona.learn.fisher import fisher_diagonal
+from sona.learn.ewc import EwcState, from_tensors, importance, measured_state, to_tensors
+from sona.learn.fisher import Coordinates, fisher_diagonal
+from sona.learn.flat import Layout
 from sona.learn.likelihood import causal_lm, evaluate
+from sona.learn.penalty import Penalty
+from sona.learn.products import Products
+from sona.learn.strength import adapted
 from sona.learn.trainer import TrainResult, auto_learning_rate, loss_coefficients, train
 from tests.learn.tiny_models import ARCHITECTURES, PAD, VOCAB, random_examples, reference_log_probs, tiny_adapter
 
@@ -29,9 +33,8 @@ def draw(step: int) -> list[Example]:
     return [DATA[index] for index in order]
 
 
-def held(model: PeftModel) -> EwcState:
-    generator = torch.Generator().manual_seed(0)
-    return initial_state(fisher_diagonal(model, DATA, PAD, sampled=True, generator=generator), lora.weights(model))
+def held(model: PeftModel, on: Coordinates = "weights") -> EwcState:
+    return measured_state(model, DATA, PAD, torch.Generator().manual_seed(0), on=on)
 
 
 def run(model: PeftModel, steps: int = 12, settings: TrainConfig = PLAIN, **options: object) -> TrainResult:
@@ -127,6 +130,110 @@ def test_state_after_a_cycle_is_anchored_at_the_candidate() -> None:
     assert result.ewc.updates == 7  # steps 0, 4, ..., 24
     assert bool(result.ewc.score.any())
     assert run(model, 5, ewc=result.ewc).metrics["ewc_gradient_share"] > 0
+
+
+FORMS = {
+    "proximal": TrainConfig(ewc_form="proximal", ewc_lambda=1.0),
+    "delta": TrainConfig(ewc_on="delta", ewc_lambda=0.01),
+    "anchors": TrainConfig(ewc_anchors=3),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_learns_over_cycles_and_goes_through_a_file(form: str) -> None:
+    model, settings = tiny_adapter(zero=True), FORMS[form]
+    state: EwcState | None = held(model, settings.ewc_on)
+    before = evaluate(model, DATA, PAD).log_prob.sum()
+    for _ in range(3):
+        assert state is not None
+        state = from_tensors(load(save(to_tensors(state)))).at_boundary(settings.ewc_anchors)
+        result = run(model, 20, settings, ewc=state)
+        assert result.metrics["ewc_gradient_share"] > 0
+        assert result.metrics["ewc_penalty_last"] > 0
+        state = result.ewc
+    assert evaluate(model, DATA, PAD).log_prob.sum() > before
+    assert state is not None
+    assert len(state.anchors) == settings.ewc_anchors
+    values = state.layout.join(lora.weights(model)) if state.on == "weights" else products_of(model)
+    assert torch.equal(state.anchor, values)
+
+
+def products_of(model: PeftModel) -> Tensor:
+    products = Products.of_model(model)
+    return products.of(Layout.of(lora.weights(model)).join(lora.weights(model)))
+
+
+def test_a_stronger_penalty_on_products_moves_them_less() -> None:
+    moved = {}
+    for lam in (0.001, 0.1, 10.0):
+        model = tiny_adapter()
+        state = held(model, "delta")
+        run(model, 60, TrainConfig(ewc_lambda=lam, ewc_on="delta"), ewc=state)
+        moved[lam] = float(Penalty.of(state, 1.0).value(products_of(model)))
+    assert moved[10.0] < 0.5 * moved[0.1] < 0.5 * moved[0.001]
+
+
+def test_fisher_of_a_step_on_products_equals_that_of_its_batch() -> None:
+    model, start = tiny_adapter(), tiny_adapter()
+    result = run(model, 1, TrainConfig(fisher_decay=0.0, ewc_on="delta"), ewc=held(model, "delta"))
+    assert result.ewc is not None
+    alone = fisher_diagonal(start, draw(0), PAD, sampled=False, generator=torch.Generator(), on="delta")
+    expected = result.ewc.layout.join(alone)
+    torch.testing.assert_close(result.ewc.fisher, expected, rtol=1e-3, atol=1e-6 * float(expected.max()))
+
+
+def test_proximal_form_stays_finite_where_the_penalty_does_not() -> None:
+    model = tiny_adapter()
+    state = held(model)
+    run(model, 10, TrainConfig(ewc_form="proximal", ewc_lambda=1e9), ewc=state)
+    there = importance(state) > 0.01
+    values = state.layout.join(lora.weights(model))
+    torch.testing.assert_close(values[there], state.anchor[there], rtol=0, atol=1e-4)
+
+
+def test_proximal_step_is_the_optimizers_then_the_settling() -> None:
+    free, settled = tiny_adapter(), tiny_adapter()
+    state = replace(held(settled), anchor=held(settled).anchor + 0.1)
+    run(free, 1)
+    run(settled, 1, TrainConfig(warmup_steps=0, ema_decay=0.0, ewc_form="proximal", ewc_lambda=50.0), ewc=state)
+    expected = Penalty.of(state, 50.0).settled(state.layout.join(lora.weights(free)), 3e-3)
+    torch.testing.assert_close(state.layout.join(lora.weights(settled)), expected, rtol=0, atol=1e-6)
+
+
+def test_a_released_state_lets_the_weights_go() -> None:
+    moved = []
+    for factor in (1.0, 0.0):
+        model = tiny_adapter()
+        state = held(model)
+        result = run(model, 40, TrainConfig(ewc_lambda=10.0), ewc=state.released(factor))
+        moved.append(float(Penalty.of(state, 1.0).value(state.layout.join(lora.weights(model)))))
+        assert result.ewc is not None
+        assert result.ewc.kept == 1.0
+    assert moved[1] > 2 * moved[0]
+
+
+def test_lambda_of_the_state_is_used_where_it_is_led() -> None:
+    led = TrainConfig(ewc_lambda=0.01, ewc_target_forgetting=0.02)
+    model = tiny_adapter()
+    state = adapted(held(model), 0.5, led)
+    result = run(model, 2, led, ewc=state)
+    assert result.metrics["ewc_lambda"] == pytest.approx(0.02)
+    assert result.ewc is not None
+    assert result.ewc.lam == pytest.approx(0.02)
+    assert run(model, 2, TrainConfig(ewc_lambda=0.01), ewc=result.ewc).metrics["ewc_lambda"] == 0.01
+
+
+def test_state_on_other_coordinates_is_refused() -> None:
+    model = tiny_adapter()
+    with pytest.raises(ModelError, match="ewc_on"):
+        run(model, 1, TrainConfig(ewc_on="delta"), ewc=held(model))
+    with pytest.raises(ModelError, match="ewc_on"):
+        run(model, 1, ewc=held(model, "delta"))
+
+
+def test_proximal_form_on_products_is_no_setting() -> None:
+    with pytest.raises(ConfigError, match="proximal"):
+        TrainConfig(ewc_form="proximal", ewc_on="delta")
 
 
 def test_fisher_of_a_step_equals_that_of_its_batch() -> None:

@@ -7,7 +7,7 @@ from sona.config import GateConfig
 from sona.loops.gate import Evidence, bootstrap_bound, debt_after, decide
 
 NONE = np.zeros(0)
-SETTINGS = GateConfig(min_held_out=8, min_retention=0.9, max_forgetting=0.05)
+SETTINGS = GateConfig(min_held_out=8, min_retention=0.9, max_forgetting=0.05, max_kl=0.5)
 
 
 def evidence(
@@ -18,15 +18,26 @@ def evidence(
     kept: float = 1.0,
     m: int = 20,
     debt: float = 0.0,
+    kl: float = 0.0,
 ) -> Evidence:
     rng = np.random.default_rng(0)
     return Evidence(
         gain=gain + noise * rng.normal(size=n),
         earlier_before=np.ones(m),
         earlier_after=np.full(m, 1.0 - forgotten),
+        earlier_skills=["s1"] * m,
         debt=debt,
         probes_kept=np.full(m, kept),
+        probes_kl=np.full(m, kl),
     )
+
+
+def one_lost(count: int, share: float) -> Evidence:
+    """One of 20 skills, with so many answers, lost this share of their tokens."""
+    found = evidence(m=200)
+    after = found.earlier_after.copy()
+    after[:count] -= share
+    return found._replace(earlier_after=after, earlier_skills=["s1"] * count + ["s2"] * (200 - count))
 
 
 def passed(found: Evidence, settings: GateConfig = SETTINGS) -> dict[str, bool]:
@@ -55,7 +66,9 @@ def test_a_gain_within_chance_is_not_admitted() -> None:
         (evidence(gain=-1.0), "gain"),
         (evidence(forgotten=0.06), "earlier skills"),
         (evidence(forgotten=0.03, debt=-0.03), "earlier skills"),
+        (one_lost(8, 0.1), "each skill"),
         (evidence(kept=0.89), "base skills"),
+        (evidence(kl=0.51), "distance to the base"),
     ],
 )
 def test_each_lack_alone_keeps_a_candidate_out(found: Evidence, failed: str) -> None:
@@ -63,6 +76,12 @@ def test_each_lack_alone_keeps_a_candidate_out(found: Evidence, failed: str) -> 
     assert not decision.passed
     assert passed(found)[failed] is False
     assert failed in decision.reason
+
+
+def test_a_lost_skill_shows_though_the_mean_over_all_does_not() -> None:
+    assert passed(one_lost(8, 0.1))["earlier skills"]
+    assert passed(one_lost(8, 0.04))["each skill"]
+    assert passed(one_lost(7, 1.0))["each skill"], "seven answers are too few to say so of one"
 
 
 def test_what_can_t_be_measured_is_not_a_check() -> None:

@@ -11,8 +11,8 @@ from sona.bank.bank import Bank
 from sona.checks import Float32
 from sona.config import TrainConfig
 from sona.learn.dataset import Example
-from sona.loops.credit import advantage_weights
-from sona.loops.mixture import Mixture
+from sona.loops.credit import advantage_weights, push_weights
+from sona.loops.mixture import Mixture, Past, Scope
 from sona.loops.screen import Ready
 from sona.loops.split import question_key, questions, split
 from sona.ports import Claim, Stored
@@ -83,11 +83,25 @@ def with_past(path: Path) -> Store:
     return store
 
 
+def claimed(store: Store, cycle: int, skill: str, responses: range) -> None:
+    """A cycle that trained on these responses for ``skill``."""
+    rows = [Trajectory(id=f"t{place}", prompt_ids=[1], response_ids=[place]) for place in responses]
+    store.append([*rows, *(Feedback(trajectory_id=row.id, quality=1.0) for row in rows)])
+    claims = [Claim(seq=row.seq, role="train", skill=skill) for row in store.collect(1000).rows]
+    funnel = Funnel(collected=len(rows), trained=len(rows), held_out=0)
+    store.commit_cycle(CycleReport(cycle=cycle, status="rejected", reason="", funnel=funnel, parent="v0"), claims, None)
+
+
+def past(store: Store, settings: TrainConfig, rng: np.random.Generator, model: NoModel | None = None) -> Past:
+    return Past([Scope(None)], store, model or NoModel(), Bank(), settings, rng)  # type: ignore[arg-type]
+
+
 def mixture(store: Store, seed: int = 0, model: NoModel | None = None) -> Mixture:
     new = [Example(np.asarray([1], np.int32), np.asarray([place], np.int32)) for place in range(20)]
     probes = [Example(np.asarray([1], np.int32), np.asarray([900 + place], np.int32)) for place in range(3)]
     settings = TrainConfig(batch_size=10, replay_share=0.3, probe_share=0.2, passes=2, min_steps=1)
-    return Mixture(new, probes, store, model or NoModel(), Bank(), settings, seed)  # type: ignore[arg-type]
+    rng = np.random.default_rng(seed)
+    return Mixture(new, past(store, settings, rng, model), probes, settings, rng)
 
 
 def kinds(batch: list[Example]) -> list[int]:
@@ -110,13 +124,38 @@ def test_a_batch_is_made_of_new_replayed_and_probes(tmp_path: Path) -> None:
         assert [kinds(again.draw(step)) for step in range(8)] == [kinds(batch) for batch in batches]
 
 
-def test_replayed_prompts_are_embedded_once_in_a_cycle(tmp_path: Path) -> None:
+def test_replay_costs_no_pass_of_the_model(tmp_path: Path) -> None:
     with with_past(tmp_path / "a") as store:
         model = NoModel()
         made = mixture(store, model=model)
         for step in range(100):
             made.draw(step)
-        assert model.embedded == 9
+        assert model.embedded == 0
+
+
+def test_the_past_is_drawn_from_all_skills_alike_and_only_as_far_as_it_holds(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "a") as store:
+        for cycle, (skill, count) in enumerate([("s1", 60), ("s2", 10), ("s1", 5)], start=1):
+            claimed(store, cycle, skill, range(100 * cycle, 100 * cycle + count))
+
+        def drawn(*scopes: Scope) -> list[int]:
+            made = Past(scopes, store, NoModel(), Bank(), TrainConfig(), np.random.default_rng(0))  # type: ignore[arg-type]
+            return [int(example.response[0]) // 100 for example in made.draw(100)] if made else []
+
+        both = drawn(Scope(("s1",)), Scope(("s2",)))
+        assert len(both) == 100
+        assert both.count(2) == 50
+        assert set(drawn(Scope(("s1",), after_cycle=1))) == {3}
+        assert set(drawn(Scope(("s2", "s1"), after_cycle=1))) == {2, 3}
+        assert set(drawn(Scope(None))) == {1, 2, 3}
+        assert set(drawn(Scope(("s3",)), Scope(("s2",)))) == {2}, "what has no past takes no share"
+        assert drawn(Scope(("s3",)), Scope(("s2",), after_cycle=2)) == []
+
+
+@given(st.lists(st.tuples(unit, unit), max_size=20))
+def test_only_what_is_worse_than_usual_is_pushed_away(pairs: list[tuple[float, float]]) -> None:
+    weights = push_weights([q for q, _ in pairs], [b for _, b in pairs], TrainConfig(push_weight=0.1))
+    assert weights.tolist() == pytest.approx([0.1 * max(0.0, usual - quality) for quality, usual in pairs])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -124,11 +163,24 @@ def test_the_smallest_batch_has_room_for_what_is_new(tmp_path: Path, size: int) 
     with with_past(tmp_path / "a") as store:
         settings = TrainConfig(batch_size=size, replay_share=0.45, probe_share=0.45)
         new = [Example(np.asarray([1], np.int32), np.asarray([2], np.int32))]
-        made = Mixture(new, new, store, NoModel(), Bank(), settings, 0)  # type: ignore[arg-type]
+        rng = np.random.default_rng(0)
+        made = Mixture(new, past(store, settings, rng), new, settings, rng)
         assert made.steps >= 1
         batch = made.draw(0)
         assert len(batch) == size
         assert kinds(batch)[0] >= 1
+
+
+def test_each_new_answer_is_seen_as_often_as_it_takes_effort(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "b") as store:
+        settings, rng = TrainConfig(batch_size=10, passes=4), np.random.default_rng(0)
+        new = [Example(np.asarray([1], np.int32), np.asarray([place], np.int32)) for place in range(20)]
+        made = Mixture(new, past(store, settings, rng), [], settings, rng, [0.25] * 10 + [1.5] * 10)
+        assert made.steps == 7  # 4 passes over 17.5, 10 at a time
+        seen = [int(example.response[0]) for step in range(700) for example in made.draw(step)]
+        assert len(seen) == 7000
+        assert sum(first < 10 for first in seen) / 7000 == pytest.approx(2.5 / 17.5, abs=0.01)
+        assert set(seen) == set(range(20))
 
 
 def test_without_a_past_its_share_goes_to_the_new(tmp_path: Path) -> None:

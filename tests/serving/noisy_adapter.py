@@ -1,4 +1,4 @@
-"""Adapters with weights that surely change the answers."""
+"""Adapters with weights that surely change the answers, and what is served with one of them."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import torch
 
 from sona.config import LoraConfig
 from sona.learn.lora import attach, load_weights, save_adapter, weights
+from sona.ports import Served
 from sona.serving.local import LocalModel
 
 
@@ -17,3 +18,8 @@ def write_noisy_adapter(model: LocalModel, folder: Path, seed: int) -> Path:
     load_weights(learner, noise)
     save_adapter(learner, folder)
     return folder
+
+
+def one(folder: Path | None) -> Served:
+    """The adapter of ``folder`` for every request; None: the untouched base."""
+    return Served({} if folder is None else {"skill": folder})

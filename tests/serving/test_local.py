@@ -14,7 +14,7 @@ from sona.serving.local import LocalModel
 from sona.tiny import model_path
 from sona.types import Message
 from tests.other_model import write_other_model
-from tests.serving.noisy_adapter import write_noisy_adapter
+from tests.serving.noisy_adapter import one, write_noisy_adapter
 
 ASK = [Message(role="user", content="echo blue river")]
 
@@ -83,25 +83,25 @@ def test_adapters_swap_and_never_touch_the_base(tmp_path: Path, model: LocalMode
     answers = {"v0": base_answer}
     for number in (1, 2, 3):
         folder = write_noisy_adapter(model, tmp_path / f"v{number}", number)
-        model.swap(f"v{number}", folder)
+        model.swap(f"v{number}", one(folder))
         reply = model.generate(prompt, max_new_tokens=8)
         assert reply.version == f"v{number}" == model.version
         answers[reply.version] = reply.token_ids
         np.testing.assert_array_equal(model.embed([prompt]), base_vector)
     assert len(set(answers.values())) == 4
     for name in ("v1", "v0", "v3", "v2"):
-        model.swap(name, None if name == "v0" else tmp_path / name)
+        model.swap(name, one(None if name == "v0" else tmp_path / name))
         assert model.generate(prompt, max_new_tokens=8).token_ids == answers[name]
-    model.swap("v0", None)
+    model.swap("v0", one(None))
 
 
 def test_a_broken_adapter_is_not_served(tmp_path: Path, model: LocalModel) -> None:
     folder = write_noisy_adapter(model, tmp_path / "broken", 1)
     (folder / "adapter_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(SwapError):
-        model.swap("v9", folder)
+        model.swap("v9", one(folder))
     with pytest.raises(SwapError):
-        model.swap("v9", tmp_path / "nowhere")
+        model.swap("v9", one(tmp_path / "nowhere"))
     assert model.version == "v0"
     assert model.generate(model.encode_prompt(ASK), max_new_tokens=4).version == "v0"
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -16,10 +17,10 @@ from sona.errors import SwapError
 from sona.learn.dataset import Example
 from sona.learn.lora import attach, save_adapter, weights
 from sona.learn.trainer import train
-from sona.serving.adapters import RESIDENT, ResidentAdapters
+from sona.serving.adapters import ResidentAdapters
 from sona.serving.local import LocalModel
 from sona.types import Message
-from tests.serving.noisy_adapter import write_noisy_adapter
+from tests.serving.noisy_adapter import one, write_noisy_adapter
 
 ASK = [Message(role="user", content="echo blue river")]
 
@@ -76,36 +77,36 @@ def test_concurrent_swaps_to_one_version_load_it_once(
     put: list[str] = []
     original = ResidentAdapters._put
 
-    def counted(self: ResidentAdapters, version: str, folder: Path) -> None:
-        put.append(version)
-        original(self, version, folder)
+    def counted(self: ResidentAdapters, key: str, folder: Path) -> None:
+        put.append(folder.name)
+        original(self, key, folder)
 
     monkeypatch.setattr(ResidentAdapters, "_put", counted)
-    together(model, [lambda: model.swap("v1", folders["v1"])] * 3)
+    together(model, [lambda: model.swap("v1", one(folders["v1"]))] * 3)
     assert put == ["v1"]
     wanted = answer(model)
     for name in ("v2", "v3", "v4", "v1"):
-        model.swap(name, folders[name])
+        model.swap(name, one(folders[name]))
         assert answer(model)[0] == name == model.version
-        assert len(model._adapters) <= RESIDENT + 1
+        assert len(model._adapters) <= 2
     assert answer(model) == wanted
 
 
 def test_concurrent_swaps_to_several_versions_all_succeed(model: LocalModel, folders: dict[str, Path]) -> None:
-    together(model, [lambda name=name, folder=folder: model.swap(name, folder) for name, folder in folders.items()])  # type: ignore[misc]
+    together(model, [partial(model.swap, name, one(folder)) for name, folder in folders.items()])
     assert answer(model)[0] == model.version
-    assert len(model._adapters) <= RESIDENT
+    assert len(model._adapters) <= 2
 
 
 def test_answers_and_swaps_from_many_threads_fit_together(model: LocalModel, folders: dict[str, Path]) -> None:
     wanted = {}
     for name, folder in [*folders.items(), ("v0", None)]:
-        model.swap(name, folder)
+        model.swap(name, one(folder))
         wanted[name] = answer(model)
 
     def swap_about(seed: int) -> None:
         for name in np.random.default_rng(seed).permutation(sorted(folders)):
-            model.swap(str(name), folders[str(name)])
+            model.swap(str(name), one(folders[str(name)]))
 
     with ThreadPoolExecutor(5) as pool:
         swapping = [pool.submit(swap_about, seed) for seed in range(2)]
@@ -123,14 +124,14 @@ def test_a_version_is_not_served_before_it_is_verified(
     """A second swap that came while the first still compared the files could switch to what was then dropped."""
     seen: list[bool] = []
 
-    def differs(self: ResidentAdapters, version: str, _: object) -> bool:
-        seen.append(version in self)
+    def differs(self: ResidentAdapters, key: str, _: object) -> bool:
+        seen.append(key in self)
         return False
 
     monkeypatch.setattr(ResidentAdapters, "_holds", differs)
     before = answer(model)
     with pytest.raises(SwapError, match="v1"):
-        model.swap("v1", folders["v1"])
+        model.swap("v1", one(folders["v1"]))
     assert seen == [False]
     assert answer(model) == before
 
@@ -144,7 +145,7 @@ def test_a_failed_load_changes_nothing(
     raised: type[BaseException],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model.swap(current, folders.get(current))
+    model.swap(current, one(folders.get(current)))
     before = answer(model)
     with monkeypatch.context() as patch:
 
@@ -153,19 +154,19 @@ def test_a_failed_load_changes_nothing(
 
         patch.setattr(ResidentAdapters, "_holds", fail)
         with pytest.raises(SwapError if issubclass(raised, Exception) else raised):
-            model.swap("v2", folders["v2"])
+            model.swap("v2", one(folders["v2"]))
     assert model.version == current
     assert answer(model) == before
-    model.swap("v2", folders["v2"])
+    model.swap("v2", one(folders["v2"]))
     assert answer(model)[0] == "v2"
-    model.swap(current, folders.get(current))
+    model.swap(current, one(folders.get(current)))
     assert answer(model) == before
 
 
 def test_an_id_that_was_the_bare_model_s_serves_its_adapter(model: LocalModel, folders: dict[str, Path]) -> None:
-    model.swap("v1", None)
+    model.swap("v1", one(None))
     bare = answer(model)
-    model.swap("v1", folders["v1"])
+    model.swap("v1", one(folders["v1"]))
     assert answer(model)[1] != bare[1]
 
 
@@ -185,10 +186,10 @@ def test_a_half_precision_base_learns_and_serves_what_it_learned(tmp_path: Path)
     assert {value.dtype for value in weights(learner).values()} == {torch.float32}
     save_adapter(learner, tmp_path)
     assert model.generate(prompt, max_new_tokens=8) == before  # training touched nothing that is served
-    model.swap("v1", tmp_path)
+    model.swap("v1", one(tmp_path))
     learned = model.generate(prompt, max_new_tokens=8)
     assert (learned.version, learned.token_ids) == ("v1", tuple(wish.tolist()))
     assert model.embed([prompt]).dtype == np.float32
     np.testing.assert_array_equal(model.embed([prompt]), vector)
-    model.swap("v0", None)
+    model.swap("v0", one(None))
     assert model.generate(prompt, max_new_tokens=8) == before

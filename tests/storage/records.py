@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -68,10 +68,19 @@ def run_cycle(
     role: Role = "train",
     limit: int = 1000,
     meanwhile: Callable[[], object] = lambda: None,
+    groups: Mapping[str, tuple[str, str]] | None = None,
 ) -> list[Claim]:
-    """Claim all that is new as ``role``, and publish ``v<cycle>`` if asked to; ``meanwhile`` is called as it trains."""
+    """Claim all that is new as ``role``, and publish ``v<cycle>`` if asked to; ``meanwhile`` is called as it trains.
+
+    ``groups`` gives trajectories, by their ids, a skill and a pattern.
+    """
     number, parent = store.next_cycle(), store.current().id
-    claims = [Claim(seq=row.seq, role=role, feedback_seq=row.feedback_seq) for row in store.collect(limit).rows]
+    claims = []
+    for row in store.collect(limit).rows:
+        skill, pattern = (groups or {}).get(row.trajectory.id, ("", ""))
+        claims.append(
+            Claim(seq=row.seq, role=role, feedback_seq=row.feedback_seq, skill=skill, pattern=pattern),
+        )
     meanwhile()
     if publish:
         name = f"v{number}"

@@ -13,8 +13,8 @@ import pytest
 from sona.checks import pack_tokens
 from sona.errors import CycleError, InvalidInputError, UnknownIdError
 from sona.ports import Claim
-from sona.storage.cycles import DRAW
 from sona.storage.reading import COLLECT
+from sona.storage.replay import DRAW
 from sona.storage.store import DATABASE, Store
 from sona.types import BASE_VERSION, Feedback, Trajectory, Version
 from tests.storage.records import add, ask, collected, feedback, rated, report, run_cycle, trajectory

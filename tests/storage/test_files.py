@@ -7,12 +7,16 @@ import json
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
+import apsw
+import numpy as np
 import pytest
 
 from sona.errors import (
     StoreCorruptError,
     StoreError,
+    StoreFullError,
     StoreLockedError,
     StoreVersionError,
 )
@@ -41,7 +45,7 @@ def test_the_settings_of_the_database_are_those_decided(tmp_path: Path) -> None:
         numbers = {name: raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")}
     raw.close()
     assert found == {"page_size": 16384, "auto_vacuum": 2, "journal_mode": "wal"}
-    assert numbers == {"application_id": schema.APPLICATION_ID, "user_version": 1}
+    assert numbers == {"application_id": schema.APPLICATION_ID, "user_version": 2}
 
 
 def test_each_commit_is_synced_once(tmp_path: Path) -> None:
@@ -60,7 +64,7 @@ def test_an_old_sqlite_is_refused(version: str) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     Store.open(tmp_path).close()
     raw = sqlite3.connect(tmp_path / DATABASE)
-    raw.execute("PRAGMA user_version = 2")
+    raw.execute("PRAGMA user_version = 3")
     raw.close()
     for read_only in (False, True):
         with pytest.raises(StoreVersionError, match="update sona"):
@@ -194,14 +198,81 @@ store.close()
 
 
 # The form on disk
-def test_a_store_of_schema_1_is_read(tmp_path: Path) -> None:
-    golden = Path(__file__).parent / "golden" / "v1"
-    (tmp_path / DATABASE).write_bytes(gzip.decompress((golden / "store.db.gz").read_bytes()))
-    expected = json.loads((golden / "contents.json").read_text())
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def unpack(form: int, folder: Path) -> Any:
+    """Lay a golden store into ``folder``, and return what it holds."""
+    golden = GOLDEN / f"v{form}"
+    (folder / DATABASE).write_bytes(gzip.decompress((golden / "store.db.gz").read_bytes()))
+    return json.loads((golden / "contents.json").read_text())
+
+
+@pytest.mark.parametrize("form", [1, 2])
+def test_a_store_of_each_schema_is_read(tmp_path: Path, form: int) -> None:
+    expected = unpack(form, tmp_path)
+    if form < schema.SCHEMA_VERSION:
+        with pytest.raises(StoreVersionError, match="open it once for writing"):
+            Store.open(tmp_path, read_only=True)
+        Store.open(tmp_path).close()
     with Store.open(tmp_path, read_only=True) as store:
         assert contents(store) == expected
     with Store.open(tmp_path) as store:
         assert contents(store) == expected
         add(store, [trajectory("another"), feedback("another")])
-        run_cycle(store, publish=True)
+        run_cycle(store, publish=True, groups={"another": ("s9", "p9")})
         assert store.current().id == "v6"
+        rows = store.sample("train", 3, np.random.default_rng(0), skills=["s9"], balanced=True)
+        assert [row.trajectory.id for row in rows] == ["another"] * 3
+
+
+@pytest.mark.parametrize("form", [1, 2])
+def test_a_seed_draws_from_an_old_store_what_it_always_drew(tmp_path: Path, form: int) -> None:
+    unpack(form, tmp_path)
+    with Store.open(tmp_path) as store:  # written down from the code that made schema 1
+        for version, train, held_out in (("v3", "ddadbbbadaab", "ccc"), ("v0", "ddadaddadaaa", "")):
+            store.set_current(version)
+            drawn = store.sample("train", 12, np.random.default_rng(5))
+            assert "".join(row.trajectory.id for row in drawn) == train
+            drawn = store.sample("held_out", 3, np.random.default_rng(5))
+            assert "".join(row.trajectory.id for row in drawn) == held_out
+
+
+def test_old_claims_are_of_no_skill_and_no_pattern(tmp_path: Path) -> None:
+    unpack(1, tmp_path)
+    with Store.open(tmp_path) as store:
+        assert {(claim.skill, claim.pattern) for cycle in range(1, 6) for claim in store.claims(cycle)} == {("", "")}
+        assert store.replayable("train", skills=[""]) == store.replayable("train") == 3
+        rows = store.sample("train", 60, np.random.default_rng(0), skills=[""], balanced=True)
+        assert {row.trajectory.id for row in rows} == {"a", "b", "d"}
+
+
+def test_a_migration_does_not_pass_damage_as_whole(tmp_path: Path) -> None:
+    unpack(1, tmp_path)
+    with sqlite3.connect(tmp_path / DATABASE) as raw:
+        raw.execute("UPDATE claims SET prompt_ids = x'01000000' WHERE cycle = 2")
+    raw.close()
+    with Store.open(tmp_path) as store:
+        assert len(store.claims(1)) == 2
+        for use in (lambda: store.claims(2), lambda: store.sample("train", 30, np.random.default_rng(0))):
+            with pytest.raises(StoreCorruptError, match=r"claim 0 \(train\) of cycle 2 is damaged"):
+                use()
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = unpack(1, tmp_path)
+
+    def fail(connection: apsw.Connection) -> None:
+        raise apsw.FullError("a test")
+
+    first, second = schema.MIGRATIONS
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", (first, second._replace(then=fail)))
+        with pytest.raises(StoreFullError):
+            Store.open(tmp_path)
+    with sqlite3.connect(tmp_path / DATABASE) as raw:
+        assert raw.execute("PRAGMA user_version").fetchone() == (1,)
+        assert "skill" not in raw.execute("SELECT sql FROM sqlite_schema WHERE name = 'claims'").fetchone()[0]
+    raw.close()
+    with Store.open(tmp_path) as store:
+        assert contents(store) == expected

@@ -27,7 +27,7 @@ from sona.errors import (
     UnknownIdError,
 )
 from sona.storage import insert
-from sona.storage.cycles import ROLES
+from sona.storage.claims import ROLES
 from sona.storage.rows import TrajectoryRow, trajectory_row
 from sona.storage.store import DATABASE, Store
 from sona.types import Feedback, Message, Step, ToolCall, Trajectory, new_id

@@ -46,16 +46,23 @@ def fill(store: Store) -> None:
     store.append([*rated("abc", 0.75), Trajectory(id="unrated", created_ns=1, embedding=[1.0] * 8)])
     rows = store.collect(2).rows
     claims = [
-        Claim(seq=rows[0].seq, role="left_out"),
-        Claim(seq=rows[1].seq, role="train", prompt_ids=pack_tokens([6]), response_ids=pack_tokens([7, 8])),
+        Claim(seq=rows[0].seq, role="left_out", pattern="p1"),
+        Claim(
+            seq=rows[1].seq,
+            role="train",
+            prompt_ids=pack_tokens([6]),
+            response_ids=pack_tokens([7, 8]),
+            skill="s1",
+            pattern="p1",
+        ),
     ]
     store.commit_cycle(report(1), claims, None)
-    run_cycle(store, publish=True, limit=1)
-    run_cycle(store, publish=True, role="held_out", limit=1)
+    run_cycle(store, publish=True, limit=1, groups={"b": ("s2", "p2")})
+    run_cycle(store, publish=True, role="held_out", limit=1, groups={"c": ("s1", "p1")})
     store.append(rated("d", 0.125))
-    run_cycle(store, role="left_out")
+    run_cycle(store, role="left_out", groups={"d": ("", "p1")})
     store.append([feedback("d", 0.875, id="f3")])
-    run_cycle(store)
+    run_cycle(store, groups={"d": ("s2", "p1")})
     store.set_current("v2")
     store.append([Feedback(id="f2", trajectory_id="full", quality=1.0, at_ns=11)])
     store.write_state("probes", bytes(range(256)))

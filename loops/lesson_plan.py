@@ -1,0 +1,171 @@
+"""Who has to learn what in a cycle, and what of the past still holds for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from sona.bank.skills import SHARED, Skill, SkillSet
+from sona.config import Config
+from sona.learn.boundary import loss_shift
+from sona.learn.dataset import Example
+from sona.learn.likelihood import Scores
+from sona.loops.credit import advantage_weights, push_weights
+from sona.loops.examination import Examiner, nats
+from sona.loops.lesson import AdapterState, Lesson
+from sona.loops.mixture import NEUTRAL_QUALITY, Scope
+from sona.loops.roster import Roster
+from sona.loops.screen import Ready
+
+NOTHING_TO_LEARN = 0.99
+"""Share of an adapter's new answers that it gives already, from which it is left as it is."""
+KNOWN_EFFORT, NEW_EFFORT = 0.25, 1.5
+"""Times ``train.passes``: for an answer that is given already, and for one that is not."""
+DRIFT_LEVEL, DRIFT_GAP = 0.001, 0.3
+"""A skill's right answers changed where new ones are less likely than its last held-out ones: beyond chance at this
+level, and by so many nats a token."""
+FEWEST = 8
+"""Losses of a skill on either side that are enough to see its answers change."""
+
+
+class Plan(NamedTuple):
+    """The lessons of a cycle."""
+
+    lessons: list[tuple[Lesson, AdapterState]]
+    """What each adapter learns, and where it starts."""
+    skills: SkillSet
+    """With those whose right answers changed told to leave their past behind."""
+    metrics: dict[str, float]
+
+
+def plan_lessons(
+    roster: Roster,
+    start_of: Callable[[str], AdapterState],
+    baseline: Mapping[str, float],
+    examiner: Examiner,
+    probes: Sequence[Example],
+    config: Config,
+    cycle: int,
+) -> Plan:
+    """A lesson for each adapter that something new was said for, unless it gives these answers already.
+
+    Args:
+        roster: the cycle's trajectories by skill.
+        start_of: the state of an adapter by name, a fresh one where there is none.
+        baseline: the usual quality of each trajectory's pattern, by trajectory id.
+        examiner: scores the new answers before anything is learned.
+        probes: the base's own answers, for an adapter that answers everything.
+        config: its ``train`` settings.
+        cycle: the number of this one.
+    """
+    skills, lessons, drifted = roster.taken_in(cycle), [], 0
+    for adapter in dict.fromkeys(skill.adapter for skill in roster.touched()):
+        draft = _Draft(roster, adapter, start_of(adapter), baseline, examiner, config)
+        for skill in (one for one in roster.touched() if one.adapter == adapter):
+            if draft.add(skill):
+                drifted += 1
+                skills = skills.put(msgspec.structs.replace(_of(skills, skill.id), replay_after=cycle - 1, usual=()))
+        if not draft.nothing_new:
+            everything = adapter == SHARED and skills.router is None
+            scopes = [Scope(one.claims, one.replay_after) for one in skills.of_adapter(adapter)]
+            past, own = ([Scope(None)], probes) if everything else (scopes, ())
+            lessons.append((Lesson(adapter, draft.new, past, own, draft.effort), draft.start))
+    return Plan(lessons, skills, {"drift_detected": float(drifted), "skills_born": float(len(roster.born))})
+
+
+class _Draft:
+    """One adapter's lesson in the making."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        adapter: str,
+        start: AdapterState,
+        baseline: Mapping[str, float],
+        examiner: Examiner,
+        config: Config,
+    ) -> None:
+        self.start = start
+        self.new: list[Example] = []
+        self.effort: list[float] = []
+        self._roster, self._adapter, self._baseline = roster, adapter, baseline
+        self._examiner, self._config = examiner, config
+        self._given: list[bool] = []
+
+    @property
+    def nothing_new(self) -> bool:
+        """Whether there is no answer to imitate, or all but a few are given already."""
+        return not self._given or float(np.mean(self._given)) >= NOTHING_TO_LEARN
+
+    def add(self, skill: Skill) -> bool:
+        """Take in what was said for ``skill``; whether its right answers have changed."""
+        trained = self._roster.of(skill, self._roster.trained)
+        before = self._scored([*trained, *self._roster.of(skill, self._roster.held_out)])
+        # Where nothing is routed, other losses may as well come from other queries.
+        drifted = self._roster.features is not None and _changed(skill, before, self._config.seed)
+        if drifted:
+            self.start = self.start.released()
+        elif skill.id in self._roster.born:
+            self.start = self.start.at_boundary(self._config.train.ewc_anchors)
+        given = before.exact[: len(trained)]
+        self._given += given.tolist()
+        self.new += self._credited(trained)
+        self.effort += np.where(given, KNOWN_EFFORT, NEW_EFFORT).tolist()
+        pushed = self._pushed(self._roster.of(skill, self._roster.pushed))
+        self.new += pushed
+        self.effort += [1.0] * len(pushed)
+        return drifted
+
+    def _scored(self, places: Sequence[int]) -> Scores:
+        examples = [example_of(self._roster.items[place]) for place in places]
+        by = {self._adapter: self.start.weights}
+        return self._examiner.score(examples, [self._adapter] * len(examples), by, "read what is new")
+
+    def _credited(self, places: Sequence[int]) -> list[Example]:
+        """Answers to imitate, weighted against what is usual for their patterns."""
+        items = [self._roster.items[place] for place in places]
+        credit = advantage_weights(*_qualities(items, self._baseline), self._config.train)
+        return [example_of(item, weight) for item, weight in zip(items, credit.tolist(), strict=True)]
+
+    def _pushed(self, places: Sequence[int]) -> list[Example]:
+        """Answers to make less likely than the adapter finds them now, where they are worse than usual."""
+        items, settings = [self._roster.items[place] for place in places], self._config.train
+        weights = push_weights(*_qualities(items, self._baseline), settings).tolist()
+        worse = [(place, weight) for place, weight in zip(places, weights, strict=True) if weight > 0]
+        log_prob = self._scored([place for place, _ in worse]).log_prob - settings.push_margin
+        return [
+            replace(example_of(self._roster.items[place], weight), push_below=float(below))
+            for (place, weight), below in zip(worse, log_prob, strict=True)
+        ]
+
+
+def _of(skills: SkillSet, skill_id: str) -> Skill:
+    found = skills.get(skill_id)
+    assert found is not None
+    return found
+
+
+def example_of(item: Ready, weight: float = 1.0) -> Example:
+    """A trajectory's answer, to imitate or to be judged by."""
+    return Example(item.prompt, item.response, weight)
+
+
+def _changed(skill: Skill, scores: Scores, seed: int) -> bool:
+    """Whether the same questions have other answers now: those are the skill's own queries, so only the answers can be
+    what makes them less likely than the ones that it was last judged by.
+    """
+    if len(skill.usual) < FEWEST or len(scores.tokens) < FEWEST:
+        return False
+    shift = loss_shift(skill.usual, nats(scores), level=DRIFT_LEVEL, permutations=1999, seed=seed)
+    return shift.shifted and shift.gap >= DRIFT_GAP
+
+
+def _qualities(items: Sequence[Ready], baseline: Mapping[str, float]) -> tuple[list[float], list[float]]:
+    return (
+        [item.stored.quality or 0.0 for item in items],
+        [baseline.get(item.stored.trajectory.id, NEUTRAL_QUALITY) for item in items],
+    )

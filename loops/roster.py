@@ -1,0 +1,137 @@
+"""A cycle's trajectories with their features, each given to a skill."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+
+from sona.bank.skills import SHARED, Skill, SkillSet
+from sona.checks import Float32
+from sona.config import SkillsConfig
+from sona.loops.screen import Ready
+from sona.loops.sorting import BASE, BaseRight, sort_queries
+from sona.loops.split import Split
+from sona.ports import ServedModel
+
+LATER = "(later)"
+"""In the place of a skill's id, which has no brackets: left for a later cycle."""
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who belongs where. A row of the features and an owner for each of train, held out and turned down, in order."""
+
+    parts: Split
+    turned_down: Sequence[Ready]
+    features: Float32 | None
+    """float32 (all, width); None where nothing is routed."""
+    owners: list[str]
+    """Ids of skills; :data:`BASE` where the untouched base answers, :data:`LATER` for what waits."""
+    skills: SkillSet
+    """Those of the version in force, with what this cycle founded and without what it retired."""
+    born: list[str]
+
+    @property
+    def items(self) -> list[Ready]:
+        """All of them."""
+        return [*self.parts.train, *self.parts.held_out, *self.turned_down]
+
+    @property
+    def trained(self) -> range:
+        """Places of what may be imitated."""
+        return range(len(self.parts.train))
+
+    @property
+    def held_out(self) -> range:
+        """Places of what is judged by."""
+        return range(len(self.parts.train), len(self.parts.train) + len(self.parts.held_out))
+
+    @property
+    def pushed(self) -> range:
+        """Places of what was turned down."""
+        return range(len(self.parts.train) + len(self.parts.held_out), len(self.owners))
+
+    def touched(self) -> list[Skill]:
+        """The skills that something is learned for."""
+        named = {self.owners[place] for place in (*self.trained, *self.pushed)}
+        return [skill for skill in self.skills.skills if skill.id in named]
+
+    def of(self, skill: Skill, places: range) -> list[int]:
+        """Those of ``places`` that are the skill's."""
+        return [place for place in places if self.owners[place] == skill.id]
+
+    def rows(self, places: Sequence[int]) -> Float32 | None:
+        """The features at ``places``."""
+        return None if self.features is None else self.features[list(places)]
+
+    def without_few(self, least: int) -> Roster:
+        """Skills with fewer than ``least`` answers to learn wait for more of them: these go to :data:`LATER`.
+
+        A skill that few queries came for learns little from them, and where they are not its own after all, it would
+        learn the wrong thing: of 100 queries of a new task one or two look like a known one's.
+        """
+        counts = Counter(self.owners[place] for place in self.trained)
+        few = {owner for owner, count in counts.items() if count < least and owner not in (BASE, SHARED, *self.born)}
+        owners = [*self.owners]
+        for place in self.trained:
+            if owners[place] in few:
+                owners[place] = LATER
+        return replace(self, owners=owners)
+
+    def taken_in(self, cycle: int) -> SkillSet:
+        """The skills with this cycle's queries counted and remembered, but for those that are held out."""
+        skills = self.skills
+        for skill in self.touched():
+            count = skill.count + len(self.of(skill, self.trained))
+            skills = skills.put(msgspec.structs.replace(skill, count=count, touched_cycle=cycle))
+        # What was turned down, and is of no skill, is no more the base's: its answers were not asked for.
+        pushed = [place for place in self.pushed if self.owners[place] != BASE]
+        return self._remembered(skills, [*self.trained, *pushed])
+
+    def with_held_out(self, skills: SkillSet) -> SkillSet:
+        """``skills`` with the held-out queries remembered too, once they have been judged by.
+
+        A skill of few questions would otherwise never have seen those that are always held out, and they would look
+        like a skill of their own.
+        """
+        return self._remembered(skills, list(self.held_out))
+
+    def _remembered(self, skills: SkillSet, places: Sequence[int]) -> SkillSet:
+        if self.features is None:
+            return skills
+        for owner in dict.fromkeys(self.owners[place] for place in places):
+            own = [place for place in places if self.owners[place] == owner]
+            known = skills.get(owner)
+            if owner == BASE or known is not None:
+                skills = skills.with_rows(BASE if known is None else known.id, self.features[own])
+        return skills
+
+
+def shared_roster(parts: Split, turned_down: Sequence[Ready], skills: SkillSet, cycle: int) -> Roster:
+    """Everything to the one shared skill."""
+    known = skills.get(SHARED) or Skill(id=SHARED, adapter=SHARED, born_cycle=cycle, touched_cycle=cycle)
+    count = len(parts.train) + len(parts.held_out) + len(turned_down)
+    return Roster(parts, turned_down, None, [SHARED] * count, SkillSet((known,)), [])
+
+
+def routed_roster(
+    parts: Split,
+    turned_down: Sequence[Ready],
+    skills: SkillSet,
+    probes: Float32,
+    *,
+    model: ServedModel,
+    base_right: BaseRight,
+    settings: SkillsConfig,
+    cycle: int,
+    rng: np.random.Generator,
+) -> Roster:
+    """Each to its skill: see :func:`sona.loops.sorting.sort_queries`."""
+    roster = Roster(parts, turned_down, None, [], skills, [])
+    features = model.features([item.prompt for item in roster.items])
+    found = sort_queries(features, skills, probes, base_right, settings, cycle=cycle, rng=rng)
+    return replace(roster, features=features, owners=found.owners, skills=found.skills, born=found.born)

@@ -1,0 +1,108 @@
+"""Which versions requests are answered by, and which of them must stay in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from sona.checks import Float32, check_id
+from sona.errors import InvalidInputError, ModelError, SwapError
+from sona.ports import Served
+from sona.types import BASE_VERSION
+
+
+@dataclass(frozen=True, eq=False)
+class ServedVersion:
+    """A version as its requests see it: whatever is swapped meanwhile, theirs does not change."""
+
+    id: str
+    served: Served
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Content key in memory, by the adapter's name."""
+
+    def route(self, count: int, read_features: Callable[[], Float32]) -> list[str | None]:
+        """The adapter of each of ``count`` prompts, None for the base; their features are read only for a router.
+
+        Raises:
+            ModelError: the router names an adapter that the version has not, or answers for another number of prompts.
+        """
+        router = self.served.router
+        if router is None or not self.keys:
+            return [next(iter(self.keys), None)] * count
+        names = router.route(read_features())
+        odd = [name for name in names if name is not None and name not in self.keys]
+        if odd or len(names) != count:
+            raise ModelError(
+                f"the router of {self.id} gave {len(names)} answers to {count} prompts, "
+                f"{len(odd)} of them none of its {len(self.keys)} adapters; roll back to another version"
+            )
+        return names
+
+
+class ServedVersions:
+    """The version in force, the one before, and those that requests under way began with.
+
+    Safe to call from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._current = ServedVersion(BASE_VERSION, Served({}))
+        self._before = self._current
+        self._in_use: Counter[ServedVersion] = Counter()
+
+    @property
+    def current(self) -> ServedVersion:
+        """The one that the next request gets."""
+        return self._current
+
+    @contextmanager
+    def held(self) -> Iterator[ServedVersion]:
+        """The version in force now, kept in memory until the block ends."""
+        with self._lock:
+            version = self._current
+            self._in_use[version] += 1
+        try:
+            yield version
+        finally:
+            with self._lock:
+                self._in_use[version] -= 1
+                self._in_use += Counter()  # drops the zeros
+
+    def switch(self, version_id: str, served: Served) -> bool:
+        """Put it in force if it needs nothing that is not in memory; whether that is so."""
+        with self._lock:
+            if not served.adapters:
+                self._put(ServedVersion(version_id, served))
+                return True
+            for known in (self._current, self._before, *self._in_use):
+                if known.id == version_id and dict(known.served.adapters) == dict(served.adapters):
+                    self._put(replace(known, served=served))
+                    return True
+        return False
+
+    def put_in_force(self, version: ServedVersion) -> set[str]:
+        """Make ``version`` the current one, and return the content keys that have to stay in memory."""
+        with self._lock:
+            self._put(version)
+            return {key for known in (self._current, self._before, *self._in_use) for key in known.keys.values()}
+
+    def _put(self, version: ServedVersion) -> None:
+        if version.id != self._current.id:
+            self._before = self._current
+        self._current = version
+
+
+def check_served(version_id: str, served: Served) -> None:
+    """Raises SwapError where ``served`` can't be answered with, whatever is in its folders."""
+    try:
+        check_id(version_id, "version id")
+        for name in served.adapters:
+            check_id(name, "adapter name")
+    except InvalidInputError as error:
+        raise SwapError(f"{error}; it is not served") from None
+    if len(served.adapters) > 1 and served.router is None:
+        raise SwapError(f"{version_id} has {len(served.adapters)} adapters and no router to pick one; give it a router")
