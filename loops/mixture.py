@@ -96,8 +96,13 @@ class Mixture:
 
     @property
     def steps(self) -> int:
-        """As many as it takes to see each new trajectory ``passes`` times its effort, within the bounds."""
-        wanted = math.ceil(self._settings.passes * float(self._effort.sum()) / self._new_count)
+        """As many as it takes to see each new trajectory ``passes`` times its effort, within the bounds.
+
+        Where there is nothing to replay yet the batches are all new, but there are as many of them: a skill takes steps
+        to learn, whatever they are made of.
+        """
+        places = self._settings.batch_size * (1 - self._settings.replay_share) - self._probe_count
+        wanted = math.ceil(self._settings.passes * float(self._effort.sum()) / max(min(self._new_count, places), 1.0))
         return min(max(wanted, self._settings.min_steps), self._settings.max_steps)
 
     def draw(self, step: int) -> list[Example]:

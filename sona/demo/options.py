@@ -22,7 +22,7 @@ class DemoSize:
     """Queries of each skill that the model came with, in a cycle."""
     exam: int = 60
     """Held-out queries of each task, and half as many of each skill; fewer where there are no more."""
-    passes: float = 12.0
+    passes: float = 16.0
     """How often a cycle's training sees each new answer."""
     held_out_share: float = 0.2
     """Share of the traffic by which the gate judges; it is not trained on."""
@@ -53,8 +53,8 @@ class DemoOptions:
             seed=self.seed,
             # On a model this small a second thread waits more than it works. The CPU, so that everybody sees the same.
             serve=ServeConfig(device="cpu", threads=1, max_new_tokens=24),
-            # A cycle has few answers to learn from: it takes small batches, and so more steps.
-            train=TrainConfig(batch_size=16, passes=size.passes, replay_share=0.35, probe_share=0.2, ewc_lambda=0.01),
+            # Each task has one cycle to be learned in, where an agent's would have many.
+            train=TrainConfig(passes=size.passes),
             cycle=CycleConfig(
                 min_trajectories=min(64, size.new), held_out_share=size.held_out_share, probes=size.probes
             ),

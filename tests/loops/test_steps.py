@@ -176,7 +176,7 @@ def test_each_new_answer_is_seen_as_often_as_it_takes_effort(tmp_path: Path) -> 
         settings, rng = TrainConfig(batch_size=10, passes=4), np.random.default_rng(0)
         new = [Example(np.asarray([1], np.int32), np.asarray([place], np.int32)) for place in range(20)]
         made = Mixture(new, past(store, settings, rng), [], settings, rng, [0.25] * 10 + [1.5] * 10)
-        assert made.steps == 7  # 4 passes over 17.5, 10 at a time
+        assert made.steps == 14  # 4 passes over 17.5, 5 at a time, as if the other half were replayed
         seen = [int(example.response[0]) for step in range(700) for example in made.draw(step)]
         assert len(seen) == 7000
         assert sum(first < 10 for first in seen) / 7000 == pytest.approx(2.5 / 17.5, abs=0.01)
