@@ -27,7 +27,7 @@ from sona.loops.lesson import AdapterState, Learned, Teacher
 from sona.loops.lesson_plan import example_of, plan_lessons
 from sona.loops.mixture import Scope, replayed_example, still_good
 from sona.loops.probes import read_probes
-from sona.loops.roster import LATER, Roster, routed_roster, shared_roster
+from sona.loops.roster import FEW, LATER, Roster, routed_roster, shared_roster
 from sona.loops.screen import Ready, prompt_tokens
 from sona.loops.sorting import BASE, merge_alike, with_router
 from sona.loops.split import Split, question_key
@@ -55,7 +55,9 @@ class Candidate:
     owners: dict[int, str]
     """The skill of each trajectory, by seq; :data:`BASE` where the untouched base answers such queries."""
     born: Sequence[str] = ()
-    """The skills that it founds."""
+    """The skills that it founds, or whose right answers have changed: what was said for them is worth another try."""
+    idle: Sequence[str] = ()
+    """Skills whose adapter gives the new answers already, and learned nothing."""
 
 
 class _Judged(NamedTuple):
@@ -82,7 +84,10 @@ class CandidateTrainer:
         cycle: int,
         seed: int,
         report: Report,
+        seen: int = 0,
     ) -> None:
+        """``seen`` is the latest feedback that the last cycle saw; see :meth:`Roster.without_few`."""
+        self.seen = seen
         self.store, self.model, self.state, self.config, self.report = store, model, state, config, report
         self.cycle, self.seed, self.rng = cycle, seed, np.random.default_rng(seed)
         self.routed = config.skills.mode != "shared"
@@ -107,7 +112,7 @@ class CandidateTrainer:
             draft: the next version's folder.
         """
         clock = _Clock()
-        roster = self._roster(parts, turned_down).without_few(FEWEST)
+        roster = self._roster(parts, turned_down).without_few(FEWEST, self.seen)
         clock.lap("sort_s")
         own = self.probes.trained
         plan = plan_lessons(roster, self._start_of, baseline, self.examiner, own, self.config, self.cycle)
@@ -115,14 +120,18 @@ class CandidateTrainer:
         learned = {lesson.adapter: teacher.give(lesson, start, self.seed) for lesson, start in plan.lessons}
         clock.lap("train_s")
         plan = plan._replace(skills=_with_adapters(plan.skills, {*self.state.adapters, *learned}))
+        idle = [skill.id for skill in roster.touched() if skill.adapter not in learned and plan.skills.get(skill.id)]
         owners = {
-            item.stored.seq: owner if owner == LATER or plan.skills.get(owner) else BASE
+            item.stored.seq: owner if owner in (LATER, FEW) or plan.skills.get(owner) else BASE
             for item, owner in zip(roster.items, roster.owners, strict=True)
         }
         if not learned:
             known = roster.with_held_out(plan.skills)
-            same = replace(self.state, skills=replace(known, router=self.state.skills.router))
-            return Candidate(same, None, {**plan.metrics, **clock.laps}, owners)
+            same_form = self.routed == (
+                SHARED not in self.state.skills.adapters or self.state.skills.router is not None
+            )
+            kept = replace(known, router=self.state.skills.router) if same_form else self.state.skills
+            return Candidate(replace(self.state, skills=kept), None, {**plan.metrics, **clock.laps}, owners, (), idle)
         current = System(self.state.skills, {name: files.weights() for name, files in self.state.adapters.items()})
         exam = self._exam(roster, plan.skills)
         trained = System(
@@ -143,7 +152,7 @@ class CandidateTrainer:
             DEBT: debt_after(judged.evidence),
             "step_taken": judged.share,
         }
-        return Candidate(state, judged.decision, metrics, owners, roster.born)
+        return Candidate(state, judged.decision, metrics, owners, [*roster.born, *plan.drifted], idle)
 
     # ------------------------------------------------------------------------------------------------ who learns what
 
@@ -217,7 +226,7 @@ class CandidateTrainer:
 
     def _drawn(self, scopes: Sequence[Scope], limit: int) -> dict[int, tuple[Stored, str]]:
         scopes = [scope for scope in scopes if scope.size(self.store, "held_out")]
-        each = limit // max(len(scopes), 1)
+        each = max(limit // max(len(scopes), 1), 1)
         found: dict[int, tuple[Stored, str]] = {}
         for scope in scopes:
             rows = still_good(scope.sample(self.store, "held_out", each, self.rng), self.config.train.min_quality)
@@ -282,7 +291,8 @@ class CandidateTrainer:
             load_weights(self.learner, tensors)
             save_adapter(self.learner, files.root / ADAPTER)
             kept = learned[name].after if judged.share == 1.0 else learned[name].before
-            kept = kept.led(_forgotten(judged.evidence), self.config.train)
+            if len(judged.evidence.earlier_before):
+                kept = kept.led(_forgotten(judged.evidence), self.config.train)
             files.write_state(kept.ewc, kept.optimizer)
             adapters[name] = files
         skills = roster.with_held_out(with_usual(judged.system.skills, exam, judged.marks))
@@ -320,8 +330,7 @@ def _limited(roster: Roster, limit: int) -> list[int]:
 
 def _forgotten(evidence: Evidence) -> float:
     """Share of the tokens of earlier answers that the candidate loses; below 0 where it gains."""
-    change = evidence.earlier_before - evidence.earlier_after
-    return float(change.mean()) if len(change) else 0.0
+    return float((evidence.earlier_before - evidence.earlier_after).mean())
 
 
 def _summed(learned: Mapping[str, Learned]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from sona.loops.candidate import Candidate, CandidateTrainer
 from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from sona.loops.gate import DEBT
 from sona.loops.members import members_of
-from sona.loops.roster import LATER
+from sona.loops.roster import FEW, LATER
 from sona.loops.screen import LeftOut, Ready, Screened, screen
 from sona.loops.sorting import BASE
 from sona.loops.split import Split, questions, split
@@ -38,6 +38,8 @@ from sona.ports import (
 )
 from sona.types import CycleReport, CycleStatus, Funnel, Progress, Version
 
+NOT_LEARNED = {BASE: "the base model answers such queries", FEW: "too few of their kind came"}
+"""By owner, why an answer was not learned from."""
 SEEN = "cycle/seen"  # under this name the store keeps the latest feedback that a cycle saw and left some rows of
 
 
@@ -74,13 +76,13 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
     if len(taken.rows) < settings.min_trajectories:
         reason = f"{len(taken.rows)} new trajectories with a quality; {settings.min_trajectories} make a cycle"
         return run.skipped(taken, reason)
-    if run.seen_already(taken):
+    # A full load is not left for later even without evidence: it would stand in the way of what comes after it.
+    full = len(taken.rows) >= settings.max_trajectories
+    if run.seen_already(taken) and not full:
         return run.skipped(taken, "nothing has come since the last cycle left these for later")
     screened = screen(taken.rows, context.model, context.config.train)
     parts = split(screened.ready, settings.held_out_share)
     needed = context.config.gate.min_held_out if context.config.gate.enabled else 0
-    # A full load is not left for later even without evidence: it would stand in the way of what comes after it.
-    full = len(taken.rows) >= settings.max_trajectories
     if context.model is not None and parts.train and (questions(parts.held_out) >= needed or full):
         return run.train(context.model, taken, screened, parts, full=full)
     if full:
@@ -100,6 +102,7 @@ class _Run:
         self.parent = context.store.current()
         self.started_ns = time.time_ns()
         self.seed = context.config.seed * 1_000_003 + self.cycle
+        self.seen = int(context.store.read_state(SEEN) or b"0")
 
     def skipped(self, taken: Collected, reason: str) -> CycleReport:
         """Nothing is claimed: the next cycle collects the same, and what came since."""
@@ -126,7 +129,7 @@ class _Run:
 
     def seen_already(self, taken: Collected) -> bool:
         """Whether a cycle that left some for later has looked at all of these."""
-        return self.context.store.read_state(SEEN) == _latest(taken)
+        return _latest(taken) <= self.seen
 
     def train(
         self, model: ServedModel, taken: Collected, screened: Screened, parts: Split, *, full: bool
@@ -138,7 +141,10 @@ class _Run:
         pushed = split(screened.turned_down, config.cycle.held_out_share).train
         with self.context.folders.draft() as draft:
             begin = replace(state, bank=bank)
-            trainer = CandidateTrainer(self.context.store, model, begin, config, self.cycle, self.seed, self.report)
+            seen = _latest(taken) if full else self.seen  # of a full load nothing waits
+            trainer = CandidateTrainer(
+                self.context.store, model, begin, config, self.cycle, self.seed, self.report, seen
+            )
             candidate = trainer.train(parts, pushed, baseline, draft)
             decision = candidate.decision
             admitted = decision is None or decision.passed
@@ -148,17 +154,23 @@ class _Run:
                 left = {item.stored.seq for item in waiting}
                 bank, _, patterns = self._place(state, [row for row in taken.rows if row.seq not in left])
                 candidate = replace(candidate, state=replace(candidate.state, bank=bank))
-                self.context.store.write_state(SEEN, _latest(taken))
-            screened, parts = _without(screened, parts, candidate.owners, waits)
+            reasons = dict.fromkeys(candidate.idle, "its adapter gives such answers already")
+            if not admitted:
+                reasons |= dict.fromkeys(candidate.born, "its skill was not admitted")
+            screened, parts = _without(screened, parts, candidate.owners, waits, {**NOT_LEARNED, **reasons})
             funnel = _funnel(taken, screened, parts, {"left for the next cycle": len(waiting)} if waiting else {})
             claims = _claims(screened, parts, candidate.owners, patterns)
             if admitted:
-                reason = "nothing to learn: such queries are answered already" if decision is None else decision.reason
-                outcome = self._report("published", reason, funnel, candidate)
-                return self._publish(draft, candidate.state, outcome, claims)
-            assert decision is not None
-            outcome = self._report("rejected", decision.reason, funnel, candidate)
-        self.context.store.commit_cycle(outcome, claims, None)
+                reason = "nothing to learn, or too few of a kind so far" if decision is None else decision.reason
+                outcome = self._publish(
+                    draft, candidate.state, self._report("published", reason, funnel, candidate), claims
+                )
+            else:
+                assert decision is not None
+                outcome = self._report("rejected", decision.reason, funnel, candidate)
+                self.context.store.commit_cycle(outcome, claims, None)
+        if waiting:  # should the process die before this, they wait once more
+            self.context.store.write_state(SEEN, str(_latest(taken)).encode())
         return outcome
 
     def _publish(self, draft: Path, state: Checkpoint, outcome: CycleReport, claims: Sequence[Claim]) -> CycleReport:
@@ -209,22 +221,24 @@ class _Run:
         )
 
 
-def _latest(taken: Collected) -> bytes:
-    return str(max(row.feedback_seq or 0 for row in taken.rows)).encode()
+def _latest(taken: Collected) -> int:
+    """The newest feedback among them, by its place in the order of arrival."""
+    return max(row.feedback_seq or 0 for row in taken.rows)
 
 
 def _without(
-    screened: Screened, parts: Split, owners: Mapping[int, str], waits: Container[str]
+    screened: Screened, parts: Split, owners: Mapping[int, str], waits: Container[str], reasons: Mapping[str, str]
 ) -> tuple[Screened, Split]:
-    """Without what waits, and with what the base answers already left out of training. What is held out of that stays:
-    it shows that the base still does.
+    """Without what waits, and with what nothing was learned from left out for its owner's reason. What is held out of
+    that stays, as it shows what is known already.
     """
 
     def owner(item: Ready) -> str:
         return owners[item.stored.seq]
 
-    left = [LeftOut(item.stored, "the base model answers such queries") for item in parts.train if owner(item) == BASE]
-    train = [item for item in parts.train if owner(item) != BASE and owner(item) not in waits]
+    here = [item for item in parts.train if owner(item) not in waits]
+    left = [LeftOut(item.stored, reasons[owner(item)]) for item in here if owner(item) in reasons]
+    train = [item for item in here if owner(item) not in reasons]
     held_out = [item for item in parts.held_out if owner(item) not in waits]
     return screened._replace(left_out=[*screened.left_out, *left]), Split(train, held_out)
 

@@ -40,6 +40,8 @@ class Plan(NamedTuple):
     skills: SkillSet
     """With those whose right answers changed told to leave their past behind."""
     metrics: dict[str, float]
+    drifted: list[str]
+    """The ids of these."""
 
 
 def plan_lessons(
@@ -62,19 +64,20 @@ def plan_lessons(
         config: its ``train`` settings.
         cycle: the number of this one.
     """
-    skills, lessons, drifted = roster.taken_in(cycle), [], 0
+    skills, lessons, drifted = roster.taken_in(cycle), [], list[str]()
     for adapter in dict.fromkeys(skill.adapter for skill in roster.touched()):
         draft = _Draft(roster, adapter, start_of(adapter), baseline, examiner, config)
         for skill in (one for one in roster.touched() if one.adapter == adapter):
             if draft.add(skill):
-                drifted += 1
+                drifted.append(skill.id)
                 skills = skills.put(msgspec.structs.replace(_of(skills, skill.id), replay_after=cycle - 1, usual=()))
         if not draft.nothing_new:
             everything = adapter == SHARED and skills.router is None
             scopes = [Scope(one.claims, one.replay_after) for one in skills.of_adapter(adapter)]
             past, own = ([Scope(None)], probes) if everything else (scopes, ())
-            lessons.append((Lesson(adapter, draft.new, past, own, draft.effort), draft.start))
-    return Plan(lessons, skills, {"drift_detected": float(drifted), "skills_born": float(len(roster.born))})
+            lessons.append((Lesson(adapter, draft.new, past, own, draft.capped_effort()), draft.start))
+    metrics = {"drift_detected": float(len(drifted)), "skills_born": float(len(roster.born))}
+    return Plan(lessons, skills, metrics, drifted)
 
 
 class _Draft:
@@ -91,7 +94,8 @@ class _Draft:
     ) -> None:
         self.start = start
         self.new: list[Example] = []
-        self.effort: list[float] = []
+        self._effort: list[float] = []
+        self._sources: list[str] = []
         self._roster, self._adapter, self._baseline = roster, adapter, baseline
         self._examiner, self._config = examiner, config
         self._given: list[bool] = []
@@ -107,18 +111,33 @@ class _Draft:
         before = self._scored([*trained, *self._roster.of(skill, self._roster.held_out)])
         # Where nothing is routed, other losses may as well come from other queries.
         drifted = self._roster.features is not None and _changed(skill, before, self._config.seed)
-        if drifted:
+        alone = len(self._roster.skills.of_adapter(self._adapter)) == 1
+        if drifted and alone:  # what else the adapter answers for is still to be held
             self.start = self.start.released()
         elif skill.id in self._roster.born:
             self.start = self.start.at_boundary(self._config.train.ewc_anchors)
         given = before.exact[: len(trained)]
         self._given += given.tolist()
         self.new += self._credited(trained)
-        self.effort += np.where(given, KNOWN_EFFORT, NEW_EFFORT).tolist()
-        pushed = self._pushed(self._roster.of(skill, self._roster.pushed))
+        self._effort += np.where(given, KNOWN_EFFORT, NEW_EFFORT).tolist()
+        worse, pushed = self._pushed(self._roster.of(skill, self._roster.pushed))
         self.new += pushed
-        self.effort += [1.0] * len(pushed)
+        self._effort += [1.0] * len(pushed)
+        self._sources += [self._roster.items[place].stored.trajectory.source for place in (*trained, *worse)]
         return drifted
+
+    def capped_effort(self) -> list[float]:
+        """For each of ``new`` how often it is seen, times ``train.passes``: of several sources none has more of the
+        lesson than ``train.max_source_share``.
+        """
+        effort, sources = np.asarray(self._effort), np.asarray(self._sources)
+        most = self._config.train.max_source_share
+        for source in dict.fromkeys(self._sources):
+            own = float(effort[sources == source].sum())
+            others = float(effort.sum()) - own
+            if others and own > most * (own + others):
+                effort[sources == source] *= most * others / ((1 - most) * own)
+        return [float(value) for value in effort]
 
     def _scored(self, places: Sequence[int]) -> Scores:
         examples = [example_of(self._roster.items[place]) for place in places]
@@ -131,13 +150,15 @@ class _Draft:
         credit = advantage_weights(*_qualities(items, self._baseline), self._config.train)
         return [example_of(item, weight) for item, weight in zip(items, credit.tolist(), strict=True)]
 
-    def _pushed(self, places: Sequence[int]) -> list[Example]:
-        """Answers to make less likely than the adapter finds them now, where they are worse than usual."""
+    def _pushed(self, places: Sequence[int]) -> tuple[list[int], list[Example]]:
+        """Answers to make less likely than the adapter finds them now, where they are worse than usual, with their
+        places.
+        """
         items, settings = [self._roster.items[place] for place in places], self._config.train
         weights = push_weights(*_qualities(items, self._baseline), settings).tolist()
         worse = [(place, weight) for place, weight in zip(places, weights, strict=True) if weight > 0]
         log_prob = self._scored([place for place, _ in worse]).log_prob - settings.push_margin
-        return [
+        return [place for place, _ in worse], [
             replace(example_of(self._roster.items[place], weight), push_below=float(below))
             for (place, weight), below in zip(worse, log_prob, strict=True)
         ]

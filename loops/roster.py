@@ -18,7 +18,9 @@ from sona.loops.split import Split
 from sona.ports import ServedModel
 
 LATER = "(later)"
-"""In the place of a skill's id, which has no brackets: left for a later cycle."""
+"""In the place of a skill's id, which has no brackets: left for the next cycle."""
+FEW = "(few)"
+"""They waited for more of their kind, and these did not come."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Roster:
     skills: SkillSet
     """Those of the version in force, with what this cycle founded and without what it retired."""
     born: list[str]
+    unanswered: frozenset[int] = frozenset()
+    """Places of what is like the base's own queries, but is answered otherwise by the base."""
 
     @property
     def items(self) -> list[Ready]:
@@ -68,18 +72,23 @@ class Roster:
         """The features at ``places``."""
         return None if self.features is None else self.features[list(places)]
 
-    def without_few(self, least: int) -> Roster:
-        """Skills with fewer than ``least`` answers to learn wait for more of them: these go to :data:`LATER`.
+    def without_few(self, least: int, seen: int) -> Roster:
+        """Skills with fewer than ``least`` answers to learn wait for more of them, and so does what the base can't
+        answer and no skill was founded for: these go to :data:`LATER`, and those that waited already to :data:`FEW`.
 
         A skill that few queries came for learns little from them, and where they are not its own after all, it would
         learn the wrong thing: of 100 queries of a new task one or two look like a known one's.
+
+        Args:
+            least: answers that a known skill learns from.
+            seen: the latest feedback that the last cycle saw: what came with an earlier one has waited.
         """
         counts = Counter(self.owners[place] for place in self.trained)
         few = {owner for owner, count in counts.items() if count < least and owner not in (BASE, SHARED, *self.born)}
         owners = [*self.owners]
         for place in self.trained:
-            if owners[place] in few:
-                owners[place] = LATER
+            if owners[place] in few or place in self.unanswered:
+                owners[place] = FEW if (self.items[place].stored.feedback_seq or 0) <= seen else LATER
         return replace(self, owners=owners)
 
     def taken_in(self, cycle: int) -> SkillSet:
@@ -113,7 +122,8 @@ class Roster:
 
 def shared_roster(parts: Split, turned_down: Sequence[Ready], skills: SkillSet, cycle: int) -> Roster:
     """Everything to the one shared skill."""
-    known = skills.get(SHARED) or Skill(id=SHARED, adapter=SHARED, born_cycle=cycle, touched_cycle=cycle)
+    found = [skill for skill in skills.skills if skill.id == skill.adapter == SHARED]
+    known = found[0] if found else Skill(id=SHARED, adapter=SHARED, born_cycle=cycle, touched_cycle=cycle)
     count = len(parts.train) + len(parts.held_out) + len(turned_down)
     return Roster(parts, turned_down, None, [SHARED] * count, SkillSet((known,)), [])
 
@@ -133,5 +143,17 @@ def routed_roster(
     """Each to its skill: see :func:`sona.loops.sorting.sort_queries`."""
     roster = Roster(parts, turned_down, None, [], skills, [])
     features = model.features([item.prompt for item in roster.items])
+    # Rounded as what is known comes back from its files: else the rounding alone tells the two apart (one task from
+    # itself by .79-.92 instead of .42-.58), since in the embedding of a template's last token nothing else differs.
+    features = features.astype(np.float16).astype(np.float32)
     found = sort_queries(features, skills, probes, base_right, settings, cycle=cycle, rng=rng)
-    return replace(roster, features=features, owners=found.owners, skills=found.skills, born=found.born)
+    like_base = [place for place in range(len(parts.train)) if found.owners[place] == BASE]
+    right = base_right(like_base)
+    return replace(
+        roster,
+        features=features,
+        owners=found.owners,
+        skills=found.skills,
+        born=found.born,
+        unanswered=frozenset(place for place, known in zip(like_base, right, strict=True) if not known),
+    )

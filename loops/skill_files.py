@@ -31,7 +31,7 @@ class _About(Record, kw_only=True):
 
 def write_skills(folder: Path, skills: SkillSet) -> None:
     """Write both files; nothing where there are no skills and no rows."""
-    if not skills.skills and not skills.rows:
+    if not skills.skills and not skills.rows and skills.router is None:
         return
     router = skills.router
     about = _About(

@@ -116,6 +116,8 @@ def merge_alike(skills: SkillSet, touched: Sequence[str], rng: np.random.Generat
             pair = [skill for skill in skills.skills if skill.id in (one, other)]
             if len(pair) < 2 or any(len(skills.rows.get(skill.id, ())) < 2 for skill in pair):
                 continue
+            if pair[0].replay_after != pair[1].replay_after:  # the past of only one of them still holds
+                continue
             if _told_apart(skills.rows[one], skills.rows[other], rng) <= ALIKE:
                 kept, part = sorted(pair, key=lambda skill: (-skill.count, skill.born_cycle))
                 skills = skills.merged(kept.id, part.id)

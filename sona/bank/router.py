@@ -13,15 +13,16 @@ from sona.checks import Float32
 
 Floats = npt.NDArray[np.floating]
 
-BARS = np.linspace(0.0, 0.5, 26)
-"""From which the bar is chosen."""
+BARS = np.linspace(0.3, 0.0, 16)
+"""From which the bar is chosen, the highest first: one that costs the known queries nothing keeps unknown ones away.
+With a single skill the base's value mirrors the skill's, and at a bar of 0 a query unlike both is a coin toss."""
 
 
 @dataclass(frozen=True, eq=False)
 class SkillRouter:
     """Picks a skill's adapter, or the untouched base where a query is like nothing known.
 
-    The values are one-against-all: a query unlike every class gets none above 0, and goes to the base.
+    The values are one-against-all: a query unlike every class has none far above 0, and goes to the base.
     """
 
     adapters: tuple[str, ...]
@@ -57,7 +58,7 @@ class RouterFit:
 def fit_router(base: Float32, skills: Mapping[str, Float32], adapters: Mapping[str, str]) -> RouterFit:
     """The router for what is known.
 
-    The bar is calibrated on leave-one-out values: of :data:`BARS` the lowest at which fewest are misrouted, the base's
+    The bar is calibrated on leave-one-out values: of :data:`BARS` the highest at which fewest are misrouted, the base's
     queries counted against the mean over the skills'. (A bound on the base's share alone went too far: where the
     classes overlap, a few rows of the base that look like a skill raised the bar until half of that skill's own stayed
     away.)

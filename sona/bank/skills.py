@@ -87,7 +87,10 @@ class SkillSet:
     def merged(self, kept: str, gone: str) -> SkillSet:
         """With the skill ``gone`` a part of ``kept``, whose adapter answers for both."""
         into, part = self._known(kept), self._known(gone)
-        rows = np.concatenate([self.rows[gone], self.rows[kept]])  # of equal parts, should they be cut
+        half = KEPT // 2
+        rows = np.concatenate([self.rows[gone][-max(half, KEPT - len(self.rows[kept])) :], self.rows[kept]])
+        if len(rows) > KEPT:
+            rows = np.concatenate([self.rows[gone][-half:], self.rows[kept][-half:]])
         whole = msgspec.structs.replace(
             into,
             count=into.count + part.count,

@@ -74,9 +74,9 @@ def test_a_merged_skill_was_touched_when_either_was() -> None:
     assert (skills.skills[0].born_cycle, skills.skills[0].touched_cycle) == (1, 7)
 
 
-@pytest.mark.parametrize(("sizes", "shares"), [((KEPT, KEPT), (0.0, 1.0)), ((10, KEPT - 20), (1.0, 1.0))])
+@pytest.mark.parametrize(("sizes", "shares"), [((KEPT, KEPT), (0.5, 0.5)), ((10, KEPT - 20), (1.0, 1.0))])
 def test_merged_rows_are_cut_at_the_cap(sizes: tuple[int, int], shares: tuple[float, float]) -> None:
-    """What is kept of each part: the newest of the skill that stays come first."""
+    """What is kept of each part: half and half, or all of both."""
     gone, kept = sizes
     skills = SkillSet().put(skill("s1")).put(skill("s2"))
     skills = skills.with_rows("s1", np.ones((kept, 1), np.float32)).with_rows("s2", np.full((gone, 1), 2, np.float32))

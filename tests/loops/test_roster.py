@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sona.bank.skills import SHARED, Skill, SkillSet
-from sona.loops.roster import LATER, Roster, shared_roster
+from sona.loops.roster import FEW, LATER, Roster, shared_roster
 from sona.loops.screen import Ready
 from sona.loops.sorting import BASE
 from sona.loops.split import Split
@@ -74,15 +74,16 @@ def test_what_became_part_of_another_skill_is_remembered_there() -> None:
 
 
 def test_a_skill_with_few_answers_waits_for_more() -> None:
-    found = roster(["s1"] * 3 + ["s2"] * 4 + [BASE], ["s1"] * 2).without_few(4)
+    found = roster(["s1"] * 3 + ["s2"] * 4 + [BASE], ["s1"] * 2).without_few(4, -1)
     assert found.owners == [LATER] * 3 + ["s2"] * 4 + [BASE] + ["s1"] * 2
+    assert roster(["s1"] * 3).without_few(4, seen=99).owners == [FEW] * 3, "they waited once, and no more came"
     assert [skill.id for skill in found.touched()] == ["s2"]
     assert LATER not in remembered(found.taken_in(CYCLE))
 
 
 @pytest.mark.parametrize("owner", [BASE, SHARED, "s2"])
 def test_the_base_the_shared_adapter_and_a_new_skill_wait_for_nothing(owner: str) -> None:
-    assert roster([owner] * 3, born="s2").without_few(4).owners == [owner] * 3
+    assert roster([owner] * 3, born="s2").without_few(4, -1).owners == [owner] * 3
 
 
 def test_without_routing_everything_is_the_shared_skill_s() -> None:
