@@ -103,8 +103,9 @@ class SkillsConfig(Settings, kw_only=True):
 
     mode: Literal["auto", "routed", "shared"] = "auto"
     """``shared``: one adapter answers everything. ``routed``: each skill that is discovered has an adapter of its own,
-    and a router sends each query to one of them, or to the untouched base. ``auto``: routed, and skills whose answers
-    one adapter gives as well, by the gate's evidence, come to share it."""
+    and a router sends each query to one of them, or to the untouched base. ``auto``: routed as far as the evidence
+    goes: skills whose queries a router can't bring to their own adapter share one, and so do those whose answers one
+    adapter gives as well."""
     max_adapters: Annotated[int, Meta(ge=1, le=1000)] = 8
     """Beyond it a new skill shares the adapter that answers for the fewest."""
     min_queries: Annotated[int, Meta(ge=4, le=1_000_000)] = 16

@@ -46,8 +46,8 @@ class RidgeFit:
         return values
 
 
-def fit(classes: Sequence[Float32]) -> RidgeFit:
-    """Tell ``classes``, each float32 (its rows, width) with at least one row, apart.
+def fit(classes: Sequence[Float32], ridge: float = RIDGE) -> RidgeFit:
+    """Tell ``classes``, each float32 (its rows, width) with at least one row, apart; ``ridge`` is the penalty a row.
 
     The cost is that of one solution in the smaller of the number of rows and the width.
     """
@@ -61,7 +61,7 @@ def fit(classes: Sequence[Float32]) -> RidgeFit:
     scale = (deviation + LEAST_DEVIATION) * np.float32(np.sqrt(x.shape[1]))
     root = np.sqrt(each)[:, None]
     z = np.hstack([(x - mean) / scale, np.ones((len(x), 1), np.float32)]) * root.astype(np.float32)  # (n, width + 1)
-    solution, left_out = _solve(z, y * root, RIDGE * len(x))
+    solution, left_out = _solve(z, y * root, ridge * len(x))
     return RidgeFit(
         mean=mean,
         scale=scale,

@@ -13,9 +13,14 @@ from sona.checks import Float32
 
 Floats = npt.NDArray[np.floating]
 
-BARS = np.linspace(0.3, 0.0, 16)
+RIDGE = 1e-4
+"""Penalty for each row. Of real queries of six domains .74 reached their own at it, .65 at .003, .44 at .1."""
+
+BARS = np.linspace(0.3, -1.0, 27)
 """From which the bar is chosen, the highest first: one that costs the known queries nothing keeps unknown ones away.
-With a single skill the base's value mirrors the skill's, and at a bar of 0 a query unlike both is a coin toss."""
+With a single skill the base's value mirrors the skill's, and at a bar of 0 a query unlike both is a coin toss. Where
+skills overlap none has a value above 0, which is a share of one half, and a bar there sent 84 % of real queries to the
+base; with the bar where leave-one-out has it, 70 % reached their skill and 1 % the base."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,7 @@ def fit_router(base: Float32, skills: Mapping[str, Float32], adapters: Mapping[s
         skills: float32 (rows, width) by skill, at least one row each.
         adapters: by skill the name of its adapter.
     """
-    found = fit([base, *skills.values()])
+    found = fit([base, *skills.values()], RIDGE)
     names = tuple(adapters[skill] for skill in skills)
     starts = np.cumsum([0, len(base), *(len(rows) for rows in skills.values())])
     owners = np.repeat(np.arange(1 + len(skills)), np.diff(starts))  # (rows,) 0 the base

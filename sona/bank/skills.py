@@ -14,7 +14,9 @@ from sona.types import Record
 
 SHARED = "shared"
 """The one skill that everything belongs to where nothing is routed; its adapter has the same name."""
-KEPT = 192
+HELD_OUT = "held-out/"
+"""Before a skill's id: rows that its router is not fitted to, so that it can be judged by them again and again."""
+KEPT = 256
 """Rows kept of each skill, newest last: so that what a skill is can drift, and two-sample tests cost the same."""
 
 
@@ -50,7 +52,7 @@ class SkillSet:
     skills: tuple[Skill, ...] = ()
     rows: Mapping[str, Float32] = field(default_factory=dict)
     """By skill id, float32 (up to :data:`KEPT`, width): features of its queries. Under ``""`` those of queries that
-    the untouched base answers."""
+    the untouched base answers. Queries that are held out have rows of their own, under :data:`HELD_OUT` and the id."""
     router: SkillRouter | None = None
     """None before the first skill, and where nothing is routed."""
 
@@ -79,9 +81,14 @@ class SkillSet:
         kept = rows[-KEPT:].astype(np.float16).astype(np.float32)  # as they come back from a file
         return replace(self, rows={**self.rows, skill_id: kept})
 
+    def known(self, skill_id: str) -> Float32 | None:
+        """All rows of a skill or of the base, to recognise more of its queries by; None where there are none."""
+        found = [self.rows[name] for name in (skill_id, HELD_OUT + skill_id) if name in self.rows]
+        return np.concatenate(found) if found else None
+
     def without(self, skill_id: str) -> SkillSet:
         """Without this skill: its queries are again like nothing known."""
-        left = {name: rows for name, rows in self.rows.items() if name != skill_id}
+        left = {name: rows for name, rows in self.rows.items() if name not in (skill_id, HELD_OUT + skill_id)}
         return replace(self, skills=tuple(skill for skill in self.skills if skill.id != skill_id), rows=left)
 
     def merged(self, kept: str, gone: str) -> SkillSet:
@@ -98,8 +105,9 @@ class SkillSet:
             touched_cycle=max(into.touched_cycle, part.touched_cycle),
             replay_after=max(into.replay_after, part.replay_after),
         )
-        left = self.without(gone)
-        return replace(left, rows={**left.rows, kept: rows[-KEPT:]}).put(whole)
+        left, asked = self.without(gone), self.rows.get(HELD_OUT + gone)
+        merged = replace(left, rows={**left.rows, kept: rows[-KEPT:]}).put(whole)
+        return merged if asked is None else merged.with_rows(HELD_OUT + kept, asked)
 
     def _known(self, skill_id: str) -> Skill:
         return next(skill for skill in self.skills if skill.id == skill_id)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sona.bank.ridge import fit
-from sona.bank.router import BARS, SkillRouter, fit_router
+from sona.bank.router import BARS, RIDGE, SkillRouter, fit_router
 from sona.bank.skills import Skill, SkillSet
 from sona.checks import Float32
 from sona.errors import StoreCorruptError
@@ -70,7 +70,7 @@ def test_the_bar_is_the_highest_at_which_fewest_are_misrouted() -> None:
 
     def misrouted(bar: float) -> float:
         """The same, told from leave-one-out values by a slow reading of the rule."""
-        values = fit([base, *skills.values()]).left_out
+        values = fit([base, *skills.values()], RIDGE).left_out
         wrong = []
         for owner in range(3):
             mine = values[60 * owner : 60 * owner + 60]
@@ -92,7 +92,7 @@ def test_a_higher_bar_only_sends_more_to_the_base() -> None:
     router = fit_router(rows(0, 40, 0, noise=1.0), skills, own_adapters(*skills)).router
     asked = np.concatenate([rows(centre, 40, 70 + centre, noise=1.0) for centre in range(4)])
     before = router.route(asked)
-    for bar in (0.1, 0.4, 0.9, 10.0):
+    for bar in (max(BARS), 0.4, 0.9, 10.0):
         after = replace(router, bar=bar).route(asked)
         assert all(new in (old, None) for old, new in zip(before, after, strict=True))
         before = after

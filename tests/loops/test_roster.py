@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from sona.bank.skills import SHARED, Skill, SkillSet
+from sona.bank.skills import HELD_OUT, SHARED, Skill, SkillSet
 from sona.loops.roster import FEW, LATER, Roster, shared_roster
 from sona.loops.screen import Ready
 from sona.loops.sorting import BASE
@@ -62,13 +62,20 @@ def test_held_out_queries_are_remembered_only_once_they_have_been_judged_by() ->
     taken_in = found.taken_in(CYCLE)
     assert remembered(taken_in) == {"s1": [0], BASE: [1], "s2": [5]}
     assert [(skill.count, skill.touched_cycle) for skill in taken_in.skills] == [(1, CYCLE), (0, CYCLE)]
-    assert remembered(found.with_held_out(taken_in)) == {"s1": [0, 2], BASE: [1, 4], "s2": [5, 3]}
+    assert remembered(found.with_held_out(taken_in)) == {
+        "s1": [0],
+        BASE: [1],
+        "s2": [5],
+        f"{HELD_OUT}s1": [2],
+        f"{HELD_OUT}s2": [3],
+        HELD_OUT: [4],
+    }, "apart, so that the router can be judged by them"
 
 
 def test_what_became_part_of_another_skill_is_remembered_there() -> None:
     found = roster(["s1"], ["s2", "s2"])
     merged = found.taken_in(CYCLE).with_rows("s2", np.zeros((0, 1), np.float32)).merged("s1", "s2")
-    assert remembered(found.with_held_out(merged)) == {"s1": [0, 1, 2]}
+    assert remembered(found.with_held_out(merged)) == {"s1": [0], f"{HELD_OUT}s1": [1, 2]}
     gone = found.taken_in(CYCLE).without("s2")
     assert remembered(found.with_held_out(gone)) == {"s1": [0]}, "a skill that is no more has no rows"
 
