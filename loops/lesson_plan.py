@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from sona.bank.novelty import two_sample
 from sona.bank.skills import SHARED, Skill, SkillSet
 from sona.config import Config
 from sona.learn.boundary import loss_shift
@@ -20,11 +21,14 @@ from sona.loops.lesson import AdapterState, Lesson
 from sona.loops.mixture import NEUTRAL_QUALITY, Scope
 from sona.loops.roster import Roster
 from sona.loops.screen import Ready
+from sona.loops.sorting import ALIKE
 
 NOTHING_TO_LEARN = 0.99
 """Share of an adapter's new answers that it gives already, from which it is left as it is."""
 KNOWN_EFFORT, NEW_EFFORT = 0.25, 1.5
 """Times ``train.passes``: for an answer that is given already, and for one that is not."""
+LEAST_OF_A_SOURCE = 0.5
+"""Times its effort, for a source that is held back: one answer of another source must not silence it."""
 DRIFT_LEVEL, DRIFT_GAP = 0.001, 0.3
 """A skill's right answers changed where new ones are less likely than its last held-out ones: beyond chance at this
 level, and by so many nats a token."""
@@ -110,7 +114,7 @@ class _Draft:
         trained = self._roster.of(skill, self._roster.trained)
         before = self._scored([*trained, *self._roster.of(skill, self._roster.held_out)])
         # Where nothing is routed, other losses may as well come from other queries.
-        drifted = self._roster.features is not None and _changed(skill, before, self._config.seed)
+        drifted = _changed(skill, before, self._config.seed) and self._same_queries(skill)
         alone = len(self._roster.skills.of_adapter(self._adapter)) == 1
         if drifted and alone:  # what else the adapter answers for is still to be held
             self.start = self.start.released()
@@ -126,9 +130,19 @@ class _Draft:
         self._sources += [self._roster.items[place].stored.trajectory.source for place in (*trained, *worse)]
         return drifted
 
+    def _same_queries(self, skill: Skill) -> bool:
+        """Whether the queries are those that the skill is known for. Where they are not, as those of a new task that
+        could not be told apart enough, other losses mean nothing for the old answers.
+        """
+        if self._roster.features is None or (known := self._roster.skills.known(skill.id)) is None:
+            return False
+        places = [*self._roster.of(skill, self._roster.trained), *self._roster.of(skill, self._roster.held_out)]
+        new = self._roster.features[places]
+        return min(len(new), len(known)) > 1 and two_sample(new, known).accuracy <= ALIKE
+
     def capped_effort(self) -> list[float]:
-        """For each of ``new`` how often it is seen, times ``train.passes``: of several sources none has more of the
-        lesson than ``train.max_source_share``.
+        """For each of ``new`` how often it is seen, times ``train.passes``: of several sources one has more of the
+        lesson than ``train.max_source_share`` only where the others have too little to say.
         """
         effort, sources = np.asarray(self._effort), np.asarray(self._sources)
         most = self._config.train.max_source_share
@@ -136,7 +150,7 @@ class _Draft:
             own = float(effort[sources == source].sum())
             others = float(effort.sum()) - own
             if others and own > most * (own + others):
-                effort[sources == source] *= most * others / ((1 - most) * own)
+                effort[sources == source] *= max(most * others / ((1 - most) * own), LEAST_OF_A_SOURCE)
         return [float(value) for value in effort]
 
     def _scored(self, places: Sequence[int]) -> Scores:

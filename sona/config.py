@@ -162,7 +162,8 @@ class TrainConfig(Settings, kw_only=True):
     min_quality: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
     """Answers below it are not imitated; they still lower their pattern's mean."""
     max_source_share: Annotated[float, Meta(ge=0.1, le=0.99)] = 0.8
-    """Of what is new to an adapter, where it comes from several sources, none has more of the lesson than this."""
+    """Of what is new to an adapter, where it comes from several sources, one that has more of the lesson than this is
+    held back, to half of its passes at most."""
     push_weight: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.1
     """Weight, against one that is imitated, of an answer below ``min_quality`` that is worse than its pattern's mean by
     1: it is made less likely. 0 leaves such answers alone."""

@@ -1,7 +1,9 @@
 """Who learns what: new answers, what of the past still holds for them, and what is to be unlearned."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -143,8 +145,29 @@ def test_a_merged_skill_replays_what_was_claimed_for_its_parts() -> None:
 USUAL = tuple(0.2 + 0.01 * place for place in range(12))
 
 
+def asked_before(count: int, skills: SkillSet) -> SkillSet:
+    """As if the skill ``s1`` had been asked the very queries that :func:`roster` makes."""
+    return skills.with_rows("s1", np.arange(count * WIDTH, dtype=np.float32).reshape(-1, WIDTH))
+
+
+def test_losses_on_other_queries_are_no_drift() -> None:
+    skills = known("s1", usual=USUAL).with_rows("s1", -np.ones((16, WIDTH), np.float32))
+    made = plan(roster(["s1"] * 12, ["s1"] * 4, skills=skills), Adapters(s1=2.0))
+    assert made.metrics["drift_detected"] == 0.0
+
+
+def test_one_answer_of_another_source_does_not_silence_the_first() -> None:
+    found = roster(["s1"] * 12)
+    items = [*found.parts.train]
+    other = msgspec.structs.replace(items[0].stored.trajectory, source="other")
+    items[0] = items[0]._replace(stored=msgspec.structs.replace(items[0].stored, trajectory=other))
+    made = plan(replace(found, parts=Split(items, [])), Adapters(s1=2.0))
+    ((lesson, _),) = made.lessons
+    assert lesson.effort[1] == 0.5 * lesson.effort[0]
+
+
 def test_other_answers_to_the_same_questions_let_go_of_the_past() -> None:
-    skills = known("s1", usual=USUAL)
+    skills = asked_before(16, known("s1", usual=USUAL))
     made = plan(roster(["s1"] * 12, ["s1"] * 4, skills=skills), Adapters(s1=2.0))
     ((lesson, start),) = made.lessons
     assert made.metrics["drift_detected"] == 1.0
