@@ -243,7 +243,7 @@ class CandidateTrainer:
             return replace(system, adapters={SHARED: system.adapters[SHARED]}), {}
         skills, touched = system.skills, [skill.id for skill in roster.touched()]
         before = len(skills.skills)
-        skills, _ = merge_alike(skills, touched, self.rng)
+        skills, _ = merge_alike(skills, touched)
         if self.config.skills.mode == "auto":
             skills = serve_as_well(replace(system, skills=skills), touched, exam, self.examiner)
         skills, fitted = with_router(skills, self.probes.trained_features)

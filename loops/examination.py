@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,14 +67,10 @@ class Examiner:
         """(n,) KL(base || system) of each answer's tokens, nats a token; 0 where the base itself answers."""
         found = np.zeros(len(questions.examples))
         answered_by = questions.answered_by(system.skills)
-        for name, weights_of in system.adapters.items():
-            places = [place for place, own in enumerate(answered_by) if own == name]
-            if places:
-                before = weights(self._learner)
-                load_weights(self._learner, weights_of)
-                part = [questions.examples[place] for place in places]
-                found[places] = kl_from_base(self._learner, part, self._pad_id)
-                load_weights(self._learner, before)
+        for name, adapter in system.adapters.items():
+            if places := [place for place, own in enumerate(answered_by) if own == name]:
+                with self._holding(adapter):
+                    found[places] = kl_from_base(self._learner, questions.at(places).examples, self._pad_id)
         return found
 
     def score(
@@ -97,23 +94,23 @@ class Examiner:
         def on_batch(part: int, _: int) -> None:
             self._report(Progress(stage=stage, done=done + part, total=len(examples)))
 
-        before = weights(self._learner)
-        try:
-            for name in sorted(set(answered_by), key=lambda one: one or ""):
-                places = [place for place, own in enumerate(answered_by) if own == name]
-                part = [examples[place] for place in places]
-                put_scores(scores, places, self._alone(part, None if name is None else adapters[name], on_batch))
-                done += len(places)
-        finally:
-            load_weights(self._learner, before)
+        for name in sorted(set(answered_by), key=lambda one: one or ""):
+            places = [place for place, own in enumerate(answered_by) if own == name]
+            part = [examples[place] for place in places]
+            with self._learner.disable_adapter() if name is None else self._holding(adapters[name]):
+                put_scores(scores, places, evaluate(self._learner, part, self._pad_id, on_batch=on_batch))
+            done += len(places)
         return scores
 
-    def _alone(self, examples: list[Example], adapter: Weights | None, on_batch: object) -> Scores:
-        if adapter is None:
-            with self._learner.disable_adapter():
-                return evaluate(self._learner, examples, self._pad_id, on_batch=on_batch)  # type: ignore[arg-type]
+    @contextmanager
+    def _holding(self, adapter: Weights) -> Iterator[None]:
+        """The learner with these weights, until the block ends."""
+        before = weights(self._learner)
         load_weights(self._learner, adapter)
-        return evaluate(self._learner, examples, self._pad_id, on_batch=on_batch)  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            load_weights(self._learner, before)
 
 
 def between(old: Weights, new: Weights, share: float) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from sona.bank.novelty import two_sample
+from sona.bank.novelty import told_apart
 from sona.bank.skills import SHARED, Skill, SkillSet
 from sona.config import Config
 from sona.learn.boundary import loss_shift
@@ -137,8 +137,7 @@ class _Draft:
         if self._roster.features is None or (known := self._roster.skills.known(skill.id)) is None:
             return False
         places = [*self._roster.of(skill, self._roster.trained), *self._roster.of(skill, self._roster.held_out)]
-        new = self._roster.features[places]
-        return min(len(new), len(known)) > 1 and two_sample(new, known).accuracy <= ALIKE
+        return told_apart(self._roster.features[places], known) <= ALIKE
 
     def capped_effort(self) -> list[float]:
         """For each of ``new`` how often it is seen, times ``train.passes``: of several sources one has more of the

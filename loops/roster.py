@@ -32,7 +32,8 @@ class Roster:
     features: Float32 | None
     """float32 (all, width); None where nothing is routed."""
     owners: list[str]
-    """Ids of skills; :data:`BASE` where the untouched base answers, :data:`LATER` for what waits."""
+    """Ids of skills; :data:`BASE` where the untouched base answers, :data:`LATER` for what waits, :data:`FEW` for what
+    waited in vain."""
     skills: SkillSet
     """Those of the version in force, with what this cycle founded and without what it retired."""
     born: list[str]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sona.bank.novelty import sort_rows, two_sample
+from sona.bank.novelty import sort_rows, told_apart
 from sona.bank.router import RouterFit, fit_router
 from sona.bank.skills import Skill, SkillSet, least_burdened
 from sona.checks import Float32
@@ -69,8 +69,7 @@ def sort_queries(
     for skill in skills.skills:
         if cycle - skill.touched_cycle > settings.retire_cycles:
             skills = skills.without(skill.id)
-    traffic = skills.known(BASE)
-    own = probes if traffic is None else np.concatenate([probes, traffic]) if len(probes) else traffic
+    own = _together(probes, skills.known(BASE))
     seen = {BASE: own, **{skill.id: skills.known(skill.id) for skill in skills.skills}}
     known = {name: rows for name, rows in seen.items() if rows is not None and len(rows) > 1}
     found = sort_rows(features, known, settings.min_queries, rng)
@@ -97,8 +96,14 @@ def _share(right: npt.NDArray[np.bool_]) -> float:
 
 def base_rows(skills: SkillSet, probes: Float32) -> Float32:
     """What the base answers, as far as is known: its own probes, and traffic that it answered."""
-    traffic = skills.rows.get(BASE)
-    return probes if traffic is None else np.concatenate([probes, traffic]) if len(probes) else traffic
+    return _together(probes, skills.rows.get(BASE))
+
+
+def _together(probes: Float32, traffic: Float32 | None) -> Float32:
+    """Both; the probes may be none, of no width either."""
+    if traffic is None:
+        return probes
+    return np.concatenate([probes, traffic]) if len(probes) else traffic
 
 
 def _found(skills: SkillSet, settings: SkillsConfig, cycle: int, features: Float32, base: Float32) -> Skill:
@@ -127,7 +132,7 @@ def _reached(name: str, skills: SkillSet, features: Float32, base: Float32) -> s
     return max(skills.adapters, key=lambda adapter: sum(right(adapter).values()))
 
 
-def merge_alike(skills: SkillSet, touched: Sequence[str], rng: np.random.Generator) -> tuple[SkillSet, list[str]]:
+def merge_alike(skills: SkillSet, touched: Sequence[str]) -> tuple[SkillSet, list[str]]:
     """Put together what can no longer be told apart; returns the ids that are no longer skills of their own.
 
     The one with the most trajectories answers for both. Only pairs with a skill in ``touched`` are looked at: the
@@ -137,20 +142,15 @@ def merge_alike(skills: SkillSet, touched: Sequence[str], rng: np.random.Generat
     for one in touched:
         for other in [skill.id for skill in skills.skills]:
             pair = [skill for skill in skills.skills if skill.id in (one, other)]
-            if len(pair) < 2 or any(len(skills.rows.get(skill.id, ())) < 2 for skill in pair):
+            if len(pair) < 2 or any(skill.id not in skills.rows for skill in pair):
                 continue
             if pair[0].replay_after != pair[1].replay_after:  # the past of only one of them still holds
                 continue
-            if _told_apart(skills.rows[one], skills.rows[other], rng) <= ALIKE:
+            if told_apart(skills.rows[one], skills.rows[other]) <= ALIKE:
                 kept, part = sorted(pair, key=lambda skill: (-skill.count, skill.born_cycle))
                 skills = skills.merged(kept.id, part.id)
                 gone.append(part.id)
     return skills, gone
-
-
-def _told_apart(one: Float32, other: Float32, rng: np.random.Generator) -> float:
-    size = min(len(one), len(other))
-    return two_sample(*(rows[rng.choice(len(rows), size, replace=False)] for rows in (one, other))).accuracy
 
 
 def with_router(skills: SkillSet, probes: Float32) -> tuple[SkillSet, RouterFit | None]:

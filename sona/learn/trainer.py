@@ -141,12 +141,13 @@ def push_signs(nll: Tensor, lengths: Sequence[int], bounds: Sequence[float | Non
         lengths: tokens of each of the N answers; their sum is R.
         bounds: nats for each answer; None imitates it.
     """
-    owners = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(nll.device)  # (R,)
-    log_prob = -nll.new_zeros(len(lengths)).index_add_(0, owners, nll)  # (N,)
+    log_prob = -torch.stack(
+        [part.sum() for part in torch.split(nll, list(lengths))]
+    )  # (N,); index_add's order varies on CUDA
     pushed = torch.tensor([bound is not None for bound in bounds], device=nll.device)
     bound = torch.tensor([0.0 if bound is None else bound for bound in bounds], device=nll.device)
     signs = torch.where(pushed, -(log_prob > bound).float(), 1.0)
-    return signs[owners]
+    return torch.repeat_interleave(signs, torch.tensor(lengths, device=nll.device))  # (R,)
 
 
 class _Run:

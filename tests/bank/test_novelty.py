@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from sona.bank.novelty import COMPARED, Sorted, sort_rows, two_sample
+from sona.bank.novelty import COMPARED, Sorted, sort_rows, told_apart, two_sample
 from sona.checks import Float32
 
 WIDTH = 192
@@ -117,3 +117,16 @@ def test_the_accuracy_is_by_chance_between_equals_and_whole_between_others() -> 
     assert other.accuracy > 0.98
     assert other.values.shape == (60,)
     assert two_sample(rows(2, 90, 2), rows(1, 60, 1)).accuracy == pytest.approx(other.accuracy, abs=0.02)
+
+
+def test_repeated_rows_do_not_tell_two_samples_of_one_kind_apart() -> None:
+    one, other = (np.repeat(rows(1, 40, seed), 5, axis=0) for seed in (0, 1))
+    assert two_sample(one, other).accuracy > 0.95, "each row's twins vouch for it"
+    assert told_apart(one, other) < 0.7
+
+
+@pytest.mark.parametrize(("other", "accuracy"), [(1.0, 0.5), (1.0002, 0.5), (2.0, 1.0)])
+def test_a_single_row_is_like_itself_alone(other: float, accuracy: float) -> None:
+    one = np.ones((5, 4), np.float32)
+    assert told_apart(one, np.full((9, 4), other, np.float32)) == accuracy
+    assert told_apart(one, rows(1, 30, 0)[:, :4]) == 1.0

@@ -151,7 +151,9 @@ def asked_before(count: int, skills: SkillSet) -> SkillSet:
 
 
 def test_losses_on_other_queries_are_no_drift() -> None:
-    skills = known("s1", usual=USUAL).with_rows("s1", -np.ones((16, WIDTH), np.float32))
+    skills = known("s1", usual=USUAL).with_rows(
+        "s1", -np.arange(1.0, 16 * WIDTH + 1, dtype=np.float32).reshape(-1, WIDTH)
+    )
     made = plan(roster(["s1"] * 12, ["s1"] * 4, skills=skills), Adapters(s1=2.0))
     assert made.metrics["drift_detected"] == 0.0
 
