@@ -6,13 +6,15 @@ queries of all domains that were never recorded. Compared are, on the same traje
 
 * base: the untouched model;
 * sona: ``sona.open_sync`` with its default settings, the gate included;
+* shared: the same with ``skills.mode = "shared"``, one adapter for everything and no router;
 * plain: the same cycles with one adapter for everything, without EWC++, replay and probes, and without the gate, so
   that everything is published;
 * joint: all trajectories in one cycle, shuffled, with one adapter, without EWC++, replay, probes and gate. It sees the
   future: a measure of what there was to learn, not a method.
 
-Every method takes the same number of optimizer steps of the same batch size, cycle by cycle (joint: in all), at the
-same rate, and is examined at its running average of weights.
+Plain and joint take as many optimizer steps of the same batch size as sona, cycle by cycle (joint: in all), at the same
+rate, and are examined at the running average of weights. Shared takes its own number, which is larger: part of each
+batch holds the base.
 
 ``acc`` is the mean accuracy over all domains after the last cycle. ``base_kept`` is, after divided by before, for the
 shipped model the share of right answers to held-out prompts of its own skills; for any other model the share of tokens
@@ -52,6 +54,9 @@ from sona.ports import Served
 QUICK = StreamSize(domains=2, intents=4, chunks=1, chunk=100, held_out=40)
 
 
+GATED = ("sona", "shared")
+
+
 @dataclass(frozen=True)
 class Round:
     """What one seed came to."""
@@ -59,7 +64,7 @@ class Round:
     stream: IntentStream
     base: Marks
     courses: dict[str, Course]
-    """By method: sona, plain, joint."""
+    """By method: sona, shared, plain, joint."""
 
     def kept(self, marks: Marks) -> float:
         """Of the base model's skills: after, divided by before."""
@@ -96,9 +101,10 @@ def one_round(
     questions = {domain: [(query.text, query.intent) for query in asked] for domain, asked in stream.held_out.items()}
     examiner = Examiner(model, questions, seed)
     ours = go("sona", stream, as_it_comes(seed))
+    shared = go("shared", stream, as_it_comes(seed, "shared"))
     plain = go("plain", stream, unprotected(seed, ours.steps))
     joint = go("joint", stream.merged(), unprotected(seed, [sum(ours.steps)]))
-    return Round(stream, examiner.mark(Served({})), {"sona": ours, "plain": plain, "joint": joint})
+    return Round(stream, examiner.mark(Served({})), {"sona": ours, "shared": shared, "plain": plain, "joint": joint})
 
 
 def _tell(call: Call, label: str, rounds: list[Round]) -> None:
@@ -121,7 +127,7 @@ def _show(call: Call, label: str, rounds: list[Round]) -> None:
     rows = [base, *(_summary(rounds, method) for method in rounds[0].courses)]
     call.table(f"{label}: after the last cycle", columns, rows, note)
     columns = ["cycle", *domains, "acc", "base kept", "gate"]
-    for method in ("sona", "plain"):
+    for method in (*GATED, "plain"):
         call.table(f"{label}: {method}, cycle by cycle", columns, _cycles(rounds, method))
     with call.picture(f"{BENCHMARK.name}-{label}", 8.0, 9.0) as figure:
         if figure is not None:
@@ -135,7 +141,7 @@ def _summary(rounds: list[Round], method: str) -> list[Cell]:
         method,
         *_accuracies([course.marks[-1] for course in courses]),
         spread([one.kept(course.marks[-1]) for one, course in zip(rounds, courses, strict=True)]),
-        spread([course.count("rejected") for course in courses], 0) if method == "sona" else None,
+        spread([course.count("rejected") for course in courses], 0) if method in GATED else None,
         spread([sum(course.steps) for course in courses], 0),
         spread([course.cpu_s for course in courses], 0),
     ]

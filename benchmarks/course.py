@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import sona
 from benchmarks.examiner import SHIPPED, Examiner, Marks
@@ -42,9 +43,9 @@ class Course:
         return sum(report.status == status for report in self.reports)
 
 
-def as_it_comes(seed: int) -> Settings:
-    """The default settings, the gate included."""
-    return lambda _: Config(seed=seed, serve=CPU)
+def as_it_comes(seed: int, mode: Literal["auto", "shared"] = "auto") -> Settings:
+    """The default settings, the gate included, but for the form of the skills."""
+    return lambda _: Config(seed=seed, serve=CPU, skills=SkillsConfig(mode=mode))
 
 
 def unprotected(seed: int, steps: Sequence[int]) -> Settings:

@@ -35,8 +35,6 @@ from sona.loops.version_files import ADAPTER, adapter_root
 from sona.ports import Report, ServedModel, Stored, TrajectoryStore
 from sona.types import GateDecision
 
-SHARES = (1.0, 0.75, 0.5, 0.25)
-"""How far to go from the version in force to what was trained: the first share that the gate admits is taken."""
 FEWEST = 8
 """Answers of a cycle that a known skill learns from; fewer wait for more."""
 SEEN_AGAIN = 192
@@ -259,20 +257,25 @@ class CandidateTrainer:
     def _judged(
         self, exam: Exam, base: Marks, before: Marks, candidate: System, learned: Mapping[str, Learned]
     ) -> _Judged:
-        """The candidate, or where it fails the best of what lies between it and the version in force."""
-        tried: list[_Judged] = []
+        """The candidate, or where it fails, what lies between it and the version in force: half of the way, and then a
+        quarter more or less. The furthest that passes is taken.
+        """
         debt = self.store.current().metrics.get(DEBT, 0.0)
-        for share in SHARES:
+
+        def judged(share: float) -> _Judged:
             part = {name: between(one.before.weights, one.after.weights, share) for name, one in learned.items()}
             adapters = {name: part.get(name, candidate.adapters[name]) for name in candidate.adapters}
             system = candidate if share == 1.0 else replace(candidate, adapters=adapters)
             marks = self._marks(exam, system, "after")
             kl = self.examiner.divergence(exam.probes, system)
             evidence = evidence_of(exam, base, before, marks, kl, debt)
-            tried.append(_Judged(system, marks, evidence, decide(evidence, self.config.gate, self.seed), share))
-            if tried[-1].decision.passed:
-                return tried[-1]
-        return tried[0]
+            return _Judged(system, marks, evidence, decide(evidence, self.config.gate, self.seed), share)
+
+        if (whole := judged(1.0)).decision.passed:
+            return whole
+        half = judged(0.5)
+        nearer = judged(0.75 if half.decision.passed else 0.25)
+        return next((one for one in (nearer, half) if one.decision.passed), whole)
 
     # ------------------------------------------------------------------------------------------------ what is left
 

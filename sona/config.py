@@ -135,7 +135,7 @@ class TrainConfig(Settings, kw_only=True):
     weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     ema_decay: Annotated[float, Meta(ge=0.0, le=0.9999)] = 0.95
     """The candidate is this running average of the stepped weights; 0 takes the last step's."""
-    ewc_lambda: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.01
+    ewc_lambda: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.001
     """Strength of the EWC++ penalty on weights normalised to a mean importance of 1; 0 switches it off."""
     ewc_form: Literal["penalty", "proximal"] = "penalty"
     """``penalty`` adds its gradient to the task's; ``proximal`` lets the weights settle after the optimizer's step,

