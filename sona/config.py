@@ -104,12 +104,13 @@ class SkillsConfig(Settings, kw_only=True):
     mode: Literal["auto", "routed", "shared"] = "auto"
     """``shared``: one adapter answers everything. ``routed``: each skill that is discovered has an adapter of its own,
     and a router sends each query to one of them, or to the untouched base. ``auto``: routed as far as the evidence
-    goes: skills whose queries a router can't bring to their own adapter share one, and so do those whose answers one
-    adapter gives as well."""
+    goes: queries that a router could not bring to an adapter of their own join the skill that they are like, and skills
+    whose answers one adapter gives as well share it."""
     max_adapters: Annotated[int, Meta(ge=1, le=1000)] = 8
     """Beyond it a new skill shares the adapter that answers for the fewest."""
     min_queries: Annotated[int, Meta(ge=4, le=1_000_000)] = 16
-    """New queries of one cycle that make a skill; fewer go to the known skill most like them."""
+    """New queries of one cycle that make a skill; fewer go to the known skill most like them. In ``auto`` mode it takes
+    about twice as many once there is a skill: both halves of the cycle must see that they are new."""
     retire_cycles: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
     """A skill without a query for so many cycles is dropped; its queries go to the base again."""
 
@@ -136,7 +137,8 @@ class TrainConfig(Settings, kw_only=True):
     ema_decay: Annotated[float, Meta(ge=0.0, le=0.9999)] = 0.95
     """The candidate is this running average of the stepped weights; 0 takes the last step's."""
     ewc_lambda: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.001
-    """Strength of the EWC++ penalty on weights normalised to a mean importance of 1; 0 switches it off."""
+    """Strength of the EWC++ penalty on weights normalised to a mean importance of 1; 0 switches it off. On real text .01
+    cost a third of the right answers against .001, and 0 a twentieth (docs/adr/0005-what-real-text-changed.md)."""
     ewc_form: Literal["penalty", "proximal"] = "penalty"
     """``penalty`` adds its gradient to the task's; ``proximal`` lets the weights settle after the optimizer's step,
     which is stable at any ``ewc_lambda``. There a step's pull is scaled by the learning rate alone, and not by AdamW,
