@@ -149,16 +149,20 @@ class _Run:
             decision = candidate.decision
             admitted = decision is None or decision.passed
             waits = {LATER} if admitted or full else {LATER, *candidate.born}
-            waiting = [item for item in (*parts.train, *parts.held_out) if candidate.owners[item.stored.seq] in waits]
-            if waiting:  # the next cycle places them
-                left = {item.stored.seq for item in waiting}
+
+            def is_left(item: Ready) -> bool:
+                tried_once = not admitted and not full and (item.stored.feedback_seq or 0) > self.seen
+                return tried_once or candidate.owners[item.stored.seq] in waits
+
+            left = {item.stored.seq for item in (*parts.train, *parts.held_out) if is_left(item)}
+            if left:  # the next cycle places them
                 bank, _, patterns = self._place(state, [row for row in taken.rows if row.seq not in left])
                 candidate = replace(candidate, state=replace(candidate.state, bank=bank))
             reasons = dict.fromkeys(candidate.idle, "its adapter gives such answers already")
             if not admitted:
                 reasons |= dict.fromkeys(candidate.born, "its skill was not admitted")
-            screened, parts = _without(screened, parts, candidate.owners, waits, {**NOT_LEARNED, **reasons})
-            funnel = _funnel(taken, screened, parts, {"left for the next cycle": len(waiting)} if waiting else {})
+            screened, parts = _without(screened, parts, candidate.owners, left, {**NOT_LEARNED, **reasons})
+            funnel = _funnel(taken, screened, parts, {"left for the next cycle": len(left)} if left else {})
             claims = _claims(screened, parts, candidate.owners, patterns)
             if admitted:
                 reason = "nothing to learn, or too few of a kind so far" if decision is None else decision.reason
@@ -169,7 +173,7 @@ class _Run:
                 assert decision is not None
                 outcome = self._report("rejected", decision.reason, funnel, candidate)
                 self.context.store.commit_cycle(outcome, claims, None)
-        if waiting:  # should the process die before this, they wait once more
+        if left:  # should the process die before this, they wait once more
             self.context.store.write_state(SEEN, str(_latest(taken)).encode())
         return outcome
 
@@ -227,20 +231,20 @@ def _latest(taken: Collected) -> int:
 
 
 def _without(
-    screened: Screened, parts: Split, owners: Mapping[int, str], waits: Container[str], reasons: Mapping[str, str]
+    screened: Screened, parts: Split, owners: Mapping[int, str], left: Container[int], reasons: Mapping[str, str]
 ) -> tuple[Screened, Split]:
-    """Without what waits, and with what nothing was learned from left out for its owner's reason. What is held out of
-    that stays, as it shows what is known already.
+    """Without what is left for the next cycle, and with what nothing was learned from left out for its owner's reason.
+    What is held out of that stays, as it shows what is known already.
     """
 
     def owner(item: Ready) -> str:
         return owners[item.stored.seq]
 
-    here = [item for item in parts.train if owner(item) not in waits]
-    left = [LeftOut(item.stored, reasons[owner(item)]) for item in here if owner(item) in reasons]
+    here = [item for item in parts.train if item.stored.seq not in left]
+    out = [LeftOut(item.stored, reasons[owner(item)]) for item in here if owner(item) in reasons]
     train = [item for item in here if owner(item) not in reasons]
-    held_out = [item for item in parts.held_out if owner(item) not in waits]
-    return screened._replace(left_out=[*screened.left_out, *left]), Split(train, held_out)
+    held_out = [item for item in parts.held_out if item.stored.seq not in left]
+    return screened._replace(left_out=[*screened.left_out, *out]), Split(train, held_out)
 
 
 def _claims(screened: Screened, parts: Split, owners: Mapping[int, str], patterns: Mapping[str, str]) -> list[Claim]:
