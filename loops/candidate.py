@@ -84,7 +84,9 @@ class CandidateTrainer:
         report: Report,
         seen: int = 0,
     ) -> None:
-        """``seen`` is the latest feedback that the last cycle saw; see :meth:`Roster.without_few`."""
+        """``seen`` is the latest feedback that was seen by a cycle which left few for later; see
+        :meth:`Roster.without_few`.
+        """
         self.seen = seen
         self.store, self.model, self.state, self.config, self.report = store, model, state, config, report
         self.cycle, self.seed, self.rng = cycle, seed, np.random.default_rng(seed)

@@ -40,7 +40,9 @@ from sona.types import CycleReport, CycleStatus, Funnel, Progress, Version
 
 NOT_LEARNED = {BASE: "the base model answers such queries", FEW: "too few of their kind came"}
 """By owner, why an answer was not learned from."""
-SEEN = "cycle/seen"  # under this name the store keeps the latest feedback that a cycle saw and left some rows of
+SEEN, TRIED = "cycle/seen", "cycle/tried"
+"""Under these names the store keeps the latest feedback that was seen by a cycle which left some for later, as they were
+few of their kind, or as it was rejected."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,11 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
     run = _Run(context, report)
     settings = context.config.cycle
     taken = context.store.collect(settings.max_trajectories)
-    if len(taken.rows) < settings.min_trajectories:
-        reason = f"{len(taken.rows)} new trajectories with a quality; {settings.min_trajectories} make a cycle"
-        return run.skipped(taken, reason)
     # A full load is not left for later even without evidence: it would stand in the way of what comes after it.
     full = len(taken.rows) >= settings.max_trajectories
-    if run.seen_already(taken) and not full:
-        return run.skipped(taken, "nothing has come since the last cycle left these for later")
+    if (fresh := run.fresh(taken)) < settings.min_trajectories and not full:
+        reason = f"{fresh} new trajectories with a quality; {settings.min_trajectories} make a cycle"
+        return run.skipped(taken, reason)
     screened = screen(taken.rows, context.model, context.config.train)
     parts = split(screened.ready, settings.held_out_share)
     needed = context.config.gate.min_held_out if context.config.gate.enabled else 0
@@ -102,7 +102,7 @@ class _Run:
         self.parent = context.store.current()
         self.started_ns = time.time_ns()
         self.seed = context.config.seed * 1_000_003 + self.cycle
-        self.seen = int(context.store.read_state(SEEN) or b"0")
+        self.seen, self.tried = (int(context.store.read_state(name) or b"0") for name in (SEEN, TRIED))
 
     def skipped(self, taken: Collected, reason: str) -> CycleReport:
         """Nothing is claimed: the next cycle collects the same, and what came since."""
@@ -127,9 +127,9 @@ class _Run:
                 draft, replace(state, bank=bank), outcome, _claims(screened, Split([], []), {}, patterns)
             )
 
-    def seen_already(self, taken: Collected) -> bool:
-        """Whether a cycle that left some for later has looked at all of these."""
-        return _latest(taken) <= self.seen
+    def fresh(self, taken: Collected) -> int:
+        """How many of these no cycle has looked at before."""
+        return sum((row.feedback_seq or 0) > max(self.seen, self.tried) for row in taken.rows)
 
     def train(
         self, model: ServedModel, taken: Collected, screened: Screened, parts: Split, *, full: bool
@@ -151,10 +151,10 @@ class _Run:
             waits = {LATER} if admitted or full else {LATER, *candidate.born}
 
             def is_left(item: Ready) -> bool:
-                tried_once = not admitted and not full and (item.stored.feedback_seq or 0) > self.seen
-                return tried_once or candidate.owners[item.stored.seq] in waits
+                first_try = (item.stored.feedback_seq or 0) > self.tried
+                return candidate.owners.get(item.stored.seq) in waits or (first_try and not admitted and not full)
 
-            left = {item.stored.seq for item in (*parts.train, *parts.held_out) if is_left(item)}
+            left = {item.stored.seq for item in (*parts.train, *parts.held_out, *screened.turned_down) if is_left(item)}
             if left:  # the next cycle places them
                 bank, _, patterns = self._place(state, [row for row in taken.rows if row.seq not in left])
                 candidate = replace(candidate, state=replace(candidate.state, bank=bank))
@@ -174,7 +174,7 @@ class _Run:
                 outcome = self._report("rejected", decision.reason, funnel, candidate)
                 self.context.store.commit_cycle(outcome, claims, None)
         if left:  # should the process die before this, they wait once more
-            self.context.store.write_state(SEEN, str(_latest(taken)).encode())
+            self.context.store.write_state(SEEN if admitted else TRIED, str(_latest(taken)).encode())
         return outcome
 
     def _publish(self, draft: Path, state: Checkpoint, outcome: CycleReport, claims: Sequence[Claim]) -> CycleReport:
@@ -244,7 +244,8 @@ def _without(
     out = [LeftOut(item.stored, reasons[owner(item)]) for item in here if owner(item) in reasons]
     train = [item for item in here if owner(item) not in reasons]
     held_out = [item for item in parts.held_out if item.stored.seq not in left]
-    return screened._replace(left_out=[*screened.left_out, *out]), Split(train, held_out)
+    stays = [one for one in screened.left_out if one.stored.seq not in left]
+    return screened._replace(left_out=[*stays, *out]), Split(train, held_out)
 
 
 def _claims(screened: Screened, parts: Split, owners: Mapping[int, str], patterns: Mapping[str, str]) -> list[Claim]:

@@ -82,7 +82,8 @@ class Roster:
 
         Args:
             least: answers that a known skill learns from.
-            seen: the latest feedback that the last cycle saw: what came with an earlier one has waited.
+            seen: the latest feedback that was seen by a cycle which left some: what came with an earlier one has
+                waited.
         """
         counts = Counter(self.owners[place] for place in self.trained)
         few = {owner for owner, count in counts.items() if count < least and owner not in (BASE, SHARED, *self.born)}

@@ -63,7 +63,8 @@ def sort_queries(
         skills: what is known.
         probes: float32 (m, width), the base model's own queries; may be none.
         base_right: tells what the base knows already.
-        settings: the least number of queries that make a skill, and how many adapters there may be.
+        settings: the least number of queries that make a skill, how many adapters there may be, and whether new queries
+            must be routable to found a skill (``auto``) or join the one that they are like.
         cycle: names what is founded.
         rng: draws which of a skill's rows are compared.
     """
@@ -78,19 +79,18 @@ def sort_queries(
     new = [place for place, label in enumerate(found.labels) if label is None]
     if new and _share(base_right(new)) >= BASE_KNOWS:
         new = []
-    # New queries join the skills that they are like where a router could not bring them to an adapter of their own.
-    join = settings.mode == "auto" and len(skills.skills) > 0
+    splittable = settings.mode != "auto" or not skills.skills
     if new:
-        join = join and found_again(features, known, settings.min_queries, rng) < FOUND_AGAIN
+        apart = splittable or found_again(features, known, settings.min_queries, rng) >= FOUND_AGAIN
     else:
         like_base = [place for place, owner in enumerate(owners) if owner == BASE]
         enough = len(like_base) >= settings.min_queries
         new = like_base if enough and 1 - _share(base_right(like_base)) > BASE_FAILS else []
-        join = join and len(new) > 0 and told_apart(features[new], own) >= TOLD_APART
-    if join:
+        apart = splittable or not new or told_apart(features[new], own) < TOLD_APART
+    if not apart:  # a router could not bring them to an adapter of their own
         for place, skill_id in zip(new, _nearest(features[new], known, rng), strict=True):
             owners[place] = skill_id
-    if join or not new:
+    if not apart or not new:
         return Sorting(skills, owners, [])
     skill = _found(skills, settings, cycle)
     for place in new:

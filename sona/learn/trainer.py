@@ -141,9 +141,8 @@ def push_signs(nll: Tensor, lengths: Sequence[int], bounds: Sequence[float | Non
         lengths: tokens of each of the N answers; their sum is R.
         bounds: nats for each answer; None imitates it.
     """
-    log_prob = -torch.stack(
-        [part.sum() for part in torch.split(nll, list(lengths))]
-    )  # (N,); index_add's order varies on CUDA
+    # Not by index_add, which sums in another order each time on CUDA.
+    log_prob = -torch.stack([part.sum() for part in torch.split(nll, list(lengths))])  # (N,)
     pushed = torch.tensor([bound is not None for bound in bounds], device=nll.device)
     bound = torch.tensor([0.0 if bound is None else bound for bound in bounds], device=nll.device)
     signs = torch.where(pushed, -(log_prob > bound).float(), 1.0)

@@ -141,12 +141,14 @@ def known_and_crowd(seed: int) -> tuple[dict[str, Float32], Float32]:
     return known, crowd.astype(np.float32)
 
 
-def test_both_halves_find_what_is_new_unless_it_was_only_picked() -> None:
-    for seed in range(4):
-        known, crowd = known_and_crowd(seed)
-        apart = np.concatenate([rows(2, 60, seed), rows(1, 60, seed)])
-        assert found_again(apart, known, LEAST, np.random.default_rng(seed)) == 1.0
-        assert found_again(crowd, known, LEAST, np.random.default_rng(seed)) < 0.95
-        assert found_again(rows(1, 60, seed), known, LEAST, np.random.default_rng(seed)) == 0.0
-    picked = [sort(crowd, known).labels.count(None) for known, crowd in map(known_and_crowd, range(4))]
-    assert max(picked) > 50, "else nothing was picked, and this shows nothing"
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_both_halves_find_what_is_new_unless_it_was_only_picked(seed: int, repeats: int) -> None:
+    known, crowd = known_and_crowd(seed)
+    assert sort(crowd, known).labels.count(None) > 50, "else nothing was picked, and this shows nothing"
+    apart = np.concatenate([rows(2, 60, seed), rows(1, 60, seed)])
+    for draw in range(5):
+        rng = np.random.default_rng(draw)
+        assert found_again(np.repeat(apart, repeats, axis=0), known, LEAST, rng) == 1.0
+        assert found_again(np.repeat(crowd, repeats, axis=0), known, LEAST, rng) < 0.95
+        assert found_again(rows(1, 60, seed), known, LEAST, rng) == 0.0

@@ -217,7 +217,7 @@ def test_different_skills_stay_apart() -> None:
     assert merged == []
 
 
-def test_a_skill_of_one_row_is_not_compared() -> None:
+def test_a_skill_of_one_row_is_never_alike() -> None:
     skills = known(1, 2)
     skills = replace(skills, rows={**skills.rows, "s2": skills.rows["s1"][:1]})
     assert merge_alike(skills, ["s1", "s2"])[1] == []
