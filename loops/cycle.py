@@ -41,8 +41,8 @@ from sona.types import CycleReport, CycleStatus, Funnel, Progress, Version
 NOT_LEARNED = {BASE: "the base model answers such queries", FEW: "too few of their kind came"}
 """By owner, why an answer was not learned from."""
 SEEN, TRIED = "cycle/seen", "cycle/tried"
-"""Under these names the store keeps the latest feedback that was seen by a cycle which left some for later, as they were
-few of their kind, or as it was rejected."""
+"""Under these names the store keeps the latest feedback that was seen by a cycle which left some for later: they were
+few of their kind, or it was rejected."""
 
 
 @dataclass(frozen=True)
