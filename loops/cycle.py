@@ -40,9 +40,7 @@ from sona.types import CycleReport, CycleStatus, Funnel, Progress, Version
 
 NOT_LEARNED = {BASE: "the base model answers such queries", FEW: "too few of their kind came"}
 """By owner, why an answer was not learned from."""
-SEEN, TRIED = "cycle/seen", "cycle/tried"
-"""Under these names the store keeps the latest feedback that was seen by a cycle which left some for later: they were
-few of their kind, or it was rejected."""
+SEEN = "cycle/seen"  # under this name the store keeps the latest feedback that a cycle saw and left some rows of
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,13 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
     run = _Run(context, report)
     settings = context.config.cycle
     taken = context.store.collect(settings.max_trajectories)
+    if len(taken.rows) < settings.min_trajectories:
+        reason = f"{len(taken.rows)} new trajectories with a quality; {settings.min_trajectories} make a cycle"
+        return run.skipped(taken, reason)
     # A full load is not left for later even without evidence: it would stand in the way of what comes after it.
     full = len(taken.rows) >= settings.max_trajectories
-    if (fresh := run.fresh(taken)) < settings.min_trajectories and not full:
-        reason = f"{fresh} new trajectories with a quality; {settings.min_trajectories} make a cycle"
-        return run.skipped(taken, reason)
+    if run.seen_already(taken) and not full:
+        return run.skipped(taken, "nothing has come since the last cycle left these for later")
     screened = screen(taken.rows, context.model, context.config.train)
     parts = split(screened.ready, settings.held_out_share)
     needed = context.config.gate.min_held_out if context.config.gate.enabled else 0
@@ -102,7 +102,7 @@ class _Run:
         self.parent = context.store.current()
         self.started_ns = time.time_ns()
         self.seed = context.config.seed * 1_000_003 + self.cycle
-        self.seen, self.tried = (int(context.store.read_state(name) or b"0") for name in (SEEN, TRIED))
+        self.seen = int(context.store.read_state(SEEN) or b"0")
 
     def skipped(self, taken: Collected, reason: str) -> CycleReport:
         """Nothing is claimed: the next cycle collects the same, and what came since."""
@@ -127,9 +127,9 @@ class _Run:
                 draft, replace(state, bank=bank), outcome, _claims(screened, Split([], []), {}, patterns)
             )
 
-    def fresh(self, taken: Collected) -> int:
-        """How many of these no cycle has looked at before."""
-        return sum((row.feedback_seq or 0) > max(self.seen, self.tried) for row in taken.rows)
+    def seen_already(self, taken: Collected) -> bool:
+        """Whether a cycle that left some for later has looked at all of these."""
+        return _latest(taken) <= self.seen
 
     def train(
         self, model: ServedModel, taken: Collected, screened: Screened, parts: Split, *, full: bool
@@ -149,20 +149,16 @@ class _Run:
             decision = candidate.decision
             admitted = decision is None or decision.passed
             waits = {LATER} if admitted or full else {LATER, *candidate.born}
-
-            def is_left(item: Ready) -> bool:
-                first_try = (item.stored.feedback_seq or 0) > self.tried
-                return candidate.owners.get(item.stored.seq) in waits or (first_try and not admitted and not full)
-
-            left = {item.stored.seq for item in (*parts.train, *parts.held_out, *screened.turned_down) if is_left(item)}
-            if left:  # the next cycle places them
+            waiting = [item for item in (*parts.train, *parts.held_out) if candidate.owners[item.stored.seq] in waits]
+            if waiting:  # the next cycle places them
+                left = {item.stored.seq for item in waiting}
                 bank, _, patterns = self._place(state, [row for row in taken.rows if row.seq not in left])
                 candidate = replace(candidate, state=replace(candidate.state, bank=bank))
             reasons = dict.fromkeys(candidate.idle, "its adapter gives such answers already")
             if not admitted:
                 reasons |= dict.fromkeys(candidate.born, "its skill was not admitted")
-            screened, parts = _without(screened, parts, candidate.owners, left, {**NOT_LEARNED, **reasons})
-            funnel = _funnel(taken, screened, parts, {"left for the next cycle": len(left)} if left else {})
+            screened, parts = _without(screened, parts, candidate.owners, waits, {**NOT_LEARNED, **reasons})
+            funnel = _funnel(taken, screened, parts, {"left for the next cycle": len(waiting)} if waiting else {})
             claims = _claims(screened, parts, candidate.owners, patterns)
             if admitted:
                 reason = "nothing to learn, or too few of a kind so far" if decision is None else decision.reason
@@ -173,8 +169,8 @@ class _Run:
                 assert decision is not None
                 outcome = self._report("rejected", decision.reason, funnel, candidate)
                 self.context.store.commit_cycle(outcome, claims, None)
-        if left:  # should the process die before this, they wait once more
-            self.context.store.write_state(SEEN if admitted else TRIED, str(_latest(taken)).encode())
+        if waiting:  # should the process die before this, they wait once more
+            self.context.store.write_state(SEEN, str(_latest(taken)).encode())
         return outcome
 
     def _publish(self, draft: Path, state: Checkpoint, outcome: CycleReport, claims: Sequence[Claim]) -> CycleReport:
@@ -231,21 +227,20 @@ def _latest(taken: Collected) -> int:
 
 
 def _without(
-    screened: Screened, parts: Split, owners: Mapping[int, str], left: Container[int], reasons: Mapping[str, str]
+    screened: Screened, parts: Split, owners: Mapping[int, str], waits: Container[str], reasons: Mapping[str, str]
 ) -> tuple[Screened, Split]:
-    """Without what is left for the next cycle, and with what nothing was learned from left out for its owner's reason.
-    What is held out of that stays, as it shows what is known already.
+    """Without what waits, and with what nothing was learned from left out for its owner's reason. What is held out of
+    that stays, as it shows what is known already.
     """
 
     def owner(item: Ready) -> str:
         return owners[item.stored.seq]
 
-    here = [item for item in parts.train if item.stored.seq not in left]
-    out = [LeftOut(item.stored, reasons[owner(item)]) for item in here if owner(item) in reasons]
+    here = [item for item in parts.train if owner(item) not in waits]
+    left = [LeftOut(item.stored, reasons[owner(item)]) for item in here if owner(item) in reasons]
     train = [item for item in here if owner(item) not in reasons]
-    held_out = [item for item in parts.held_out if item.stored.seq not in left]
-    stays = [one for one in screened.left_out if one.stored.seq not in left]
-    return screened._replace(left_out=[*stays, *out]), Split(train, held_out)
+    held_out = [item for item in parts.held_out if owner(item) not in waits]
+    return screened._replace(left_out=[*screened.left_out, *left]), Split(train, held_out)
 
 
 def _claims(screened: Screened, parts: Split, owners: Mapping[int, str], patterns: Mapping[str, str]) -> list[Claim]:

@@ -81,7 +81,7 @@ class Screen:
             self.say(f"  [green]{'admitted':<12}[/] the gate lets [bold]{cycle.version}[/] answer from now on")
         elif cycle.status == "rejected":
             self.say(
-                f"  [yellow]{'rejected':<12}[/] the gate keeps {cycle.parent}; the next cycle tries these once more"
+                f"  [yellow]{'rejected':<12}[/] the gate keeps {cycle.parent}; its answers are replayed in later cycles"
             )
         else:
             self.say(f"  [yellow]{'skipped':<12}[/] {escape(cycle.reason)}; nothing is lost, the next cycle takes it")
