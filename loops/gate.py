@@ -74,7 +74,7 @@ def _chunks(samples: int, size: int = 500) -> list[int]:
 
 
 def _enough(evidence: Evidence, settings: GateConfig) -> GateCheck:
-    return _check("held-out questions", len(evidence.gain), settings.min_held_out, "of this cycle")
+    return _check("held-out questions", len(evidence.gain), settings.min_held_out, "with earlier ones of these skills")
 
 
 def _helps(evidence: Evidence, settings: GateConfig, seed: int) -> GateCheck:
@@ -99,7 +99,7 @@ def _keeps_each(evidence: Evidence, settings: GateConfig) -> GateCheck:
     means = [float(change[skills == skill].mean()) for skill, count in counts.items() if count >= ENOUGH_OF_ONE]
     worst = min(means, default=float(change.mean()))
     return _check(
-        "each skill", worst, -settings.max_forgetting, "share of tokens lost in this cycle, the worst skill's"
+        "each skill", worst, -settings.max_forgetting, "change in the share of tokens right, the worst skill's"
     )
 
 
@@ -117,7 +117,7 @@ def _keeps_base(evidence: Evidence, settings: GateConfig) -> GateCheck:
 
 def _stays_near_base(evidence: Evidence, settings: GateConfig) -> GateCheck:
     detail = "minus the KL divergence of the base model's answers to its own probes, nats a token"
-    return _check("distance to the base", -float(evidence.probes_kl.mean()), -settings.max_kl, detail)
+    return _check("distance to the base", 0.0 - float(evidence.probes_kl.mean()), -settings.max_kl, detail)
 
 
 def _check(name: str, value: float, bound: float, detail: str) -> GateCheck:

@@ -252,8 +252,8 @@ def _print_report(report: CycleReport) -> None:
     out.print(table)
     for part, name in (
         ("new", "held-out answers"),
-        ("earlier", "earlier held-out answers"),
-        ("probes", "base answers"),
+        ("earlier", "earlier held-out answers that could change"),
+        ("probes", "base answers that an adapter would give now"),
     ):
         if (after := report.metrics.get(f"{part}_exact_after")) is not None:
             before = report.metrics[f"{part}_exact_before"]
