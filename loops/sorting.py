@@ -79,14 +79,14 @@ def sort_queries(
     new = [place for place, label in enumerate(found.labels) if label is None]
     if new and _share(base_right(new)) >= BASE_KNOWS:
         new = []
-    splittable = settings.mode != "auto" or not skills.skills
+    founds_anyway = settings.mode != "auto" or not skills.skills
     if new:
-        apart = splittable or found_again(features, known, settings.min_queries, rng) >= FOUND_AGAIN
+        apart = founds_anyway or found_again(features, known, settings.min_queries, rng) >= FOUND_AGAIN
     else:
         like_base = [place for place, owner in enumerate(owners) if owner == BASE]
         enough = len(like_base) >= settings.min_queries
         new = like_base if enough and 1 - _share(base_right(like_base)) > BASE_FAILS else []
-        apart = splittable or not new or told_apart(features[new], own) < TOLD_APART
+        apart = founds_anyway or not new or told_apart(features[new], own) < TOLD_APART
     if not apart:  # a router could not bring them to an adapter of their own
         for place, skill_id in zip(new, _nearest(features[new], known, rng), strict=True):
             owners[place] = skill_id
