@@ -134,7 +134,7 @@ class Store:
 
         Returns for each record None, also where it was there already, or what left it out and nothing else:
         ConflictError (its id has other content), UnknownIdError (feedback for no trajectory of the store or of this
-        batch before it), DimensionMismatchError, InvalidInputError (it has no stored form), StoreCorruptError (the
+        batch), DimensionMismatchError, InvalidInputError (it has no stored form), StoreCorruptError (the
         stored row of its id, or its source's totals, are damaged).
 
         Raises:
