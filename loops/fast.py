@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from sona.checks import largest_token
 from sona.errors import DimensionMismatchError, UnknownTokenError
 from sona.types import Feedback, Trajectory
 
@@ -78,8 +79,8 @@ class FastLoop:
     def _check_tokens(self, trajectory: Trajectory) -> None:
         if self._vocab_size is None:
             return
-        for name, ids in (("prompt_ids", trajectory.prompt_array()), ("response_ids", trajectory.response_array())):
-            if ids is not None and int(ids.max()) >= self._vocab_size:
+        for name, ids in (("prompt_ids", trajectory.prompt_ids), ("response_ids", trajectory.response_ids)):
+            if ids is not None and (largest := largest_token(ids)) >= self._vocab_size:
                 raise UnknownTokenError(
-                    f"{name}: id {ids.max()}; this model knows 0 to {self._vocab_size - 1}: use its own tokenizer"
+                    f"{name}: id {largest}; this model knows 0 to {self._vocab_size - 1}: use its own tokenizer"
                 )

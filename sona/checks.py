@@ -20,6 +20,7 @@ MAX_ID_LENGTH = 200
 MAX_NUMBER = 1e9
 """Rewards and durations are no larger, so that no sum of them leaves the floats."""
 MAX_COUNT = 2**63 - 1
+MAX_TOKEN = 2**31 - 1
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -27,6 +28,9 @@ VectorLike = bytes | Float32 | npt.NDArray[Any] | Sequence[float]
 TokensLike = bytes | Int32 | npt.NDArray[Any] | Sequence[int]
 
 _T = TypeVar("_T")
+
+# Made once: from its name, each use makes it anew.
+_FLOAT32, _INT32, _UINT32 = np.dtype("<f4"), np.dtype("<i4"), np.dtype("<u4")
 
 
 def shown(value: object) -> str:
@@ -48,11 +52,13 @@ def pack_vector(value: VectorLike, name: str = "embedding") -> bytes:
             raise InvalidInputError(
                 f"{name}: {len(value)} bytes are no float32 vector; give 4 bytes a number, or an array"
             )
-        array = np.frombuffer(value, dtype="<f4")
+        array = np.frombuffer(value, dtype=_FLOAT32)
+    elif type(value) is np.ndarray and value.dtype == _FLOAT32:
+        array = value
     else:
         numbers = _array(value, name, "iuf")
         with np.errstate(over="ignore"):  # becomes an infinity, which is refused below
-            array = numbers.astype("<f4", copy=False)
+            array = numbers.astype(_FLOAT32, copy=False)
     if array.ndim != 1 or not 0 < array.size <= MAX_VECTOR_WIDTH:
         raise InvalidInputError(f"{name}: shape {array.shape}; a vector of 1 to {MAX_VECTOR_WIDTH} numbers is allowed")
     # One pass over the numbers: a NaN or an infinity anywhere makes the sum of squares one too. An overflow of finite
@@ -92,19 +98,27 @@ def pack_tokens(value: TokensLike, name: str = "token ids") -> bytes:
             raise InvalidInputError(
                 f"{name}: {len(value)} bytes are no int32 ids; give 4 bytes an id, or a list of ids"
             )
-        array = np.frombuffer(value, dtype="<i4")
+        array = np.frombuffer(value, dtype=_INT32)
+    elif type(value) is np.ndarray and value.dtype == _INT32:
+        array = value
     else:
         wide = _array(value, name, "iu")
-        if wide.size and (int(wide.max()) > np.iinfo(np.int32).max or int(wide.min()) < 0):
-            raise InvalidInputError(
-                f"{name}: {wide.min()}..{wide.max()}; ids from 0 to {np.iinfo(np.int32).max} are allowed"
-            )
-        array = wide.astype("<i4")
+        if wide.size and (int(wide.max()) > MAX_TOKEN or int(wide.min()) < 0):
+            raise InvalidInputError(f"{name}: {wide.min()}..{wide.max()}; ids from 0 to {MAX_TOKEN} are allowed")
+        array = wide.astype(_INT32)
     if array.ndim != 1 or array.size == 0:
         raise InvalidInputError(f"{name}: shape {array.shape}; a list of at least one id is allowed, or leave it out")
-    if array.min() < 0:
+    if largest_token(array) > MAX_TOKEN:
         raise InvalidInputError(f"{name}: negative id {array.min()}; ids are 0 or more")
     return value if isinstance(value, bytes) else array.tobytes()
+
+
+def largest_token(ids: Int32 | bytes) -> int:
+    """The largest of ``ids``, int32 (tokens,) with at least one or its bytes; above :data:`MAX_TOKEN` where one is
+    negative: read without their sign, so that one pass finds both ends.
+    """
+    unsigned = np.frombuffer(ids, dtype=_UINT32) if isinstance(ids, bytes) else ids.view(_UINT32)
+    return int(np.maximum.reduce(unsigned))  # a third of the time of unsigned.max()
 
 
 def check_quality(value: object, name: str = "quality") -> float:
@@ -189,10 +203,14 @@ def check_mapping(value: object, name: str) -> None:
 
 def tuple_of(value: object, kind: type[_T], name: str) -> tuple[_T, ...]:
     """``value``, any iterable of ``kind``, as a tuple."""
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise InvalidInputError(f"{name}: {type(value).__name__}; a list of {kind.__name__} is allowed")
-    items = tuple(value)
+    items = value if type(value) is tuple else _listed(value, kind, name)
     for index, item in enumerate(items):
         if not isinstance(item, kind):
             raise InvalidInputError(f"{name}[{index}]: {type(item).__name__}; a {kind.__name__} is allowed")
     return items
+
+
+def _listed(value: object, kind: type, name: str) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InvalidInputError(f"{name}: {type(value).__name__}; a list of {kind.__name__} is allowed")
+    return tuple(value)

@@ -222,7 +222,7 @@ class Trajectory(Record, kw_only=True):
         self._check_whole()
 
     def _check_metadata(self) -> None:
-        if not isinstance(self.metadata, Mapping):
+        if type(self.metadata) is not dict and not isinstance(self.metadata, Mapping):
             raise InvalidInputError(f"metadata: {type(self.metadata).__name__}; a mapping of text to text is allowed")
         _set(self, "metadata", dict(self.metadata))  # the host may go on changing its own
         for key, value in self.metadata.items():
@@ -259,9 +259,12 @@ def to_messages(value: object) -> tuple[Message, ...]:
     """
     if isinstance(value, str):
         return (Message(role="user", content=value),)
-    if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable):
+    # Asked of tuples and lists first: the abstract classes take as long as a whole message.
+    if not isinstance(value, (tuple, list)) and (
+        isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable)
+    ):
         raise InvalidInputError(f"messages: {type(value).__name__}; a text or a list of messages is allowed")
-    return tuple(_to_message(item, index) for index, item in enumerate(value))
+    return tuple([_to_message(item, index) for index, item in enumerate(value)])
 
 
 def _to_message(item: object, index: int) -> Message:

@@ -129,16 +129,13 @@ class _Batch:
         results: list[Exception | None] = [None] * len(records)
         rows: dict[int, TrajectoryRow] = {}
         for place, record in enumerate(records):
-            if isinstance(record, Trajectory):
-                try:
-                    self._check_width(record)
-                    self._totals_of(record.source)  # where they are damaged, nothing of it is written
-                    rows[place] = trajectory_row(record)
-                except _PER_RECORD as error:
-                    results[place] = error
-            elif not isinstance(record, Feedback):
-                kind = type(record).__name__
-                results[place] = InvalidInputError(f"{kind}: a Trajectory or a Feedback is allowed")
+            try:
+                if isinstance(record, Trajectory):
+                    rows[place] = self._row(record)
+                elif not isinstance(record, Feedback):
+                    raise InvalidInputError(f"{type(record).__name__}: a Trajectory or a Feedback is allowed")
+            except _PER_RECORD as error:
+                results[place] = error
         self._add_trajectories(records, rows, results)
         for place, record in enumerate(records):
             if isinstance(record, Feedback):
@@ -191,6 +188,12 @@ class _Batch:
         if stored != row and read_trajectory(stored) != record:
             raise ConflictError(f"trajectory {record.id!r}: the id is taken by other content; give each its own id")
         return False
+
+    def _row(self, record: Trajectory) -> TrajectoryRow:
+        """What goes in; where it can't, nothing of it has been written."""
+        self._check_width(record)
+        self._totals_of(record.source)
+        return trajectory_row(record)
 
     def _check_width(self, record: Trajectory) -> None:
         if record.embedding is None:
