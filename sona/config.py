@@ -55,6 +55,9 @@ class StoreConfig(Settings, kw_only=True):
 
     queue_bytes: Annotated[int, Meta(ge=4096, le=2**40)] = 64 * 1024 * 1024
     """Records not yet durable may take this much memory; beyond it ``record`` says *rejected*."""
+    journal: Literal["file", "memory"] = "file"
+    """Where they wait: in mapped files beside the database, from which the next start takes up what a killed process
+    had recorded, or in memory alone (a network disk that can't be mapped)."""
     batch_records: Annotated[int, Meta(ge=1, le=100_000)] = 256
     """One commit takes at most this many records."""
     batch_bytes: Annotated[int, Meta(ge=4096, le=2**30)] = 4 * 1024 * 1024

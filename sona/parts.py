@@ -14,6 +14,7 @@ from sona.errors import ModelError, NothingToRollBackError, StoreError
 from sona.loops.fast import FastLoop
 from sona.loops.version_files import read_bank, read_served
 from sona.serving.resolve import resolve
+from sona.storage.mapped import open_journal
 from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.storage.writer import Writer
@@ -45,7 +46,8 @@ class Parts:
             folders.clean({version.id for version in store.versions()})
             model = _load_model(model_name, config)
             _check_same_model(store, model)
-            parts = cls(store, folders, Writer(store, config.store), model)
+            writer = Writer(store, config.store, open_journal(store.path, config.store))
+            parts = cls(store, folders, writer, model)
         except BaseException:
             store.close()
             raise

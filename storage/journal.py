@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
+from itertools import islice
 from sys import getsizeof
 from typing import NamedTuple, Protocol
 
@@ -34,6 +36,18 @@ def size_of(record: Trajectory | Feedback) -> int:
     return size
 
 
+class Entry(NamedTuple):
+    """A record made ready to be kept."""
+
+    record: Trajectory | Feedback
+    size: int
+    """About the bytes that it takes in memory."""
+    payload: bytes = b""
+    """Its stored form, where the journal keeps one."""
+    crc: int = 0
+    """CRC-32C of that."""
+
+
 class Batch(NamedTuple):
     """The oldest records of a journal, still in it."""
 
@@ -46,15 +60,25 @@ class Journal(Protocol):
     """A bounded queue of records. Any thread appends; one thread takes and releases."""
 
     @property
+    def survives(self) -> bool:
+        """Whether what waits in it outlives the process."""
+
+    @property
     def records(self) -> int:
         """How many wait."""
 
     @property
     def size(self) -> int:
-        """How many bytes they were said to have."""
+        """About how many bytes of memory they take."""
 
-    def append(self, record: Trajectory | Feedback, size: int) -> bool:
-        """Keep ``record``; False, and nothing is kept, where the bound would be exceeded."""
+    def waiting(self) -> list[Trajectory | Feedback]:
+        """All that waits, the oldest first."""
+
+    def prepare(self, record: Trajectory | Feedback) -> Entry:
+        """``record`` made ready for :meth:`append`; InvalidInputError where it has no stored form."""
+
+    def append(self, entry: Entry) -> bool:
+        """Keep ``entry``; False, and nothing is kept, where the bound would be exceeded."""
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
         """The oldest records within both bounds, but at least one where any waits. They stay until they are
@@ -64,14 +88,25 @@ class Journal(Protocol):
     def release(self, batch: Batch) -> None:
         """Let go of what was taken last: it is durable, or was refused for good."""
 
+    def make_room(self) -> None:
+        """Called by the thread that releases, when it has time: whatever makes the next appends quick."""
+
+    def wipe(self) -> None:
+        """Leave nothing readable of what was released."""
+
+    def close(self) -> None:
+        """Nothing is appended any more. What still waits stays where it outlives the process."""
+
 
 class MemoryJournal:
     """A queue in memory: what waits in it dies with the process."""
 
+    survives = False
+
     def __init__(self, bound_bytes: int) -> None:
         self._bound = bound_bytes
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[Trajectory | Feedback, int]] = deque()
+        self._waiting: deque[Entry] = deque()
         self._size = 0
 
     @property
@@ -81,29 +116,31 @@ class MemoryJournal:
 
     @property
     def size(self) -> int:
-        """How many bytes they were said to have."""
+        """About how many bytes of memory they take."""
         return self._size
 
-    def append(self, record: Trajectory | Feedback, size: int) -> bool:
-        """Keep ``record``; False where the bound would be exceeded."""
+    def waiting(self) -> list[Trajectory | Feedback]:
+        """All that waits, the oldest first."""
         with self._lock:
-            if self._size + size > self._bound:
+            return [entry.record for entry in self._waiting]
+
+    def prepare(self, record: Trajectory | Feedback) -> Entry:
+        """``record`` with its size."""
+        return Entry(record, size_of(record))
+
+    def append(self, entry: Entry) -> bool:
+        """Keep ``entry``; False where the bound would be exceeded."""
+        with self._lock:
+            if self._size + entry.size > self._bound:
                 return False
-            self._size += size
-            self._waiting.append((record, size))
+            self._size += entry.size
+            self._waiting.append(entry)
         return True
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
         """The oldest records within both bounds, but at least one where any waits."""
-        records: list[Trajectory | Feedback] = []
-        total = 0
         with self._lock:
-            for record, size in self._waiting:
-                if records and (len(records) >= max_records or total + size > max_bytes):
-                    break
-                records.append(record)
-                total += size
-        return Batch(records, total)
+            return oldest(self._waiting, max_records, max_bytes)
 
     def release(self, batch: Batch) -> None:
         """Let go of what was taken last."""
@@ -111,3 +148,31 @@ class MemoryJournal:
             for _ in batch.records:
                 self._waiting.popleft()
             self._size -= batch.size
+
+    def make_room(self) -> None:
+        """Nothing."""
+
+    def wipe(self) -> None:
+        """Nothing: memory is given back."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class _Sized(Protocol):
+    @property
+    def record(self) -> Trajectory | Feedback: ...
+    @property
+    def size(self) -> int: ...
+
+
+def oldest(waiting: Iterable[_Sized], max_records: int, max_bytes: int) -> Batch:
+    """The first of ``waiting`` within both bounds, but at least one where there is any."""
+    records: list[Trajectory | Feedback] = []
+    total = 0
+    for one in islice(waiting, max(max_records, 1)):
+        if records and total + one.size > max_bytes:
+            break
+        records.append(one.record)
+        total += one.size
+    return Batch(records, total)

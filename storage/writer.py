@@ -13,7 +13,7 @@ from typing import Protocol
 from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, SonaError, StoreError, StoreFullError, UnknownIdError
 from sona.storage import forked
-from sona.storage.journal import Batch, Journal, MemoryJournal, size_of
+from sona.storage.journal import Batch, Journal, MemoryJournal
 from sona.types import Feedback, Record, Trajectory
 
 _log = logging.getLogger("sona.storage")
@@ -32,7 +32,9 @@ class WriterCounts(Record):
     """What became of the records that a writer was given."""
 
     recorded: int
-    """Taken into the queue."""
+    """Taken into the queue, or found in it."""
+    recovered: int
+    """Of these: left in the journal by a process that ended before it could store them."""
     durable: int
     """In the store, synced; those that were there already included."""
     rejected: int
@@ -76,7 +78,10 @@ class Writer:
         self._asleep = False
         self._retry = threading.Event()
         self._ids: dict[str, int] = {}
-        self._recorded = self._rejected = self._done = self._durable = self._failed = 0
+        self._rejected = self._done = self._durable = self._failed = 0
+        self._recorded = self._recovered = self._journal.records
+        for record in self._journal.waiting():
+            self._count_id(record)
         self._left_out = {"conflicts": 0, "unknown": 0, "invalid": 0}
         self._logged: set[type[Exception]] = set()
         self._last_error: str | None = None
@@ -89,17 +94,24 @@ class Writer:
         self._thread.start()
 
     def put(self, record: Trajectory | Feedback) -> bool:
-        """Hand over ``record``; False where it was rejected: the queue is full, or closed. Touches no disk."""
-        size = size_of(record)
+        """Hand over ``record``; False where it was rejected: the queue is full, or closed. Waits for no disk.
+
+        Raises:
+            InvalidInputError: the journal can't keep it: it has no stored form.
+        """
+        entry = self._journal.prepare(record)
         with self._lock:
-            if self._closed or not self._journal.append(record, size):
+            if self._closed or not self._journal.append(entry):
                 self._rejected += 1
                 return False
             self._recorded += 1
-            if isinstance(record, Trajectory):
-                self._ids[record.id] = self._ids.get(record.id, 0) + 1
+            self._count_id(record)
             self._wake()
         return True
+
+    def _count_id(self, record: Trajectory | Feedback) -> None:
+        if isinstance(record, Trajectory):
+            self._ids[record.id] = self._ids.get(record.id, 0) + 1
 
     def knows(self, trajectory_id: str) -> bool:
         """Whether a trajectory of this id waits to be stored."""
@@ -121,7 +133,7 @@ class Writer:
                 if self._failed > failed and self._error is not None:
                     raise _again(self._error)
                 if self._closed and not self._thread.is_alive():
-                    raise ClosedError(f"flush: {self._waiting()}, and the writer is closed; they are lost")
+                    raise ClosedError(f"flush: {self._waiting()}, and the writer is closed; {self._fate}")
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise StoreError(f"flush: {self._waiting()} after {timeout_s} s; wait longer, or see `degraded`")
@@ -130,6 +142,11 @@ class Writer:
     def _waiting(self) -> str:
         why = f" ({self._error})" if self._error is not None else ""
         return f"{self._journal.records} records are not durable{why}"
+
+    @property
+    def _fate(self) -> str:
+        """Of what still waits when the process ends."""
+        return "they wait in the journal for the next start" if self._journal.survives else "they are lost"
 
     @property
     def pending(self) -> int:
@@ -147,6 +164,7 @@ class Writer:
         with self._lock:
             return WriterCounts(
                 recorded=self._recorded,
+                recovered=self._recovered,
                 durable=self._durable,
                 rejected=self._rejected,
                 failed_attempts=self._failed,
@@ -160,7 +178,8 @@ class Writer:
         """Take nothing more, store what waits, and end the thread; a second call does nothing.
 
         Raises:
-            StoreError: something could not be stored in time; it says how much, and why. It is lost with the process.
+            StoreError: something could not be stored in time; it says how much, and why. With a journal on disk the
+                next process stores it; else it is lost with this one.
         """
         with self._lock:
             if self._closed:
@@ -172,8 +191,15 @@ class Writer:
         self._thread.join(timeout_s + 0.1)
         with self._changed:
             self._changed.notify_all()
-            if self._journal.records:
-                raise StoreError(f"close: {self._waiting()} after {timeout_s} s, and are lost when the process ends")
+            waiting = self._waiting() if self._journal.records else None
+            if not self._thread.is_alive():
+                self._journal.close()
+        if waiting is not None:
+            raise StoreError(f"close: {waiting} after {timeout_s} s; {self._fate}")
+
+    def wipe(self) -> None:
+        """See :meth:`Journal.wipe`; flush first."""
+        self._journal.wipe()
 
     def forked(self) -> None:
         """In a forked child, where the thread does not run: everything is rejected."""
@@ -190,6 +216,7 @@ class Writer:
             if not batch.records:
                 if self._closed and not self._journal.records:  # in this order: nothing comes in once it is closed
                     return
+                self._journal.make_room()
                 self._sleep()
             elif self._write(batch):
                 pause_s = FIRST_PAUSE_S

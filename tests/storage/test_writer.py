@@ -9,13 +9,14 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, StoreError, StoreFullError, UnknownIdError
 from sona.storage import insert
-from sona.storage.journal import MemoryJournal, size_of
+from sona.storage.journal import size_of
 from sona.storage.rows import TrajectoryRow, trajectory_row
 from sona.storage.store import Store
 from sona.storage.writer import Writer
@@ -59,7 +60,7 @@ def open_writer() -> Iterator[Callable[..., Writer]]:
     """Writers that are closed in the end, whatever they still hold."""
     writers: list[Writer] = []
 
-    def make(store: FakeStore | Store, **settings: int) -> Writer:
+    def make(store: FakeStore | Store, **settings: Any) -> Writer:
         writers.append(Writer(store, StoreConfig(**settings)))
         return writers[-1]
 
@@ -365,19 +366,6 @@ def test_size_of_is_about_what_a_record_takes() -> None:
     ):
         taken, said = measured(make)
         assert 0.8 * taken < said < 3.5 * taken
-
-
-def test_a_journal_gives_records_back_in_order_and_keeps_them_until_released() -> None:
-    journal = MemoryJournal(1000)
-    records = [trajectory(name) for name in "abcd"]
-    assert [journal.append(record, 300) for record in records] == [True, True, True, False]
-    batch = journal.take(10, 600)
-    assert (batch.records, batch.size) == (records[:2], 600)
-    assert journal.take(10, 600) == batch
-    assert (journal.records, journal.size) == (3, 900)
-    journal.release(batch)
-    assert journal.append(records[3], 300)
-    assert journal.take(10, 1).records == [records[2]]
 
 
 def test_errors_of_one_record_are_those_of_the_store(tmp_path: Path) -> None:
