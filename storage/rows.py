@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -97,7 +96,8 @@ def trajectory_row(record: Trajectory) -> TrajectoryRow:
     """``record`` as a row; InvalidInputError where it has no stored form."""
     bare = record
     if record.embedding is not None:
-        bare = copy.copy(record)  # not `replace`: it would check the whole again, and refuse it without a prompt
+        # Not `replace`: it would check the whole again, and refuse it without a prompt. Not copy.copy: half as fast.
+        bare = record.__copy__()  # type: ignore[attr-defined]  # msgspec has it, its stubs do not
         msgspec.structs.force_setattr(bare, "embedding", None)
     values = (record.id, record.source, record.created_ns, record.embedding, encode(bare))
     return TrajectoryRow(*values, row_crc(*values))

@@ -35,14 +35,18 @@ class Totals:
 
     def add_trajectory(self, record: Trajectory) -> None:
         """Count a new trajectory."""
-        rewards = [float(step.reward) for step in record.steps if step.reward is not None]
         self.trajectories += 1
         self.steps += len(record.steps)
-        self.rewards += len(rewards)
-        self.reward_sum += sum(rewards)
-        self.completed += record.outcome == "completed"
-        self.failed += record.outcome == "failed"
-        self.abandoned += record.outcome == "abandoned"
+        for step in record.steps:
+            if step.reward is not None:
+                self.rewards += 1
+                self.reward_sum += step.reward
+        if record.outcome == "completed":
+            self.completed += 1
+        elif record.outcome == "failed":
+            self.failed += 1
+        else:
+            self.abandoned += 1
 
     def add_feedback(self, quality: float, before: float | None) -> None:
         """Count a feedback for a trajectory whose effective quality was ``before``."""

@@ -1,0 +1,81 @@
+"""What recording costs the thread that records."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal
+
+import numpy as np
+
+from benchmarks.fast_loop.traffic import Traffic
+from sona.sync import SyncEngine
+
+Kind = Literal["record", "whole"]
+"""``record``: the call alone; ``whole``: from arrays and texts to recorded, checks included."""
+PAUSE_S = 0.001
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of many calls, microseconds."""
+
+    median: float
+    p99: float
+    p999: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Latency:
+        """The percentiles of ``seconds``."""
+        return cls(*(float(value) for value in np.percentile(np.asarray(seconds) * 1e6, (50, 99, 99.9))))
+
+
+def burst(engine: SyncEngine, traffic: Traffic, calls: int, kind: Kind, threads: int = 1) -> list[float]:
+    """Seconds of each of ``calls`` calls, one right after the other, shared among ``threads``; begun with an empty
+    queue.
+    """
+    engine.flush()
+    parts = [_work(engine, traffic, calls // threads, kind, pause_s=0.0) for _ in range(threads)]
+    if threads == 1:
+        return parts[0]()
+    found: list[list[float]] = [[] for _ in parts]
+
+    def run(place: int) -> None:
+        found[place] = parts[place]()
+
+    workers = [threading.Thread(target=run, args=(place,)) for place in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return [seconds for part in found for seconds in part]
+
+
+def paced(engine: SyncEngine, traffic: Traffic, calls: int, kind: Kind) -> list[float]:
+    """Seconds of each of ``calls`` calls, a thousand a second: the writer wakes for nearly each of them."""
+    engine.flush()
+    return _work(engine, traffic, calls, kind, pause_s=PAUSE_S)()
+
+
+def _work(engine: SyncEngine, traffic: Traffic, calls: int, kind: Kind, pause_s: float) -> Callable[[], list[float]]:
+    places = [number % len(traffic.embeddings) for number in range(calls)]
+    ids = [f"{next(_numbers):032x}" for _ in places]
+    built = [traffic.trajectory(place, id) for place, id in zip(places, ids, strict=True)] if kind == "record" else []
+
+    def run() -> list[float]:
+        seconds: list[float] = []
+        for number, (place, id) in enumerate(zip(places, ids, strict=True)):
+            if pause_s:
+                time.sleep(pause_s)
+            began = time.perf_counter()
+            receipt = engine.record(built[number] if built else traffic.trajectory(place, id))
+            seconds.append(time.perf_counter() - began)
+            if receipt != "recorded":
+                raise RuntimeError("a record was rejected: fewer calls, or a larger store.queue_bytes")
+        return seconds
+
+    return run
