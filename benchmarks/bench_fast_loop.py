@@ -1,15 +1,15 @@
 """What does recording cost the caller, how much of it is durable a second, and does it go on like that?
 
-Method. The caller's side (``record.*``) is timed call by call on an engine with the shipped model, so that token ids are
-checked too. ``record`` is the call with a trajectory that was built before; ``whole`` begins with arrays and texts,
+Method. The caller's side (``record.*``) is timed call by call on an engine with the shipped model, so that token ids
+are checked too. ``record`` is the call with a trajectory that was built before; ``whole`` begins with arrays and texts,
 and holds the building and checking of two steps and the trajectory. In a *burst* calls follow each other, *paced* they
 come a thousand a second, so that the writer wakes for each and all caches are cold. The peer, @ruvector/sona (npm),
 does begin, two steps and end with the same width, in memory only and without token ids, texts or checks; it stands
 against our ``whole`` without token ids. Rounds alternate; each figure is the median of the rounds' percentiles.
 
 ``durable.per_s`` counts records of 3.8 kB (384 numbers, 500 ids) whose synced commit has returned, a batch to a commit:
-of the store alone, from ``record()`` to ``flush()`` in one thread, and beside them what would be the limit on this disk:
-Python's own sqlite3 with one bare table, and a log file that is synced after each batch. All take turns.
+of the store alone, from ``record()`` to ``flush()`` in one thread, and beside them what would be the limit on this
+disk: Python's own sqlite3 with one bare table, and a log file that is synced after each batch. All take turns.
 
 ``million`` records a million trajectories with feedback in one process: its memory at the end over that after the first
 tenth, and the last tenth's rate over the first's.

@@ -77,10 +77,12 @@ class FastLoop:
         return width
 
     def _check_tokens(self, trajectory: Trajectory) -> None:
-        if self._vocab_size is None:
+        ids = (trajectory.prompt_ids or b"") + (trajectory.response_ids or b"")
+        if self._vocab_size is None or not ids or largest_token(ids) < self._vocab_size:  # both in one pass
             return
-        for name, ids in (("prompt_ids", trajectory.prompt_ids), ("response_ids", trajectory.response_ids)):
-            if ids is not None and (largest := largest_token(ids)) >= self._vocab_size:
-                raise UnknownTokenError(
-                    f"{name}: id {largest}; this model knows 0 to {self._vocab_size - 1}: use its own tokenizer"
-                )
+        name = "prompt_ids"
+        if trajectory.prompt_ids is None or largest_token(trajectory.prompt_ids) < self._vocab_size:
+            name = "response_ids"
+        raise UnknownTokenError(
+            f"{name}: id {largest_token(ids)}; this model knows 0 to {self._vocab_size - 1}: use its own tokenizer"
+        )

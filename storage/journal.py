@@ -16,12 +16,19 @@ _RECORD_BYTES = 300
 _PART_BYTES = 350
 
 
-def size_of(record: Trajectory | Feedback) -> int:
-    """About the bytes that ``record`` takes in memory, told without encoding it."""
+def size_of(record: Trajectory | Feedback, payload: bytes | None = None) -> int:
+    """About the bytes that ``record`` takes in memory; told at once where its stored form is at hand."""
+    parts = 0
+    if isinstance(record, Trajectory):
+        parts = len(record.messages) + len(record.steps) + len(record.metadata) + len(record.recalled)
+    size = _RECORD_BYTES + _PART_BYTES * parts
+    return size + (len(payload) if payload is not None else _content_bytes(record))
+
+
+def _content_bytes(record: Trajectory | Feedback) -> int:
     if isinstance(record, Feedback):
-        return _RECORD_BYTES + getsizeof(record.comment)
-    parts = len(record.messages) + len(record.steps) + len(record.metadata) + len(record.recalled)
-    size = _RECORD_BYTES + _PART_BYTES * parts + getsizeof(record.response)
+        return getsizeof(record.comment)
+    size = getsizeof(record.response)
     for packed in (record.embedding, record.prompt_ids, record.response_ids):
         if packed is not None:
             size += len(packed)
@@ -140,7 +147,7 @@ class MemoryJournal:
     def take(self, max_records: int, max_bytes: int) -> Batch:
         """The oldest records within both bounds, but at least one where any waits."""
         with self._lock:
-            return oldest(self._waiting, max_records, max_bytes)
+            return oldest(((entry.record, entry.size) for entry in self._waiting), max_records, max_bytes)
 
     def release(self, batch: Batch) -> None:
         """Let go of what was taken last."""
@@ -159,20 +166,13 @@ class MemoryJournal:
         """Nothing."""
 
 
-class _Sized(Protocol):
-    @property
-    def record(self) -> Trajectory | Feedback: ...
-    @property
-    def size(self) -> int: ...
-
-
-def oldest(waiting: Iterable[_Sized], max_records: int, max_bytes: int) -> Batch:
-    """The first of ``waiting`` within both bounds, but at least one where there is any."""
+def oldest(waiting: Iterable[tuple[Trajectory | Feedback, int]], max_records: int, max_bytes: int) -> Batch:
+    """The first of ``waiting``, each with its size, within both bounds, but at least one where there is any."""
     records: list[Trajectory | Feedback] = []
     total = 0
-    for one in islice(waiting, max(max_records, 1)):
-        if records and total + one.size > max_bytes:
+    for record, size in islice(waiting, max(max_records, 1)):
+        if records and total + size > max_bytes:
             break
-        records.append(one.record)
-        total += one.size
+        records.append(record)
+        total += size
     return Batch(records, total)

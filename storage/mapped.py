@@ -7,7 +7,6 @@ import os
 import threading
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -44,12 +43,8 @@ def open_journal(store: Path, config: StoreConfig) -> Journal:
         raise store_error(error, store / FOLDER) from error
 
 
-class _Waiting(NamedTuple):
-    record: Trajectory | Feedback
-    size: int
-    home: Segment | Remains
-    end: int
-    """Where its frame ends."""
+# The record, its size, the file that it lies in, and where its frame ends there. Not a class: one more costs 0.2 us.
+_Waiting = tuple[Trajectory | Feedback, int, Segment | Remains, int]
 
 
 class MappedJournal:
@@ -93,12 +88,12 @@ class MappedJournal:
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
         with self._lock:
-            return [one.record for one in self._waiting]
+            return [record for record, *_ in self._waiting]
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its stored form; InvalidInputError where it has none."""
         payload = encode(record)
-        return Entry(record, size_of(record), payload, crc32c(payload))
+        return Entry(record, size_of(record, payload), payload, crc32c(payload))
 
     def append(self, entry: Entry) -> bool:
         """Keep ``entry``; False where the bound would be exceeded, or the disk has no room for another segment."""
@@ -114,13 +109,13 @@ class MappedJournal:
                 segment = self._active = following
             end = segment.append(0 if type(record) is Trajectory else 1, payload, crc)
             self._size += size
-            self._waiting.append(_Waiting(record, size, segment, end))
+            self._waiting.append((record, size, segment, end))
         return True
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
         """The oldest records within both bounds, but at least one where any waits."""
         with self._lock:
-            return oldest(self._waiting, max_records, max_bytes)
+            return oldest(((record, size) for record, size, *_ in self._waiting), max_records, max_bytes)
 
     def release(self, batch: Batch) -> None:
         """Let go of what was taken last."""
@@ -128,9 +123,9 @@ class MappedJournal:
         with self._lock:
             ends: dict[Segment | Remains, int] = {}
             for _ in batch.records:
-                one = self._waiting.popleft()
-                one.home.waiting -= 1
-                ends[one.home] = one.end
+                _, _, home, end = self._waiting.popleft()
+                home.waiting -= 1
+                ends[home] = end
             self._size -= batch.size
             for home, end in ends.items():
                 home.mark(end)
@@ -153,8 +148,8 @@ class MappedJournal:
         with self._lock:
             for segment in self._spare:
                 segment.wipe()
-            for one in self._waiting:
-                one.home.reusable = False
+            for _, _, home, _ in self._waiting:
+                home.reusable = False
             if not self._active.waiting:
                 self._active.wipe()
                 self._begun(self._active)
@@ -164,13 +159,11 @@ class MappedJournal:
     def close(self) -> None:
         """Let go of the files. They are deleted where nothing waits in them."""
         with self._lock:
-            needed = {id(one.home) for one in self._waiting}
-            homes = [one.home for one in self._waiting]
-            for home in {id(home): home for home in [self._active, *self._spare, *homes]}.values():
-                if id(home) in needed:
-                    home.close()
-                else:
-                    home.remove()
+            needed = {home for _, _, home, _ in self._waiting}
+            for home in needed:
+                home.close()
+            for home in {self._active, *self._spare} - needed:
+                home.remove()
             self._spare.clear()
 
     def _retired(self, home: Segment | Remains) -> list[Segment | Remains]:
@@ -231,9 +224,9 @@ class MappedJournal:
             for place, frame in enumerate(frames):
                 record = _read(frame, f"{path}: record {place + 1}")
                 remains.waiting += 1
-                size = size_of(record)
+                size = size_of(record, frame.payload)
                 self._size += size
-                self._waiting.append(_Waiting(record, size, remains, frame.end))
+                self._waiting.append((record, size, remains, frame.end))
             if skipped:
                 log.error("%s: %d damaged bytes lie between its records, and hold none that can be read", path, skipped)
             if not frames:

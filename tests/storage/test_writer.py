@@ -17,7 +17,7 @@ from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, StoreError, StoreFullError, UnknownIdError
 from sona.storage import insert
 from sona.storage.journal import size_of
-from sona.storage.rows import TrajectoryRow, trajectory_row
+from sona.storage.rows import TrajectoryRow, encode, trajectory_row
 from sona.storage.store import Store
 from sona.storage.writer import Writer
 from sona.types import Feedback, Trajectory
@@ -350,13 +350,14 @@ for record in rated(str(number) for number in range(100)):
         assert store.counts().feedback == 100
 
 
-def test_size_of_is_about_what_a_record_takes() -> None:
+@pytest.mark.parametrize("stored", [False, True])
+def test_size_of_is_about_what_a_record_takes(stored: bool) -> None:
     def measured(make: Callable[[int], Trajectory | Feedback]) -> tuple[float, float]:
         tracemalloc.start()
         records = [make(number) for number in range(200)]
         taken = tracemalloc.get_traced_memory()[0] / len(records)
         tracemalloc.stop()
-        return taken, sum(size_of(record) for record in records) / len(records)
+        return taken, sum(size_of(record, encode(record) if stored else None) for record in records) / len(records)
 
     for make in (
         lambda number: trajectory(f"t{number}", width=384),
