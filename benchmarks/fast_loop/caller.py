@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.fast_loop.traffic import Traffic
 from sona.sync import SyncEngine
+from sona.types import Trajectory
 
 Kind = Literal["record", "whole"]
 """``record``: the call alone; ``whole``: from arrays and texts to recorded, checks included."""
@@ -64,15 +65,22 @@ def paced(engine: SyncEngine, traffic: Traffic, calls: int, kind: Kind) -> list[
 def _work(engine: SyncEngine, traffic: Traffic, calls: int, kind: Kind, pause_s: float) -> Callable[[], list[float]]:
     places = [number % len(traffic.embeddings) for number in range(calls)]
     ids = [f"{next(_numbers):032x}" for _ in places]
-    built = [traffic.trajectory(place, id) for place, id in zip(places, ids, strict=True)] if kind == "record" else []
+    built: list[Trajectory] = []
+    if kind == "record" and not pause_s:
+        built = [traffic.trajectory(place, id) for place, id in zip(places, ids, strict=True)]
 
     def run() -> list[float]:
         seconds: list[float] = []
         for number, (place, id) in enumerate(zip(places, ids, strict=True)):
             if pause_s:
                 time.sleep(pause_s)
-            began = time.perf_counter()
-            receipt = engine.record(built[number] if built else traffic.trajectory(place, id))
+            if kind == "whole":
+                began = time.perf_counter()
+                receipt = engine.record(traffic.trajectory(place, id))
+            else:
+                one = built[number] if built else traffic.trajectory(place, id)  # paced, a host has just built it
+                began = time.perf_counter()
+                receipt = engine.record(one)
             seconds.append(time.perf_counter() - began)
             if receipt != "recorded":
                 raise RuntimeError("a record was rejected: fewer calls, or a larger store.queue_bytes")
