@@ -155,16 +155,23 @@ _ID = re.compile("[^\x00\ud800-\udfff]+", re.DOTALL)
 
 def check_id(value: object, name: str) -> None:
     """``value`` is a text of 1 to 200 characters with something in it."""
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_LENGTH or not _ID.fullmatch(value):
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH or not _has_id_form(value):
         raise InvalidInputError(
             f"{name}: {shown(value)}; 1 to {MAX_ID_LENGTH} characters without NUL or half a surrogate are allowed"
         )
+
+
+def _has_id_form(text: str) -> bool:
+    plain = text.isascii() and text.isprintable()  # nearly all are, and a pattern takes as long as the rest
+    return not text.isspace() if plain else bool(text.strip()) and _ID.fullmatch(text) is not None
 
 
 def check_text(value: object, name: str, *, empty: bool = False) -> None:
     """``value`` is valid Unicode of at most 4 MiB, and holds something unless ``empty`` is allowed."""
     if not isinstance(value, str):
         raise InvalidInputError(f"{name}: {type(value).__name__}; a text is allowed")
+    if empty and not value:
+        return
     if not empty and not value.strip():
         raise InvalidInputError(f"{name}: empty; send the text, or leave the record out")
     try:
