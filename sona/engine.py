@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import anyio
 import anyio.to_thread
-import msgspec
 import numpy as np
 
 from sona.bank.bank import Bank
 from sona.checks import Float32, check_id, pack_vector
 from sona.config import Config, settings_of
 from sona.errors import ClosedError, CycleError, ModelError, UnknownIdError
-from sona.hooks.jsonl import read_jsonl
 from sona.hooks.trajectory import OpenTrajectory
+from sona.importing import import_file
 from sona.loops.background import run_forever
 from sona.parts import Parts
-from sona.ports import Report, StoreCounts, Stored, ignore_progress
+from sona.ports import Report, Stored, ignore_progress
+from sona.status import EngineStatus, ImportCounts
 from sona.stoppable import StoppableWork
 from sona.types import (
     CycleReport,
@@ -203,30 +203,7 @@ class Engine:
         Raises:
             InvalidInputError: a line that can't be a trajectory, by its number; the lines before it are stored.
         """
-        return await self._in_thread(self._import, Path(path), source)
-
-    def _import(self, path: Path, source: str | None) -> ImportCounts:
-        parts = self._started()
-        new = rated = known = 0
-        for row in read_jsonl(path, source):
-            if row.trajectory.id in parts.store or parts.writer.knows(row.trajectory.id):
-                known += 1
-            else:
-                new += 1
-            rated += row.feedback is not None
-            for record in (row.trajectory, row.feedback):
-                self._put_patiently(parts, record)
-        parts.writer.flush()
-        return ImportCounts(new=new, rated=rated, known=known)
-
-    def _put_patiently(self, parts: Parts, record: Trajectory | Feedback | None) -> None:
-        """An import can wait for the disk. What is in the store already is sent again, which changes nothing."""
-        if isinstance(record, Trajectory):
-            while not parts.fast.record(record):
-                parts.writer.flush()
-        elif record is not None:
-            while not parts.fast.feedback(record):
-                parts.writer.flush()
+        return await self._in_thread(import_file, self._started(), Path(path), source)
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -433,31 +410,3 @@ class Engine:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(function, *arguments)
-
-
-class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What :meth:`Engine.status` counts."""
-
-    store: StoreCounts
-    version: str
-    patterns: int
-    pending: int
-    """Records that are not yet durable."""
-    rejected: int
-    """Records turned away since the start, because the queue was full."""
-    conflicts: int
-    """Records left out since the start, because their id is taken by other content."""
-    degraded: str | None
-    """Why the store can't be written to at the moment."""
-    hook_errors: int
-    """What went wrong behind open trajectories since the start, and was kept from the host."""
-
-
-class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What :meth:`Engine.import_jsonl` did with the lines of a file."""
-
-    new: int
-    rated: int
-    """Lines with a quality."""
-    known: int
-    """Lines whose id was in the store already."""

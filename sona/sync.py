@@ -15,10 +15,11 @@ import sona.engine
 from sona.bank.bank import Bank
 from sona.checks import Float32, TokensLike
 from sona.config import Config
-from sona.engine import Conversation, Engine, EngineStatus, ImportCounts, Receipt
+from sona.engine import Conversation, Engine, Receipt
 from sona.errors import ClosedError
 from sona.hooks.trajectory import OpenTrajectory
 from sona.ports import Report, Stored, ignore_progress
+from sona.status import EngineStatus, ImportCounts
 from sona.types import CycleReport, Recall, Reply, Trajectory, Version
 
 T = TypeVar("T")
