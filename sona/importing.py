@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from sona.hooks.jsonl import read_jsonl
+import msgspec
+
+from sona.errors import ClosedError, StoreError
+from sona.hooks.jsonl import Imported, read_jsonl
+from sona.intake import Intake
 from sona.parts import Parts
-from sona.status import ImportCounts
 
 
-def import_file(parts: Parts, path: Path, source: str | None) -> ImportCounts:
+class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What :meth:`sona.Engine.import_jsonl` did with the lines of a file."""
+
+    new: int
+    rated: int
+    """Lines with a quality."""
+    known: int
+    """Lines whose id was in the store already."""
+
+
+def import_file(parts: Parts, intake: Intake, path: Path, source: str | None) -> ImportCounts:
     """Store the lines of a file; see :meth:`sona.Engine.import_jsonl`. Durable when it returns.
 
     What is in the store already is sent again, which changes nothing.
     """
     new = rated = known = 0
     for row in read_jsonl(path, source):
-        trajectory, feedback = row.trajectory, row.feedback
-        if trajectory.id in parts.store or parts.writer.knows(trajectory.id):
+        if row.trajectory.id in parts.store or parts.writer.knows(row.trajectory.id):
             known += 1
         else:
             new += 1
-        _patiently(parts, partial(parts.fast.record, trajectory))
-        if feedback is not None:
-            rated += 1
-            _patiently(parts, partial(parts.fast.feedback, feedback))
+        rated += row.feedback is not None
+        if intake.record(row.trajectory, row.feedback, wait_s=None) == "rejected":
+            raise _rejected(parts, row)
     parts.writer.flush()
     return ImportCounts(new=new, rated=rated, known=known)
 
 
-def _patiently(parts: Parts, put: Callable[[], bool]) -> None:
-    """An import can wait for the disk."""
-    while not put():
-        parts.writer.flush()
+def _rejected(parts: Parts, row: Imported) -> StoreError:
+    if parts.closed:
+        return ClosedError(f"line {row.line}: the engine was closed meanwhile; open it and import the file again")
+    size = parts.store.config.queue_bytes
+    return StoreError(f"line {row.line}: larger than the whole queue; make store.queue_bytes larger than {size}")
