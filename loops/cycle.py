@@ -74,7 +74,8 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
     settings = context.config.cycle
     taken = context.store.collect(settings.max_trajectories)
     if len(taken.rows) < settings.min_trajectories:
-        reason = f"{len(taken.rows)} new trajectories with a quality; {settings.min_trajectories} make a cycle"
+        number = f"{len(taken.rows)} new {'trajectory' if len(taken.rows) == 1 else 'trajectories'}"
+        reason = f"{number} with a quality; {settings.min_trajectories} make a cycle"
         return run.skipped(taken, reason)
     # A full load is not left for later even without evidence: it would stand in the way of what comes after it.
     full = len(taken.rows) >= settings.max_trajectories

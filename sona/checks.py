@@ -5,8 +5,10 @@ wrong.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
@@ -192,6 +194,13 @@ def check_one_of(value: object, allowed: Sequence[str], name: str) -> None:
     """``value`` is one of the texts in ``allowed``."""
     if not isinstance(value, str) or value not in allowed:
         raise InvalidInputError(f"{name}: {shown(value)}; one of {', '.join(allowed)} is allowed")
+
+
+def folder_of(path: object, name: str = "store") -> Path:
+    """``path`` as a Path; the empty one, which the system takes for the working folder, is InvalidInputError."""
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or not isinstance(os.fspath(path), str):
+        raise InvalidInputError(f"{name}: {shown(path)}; the path of a folder is allowed, '.' for the working folder")
+    return Path(path)
 
 
 def check_kind(value: object, kind: type, name: str) -> None:

@@ -18,7 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import sona
+from sona.checks import folder_of
 from sona.errors import SonaError, StoreError, UnknownIdError
+from sona.hooks.jsonl import check_file
 from sona.types import BASE_VERSION, CycleReport, Version
 from sona.types import Progress as Stage
 
@@ -34,7 +36,13 @@ app.command(versions)
 out = Console()
 err = Console(stderr=True)
 
-StorePath = Annotated[Path, Parameter(name="--store", help="Folder of the store.")]
+
+def _folder(_: Any, tokens: Any) -> Path:
+    """A path as it was typed: made into a Path first, an empty one (an unset variable) would be the working folder."""
+    return folder_of(tokens[0].value, "path")
+
+
+StorePath = Annotated[Path, Parameter(name="--store", help="Folder of the store.", converter=_folder)]
 ModelName = Annotated[str, Parameter(name="--model", help="Folder or hub id of a causal language model, or 'tiny'.")]
 ConfigPath = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of tables.")]
@@ -85,6 +93,8 @@ def learn(
     json: AsJson = False,
 ) -> None:
     """Run one cycle: learn what is new, judge it, publish it if it holds."""
+    if trajectories is not None:
+        check_file(trajectories)  # before there is a store
     with sona.open_sync(store, model=model, config=config) as engine:
         if trajectories is not None:
             _import(engine, trajectories, None)
@@ -107,6 +117,7 @@ def import_(
     config: ConfigPath = None,
 ) -> None:
     """Store trajectories from a file of JSON lines. Importing the same file again changes nothing."""
+    check_file(file)  # before there is a store
     with sona.open_sync(store, config=config) as engine:
         _import(engine, file, source)
 
@@ -133,7 +144,8 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
         highlight=False,
     )
     out.print(
-        f"{counts.trajectories} trajectories, {counts.feedback} feedbacks: {counts.trained} trained on, "
+        f"{_trajectories(counts.trajectories)}, {_number(counts.feedback, 'feedback', 'feedbacks')}: "
+        f"{counts.trained} trained on, "
         f"{counts.held_out} held out, {counts.left_out} left out, {counts.uncollected} new, "
         f"{counts.waiting_for_feedback} without a quality",
         highlight=False,
@@ -198,9 +210,9 @@ def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
     counts = engine.import_jsonl(file, source=source)
     taken = engine.status().conflicts - before
     known = f", {counts.known} known already" if counts.known else ""
-    left = f"; {taken} left out, their ids are taken by other content" if taken else ""
+    left = f"; {taken} left out, because other content has the same id" if taken else ""
     err.print(
-        f"{_plain(file.name)}: {counts.new} new trajectories, {counts.rated} with a quality{known}{left}",
+        f"{_plain(file.name)}: {_trajectories(counts.new, 'new ')}, {counts.rated} with a quality{known}{left}",
         highlight=False,
     )
 
@@ -296,7 +308,7 @@ def _print_patterns(patterns: list[sona.Pattern], most: int = 10) -> None:
         )
     out.print(table)
     if len(patterns) > most:
-        out.print(f"... and {len(patterns) - most} more patterns", highlight=False)
+        out.print(f"... and {_number(len(patterns) - most, 'more pattern', 'more patterns')}", highlight=False)
 
 
 def _print_cycles(cycles: list[CycleReport]) -> None:
@@ -306,6 +318,14 @@ def _print_cycles(cycles: list[CycleReport]) -> None:
             f"from {report.funnel.collected}: {_plain(report.reason)}",
             highlight=False,
         )
+
+
+def _trajectories(count: int, kind: str = "") -> str:
+    return _number(count, f"{kind}trajectory", f"{kind}trajectories")
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _when(at_ns: int) -> str:

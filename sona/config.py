@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, dataclass_transform
 
@@ -64,6 +65,16 @@ class StoreConfig(Settings, kw_only=True):
     """... or this many bytes."""
     keep_versions: Annotated[int, Meta(ge=2, le=100_000)] = 10
     """Adapter folders kept on disk beside the base, newest first; the current version's ancestors come first."""
+
+
+class RecordingConfig(Settings, kw_only=True):
+    """Trajectories while they happen."""
+
+    open_timeout_s: Annotated[float, Meta(ge=0.001, le=1e9)] = 3600.0
+    """One whose block is still open after this time is recorded as *abandoned*, as far as it has come. Looked for when
+    another begins, and at ``status``, ``flush`` and ``learn``."""
+    max_open: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    """At most this many are open; beyond it the oldest is recorded as *abandoned*."""
 
 
 class ServeConfig(Settings, kw_only=True):
@@ -250,6 +261,7 @@ class Config(Settings, kw_only=True):
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     """Of everything random: sampling, replay, batches, clustering, adapters."""
     store: StoreConfig = StoreConfig()
+    recording: RecordingConfig = RecordingConfig()
     serve: ServeConfig = ServeConfig()
     lora: LoraConfig = LoraConfig()
     bank: BankConfig = BankConfig()
@@ -259,8 +271,8 @@ class Config(Settings, kw_only=True):
     cycle: CycleConfig = CycleConfig()
 
 
-def settings_of(given: Config | str | os.PathLike[str] | None) -> Config:
-    """The settings that a caller names: themselves, a TOML file with them, or the defaults for None.
+def settings_of(given: Config | Mapping[str, Any] | str | os.PathLike[str] | None) -> Config:
+    """The settings that a caller names: themselves, a mapping or a TOML file with them, or the defaults for None.
 
     Raises:
         ConfigError: something else, or as :func:`load_config`.
@@ -271,7 +283,12 @@ def settings_of(given: Config | str | os.PathLike[str] | None) -> Config:
         return given
     if isinstance(given, (str, os.PathLike)):
         return load_config(given)
-    raise ConfigError(f"config: a {type(given).__name__}; a sona.Config, the path of a TOML file or None is allowed")
+    if isinstance(given, Mapping):
+        return config_from(dict(given))
+    raise ConfigError(
+        f"config: a {type(given).__name__}; a sona.Config, a dict such as {{'cycle': {{'interval_s': 600}}}}, the path "
+        "of a TOML file or None is allowed"
+    )
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:

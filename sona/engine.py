@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 import anyio.to_thread
-import msgspec
 import numpy as np
 
 from sona.bank.bank import Bank
-from sona.checks import Float32, check_id, pack_vector
+from sona.checks import Float32, check_id, check_number, folder_of, pack_vector
 from sona.config import Config, settings_of
-from sona.errors import ClosedError, CycleError, ModelError, UnknownIdError
-from sona.hooks.jsonl import read_jsonl
+from sona.cycles import Cycles
+from sona.errors import ClosedError
+from sona.event_stream import BUFFER, EventStream
 from sona.hooks.trajectory import OpenTrajectory
-from sona.loops.background import run_forever
+from sona.importing import ImportCounts, import_file
+from sona.intake import Intake, Receipt
 from sona.parts import Parts
-from sona.ports import Report, StoreCounts, Stored, ignore_progress
+from sona.ports import Report, Stored, ignore_progress
+from sona.status import EngineStatus, read_status
 from sona.stoppable import StoppableWork
+from sona.trajectory_host import TrajectoryHost
 from sona.types import (
     CycleReport,
     Feedback,
@@ -41,10 +42,7 @@ from sona.types import (
 if TYPE_CHECKING:
     from sona.serving.local import LocalModel
 
-log = logging.getLogger("sona.engine")
-
 Conversation = str | Sequence[Message | Mapping[str, Any]]
-Receipt = Literal["recorded", "rejected"]
 T = TypeVar("T")
 
 
@@ -52,26 +50,28 @@ def open(
     path: str | os.PathLike[str],
     *,
     model: str | os.PathLike[str] | None = None,
-    config: Config | str | os.PathLike[str] | None = None,
+    config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None,
 ) -> Engine:
-    """An engine on the store in folder ``path``; ``async with`` starts it.
+    """An engine on the store in folder ``path``; ``async with``, or :meth:`Engine.start`, opens it.
 
     Args:
         path: made where it does not exist. One process at a time writes to a store.
         model: folder or hub id of a transformers causal language model, ``"tiny"`` for the small one that comes with
             sona, or None for a host that serves its own model and only records.
-        config: settings, or the path of a TOML file with them.
+        config: settings, as a :class:`sona.Config` or nested mappings, or the path of a TOML file with them.
 
     Raises:
         ConfigError: of ``config``. What starting raises, see :class:`Engine`.
+        InvalidInputError: ``path`` is empty, or no path.
     """
-    return Engine(Path(path), model, settings_of(config))
+    return Engine(folder_of(path), model, settings_of(config))
 
 
 class Engine:
     """Records, learns, answers. Made by :func:`sona.open`; every method may be called from any thread or task.
 
-    ``async with`` raises, and leaves nothing half open:
+    ``async with`` opens and closes it; a host that has no place for such a block calls :meth:`start` and
+    :meth:`aclose`. Opening raises, and leaves nothing half open:
         StoreLockedError: another process has the store open for writing.
         StoreReadOnlyError, StoreCorruptError, StoreVersionError: of the store.
         ModelNotFoundError, ModelError: of the model, also where the store has learned adapters for another base model.
@@ -81,13 +81,23 @@ class Engine:
         self.path, self.config = path, config
         self._model_name = model
         self._parts: Parts | None = None
-        self._open: dict[str, OpenTrajectory] = {}
-        self._cycle: StoppableWork | None = None
-        self._runs: list[anyio.CancelScope] = []
-        self._learning = threading.Lock()
-        self._hook_errors = 0
+        # Made anew with the parts; they stay after closing, for blocks that end later.
+        self._intake: Intake
+        self._cycles: Cycles
+        self._host: TrajectoryHost
 
     async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def start(self) -> Self:
+        """Open it, as ``async with`` does; :meth:`aclose` it in the end. Nothing happens where it is open already."""
+        if self._parts is not None:
+            return self
         opened: list[Parts] = []
         work = StoppableWork()
         try:
@@ -97,21 +107,26 @@ class Engine:
                 for parts in opened:  # it was open by the time that nobody waited for it any more
                     await anyio.to_thread.run_sync(parts.close)
             raise
-        (self._parts,) = opened
+        (parts,) = opened
+        self._intake = Intake(parts, self.config.recording)
+        self._cycles = Cycles(parts, self.config)
+        self._host = TrajectoryHost(parts, self._intake, self.config.serve)
+        self._parts = parts
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Stop a cycle under way, record as abandoned the trajectories that are open, store what waits, and let go of
+        the files. A second call does nothing.
+
+        Raises:
+            StoreError: something could not be stored in time; it says how much, and why.
+        """
         parts, self._parts = self._parts, None
         if parts is None:
             return
-        for scope in self._runs:
-            scope.cancel()
         with anyio.CancelScope(shield=True):  # Ctrl-C must not lose what waits for the disk
-            if self._cycle is not None:
-                await self._cycle.stop()
-            await anyio.to_thread.run_sync(parts.close)
+            await self._cycles.stop()
+            await self._in_thread(self._intake.close)
 
     # ------------------------------------------------------------------------------------------------ recording
 
@@ -129,21 +144,38 @@ class Engine:
             InvalidInputError: an argument that can't be recorded.
         """
         self._started()
-        return OpenTrajectory(self, messages, source=source, id=id, metadata=metadata)
+        return OpenTrajectory(self._host, messages, source=source, id=id, metadata=metadata)
 
-    def record(self, trajectory: Trajectory, *, quality: float | None = None, giver: str = "host") -> Receipt:
+    def record(
+        self,
+        trajectory: Trajectory,
+        *,
+        quality: float | None = None,
+        giver: str = "host",
+        wait_s: float | None = 0.0,
+    ) -> Receipt:
         """Hand over a whole trajectory, in microseconds, with a quality if there is one already.
 
+        Args:
+            trajectory: what to record.
+            quality: from 0 (useless) to 1 (right).
+            giver: who gave that.
+            wait_s: where the queue is full, block this thread until there is room, so many seconds at most; None: for
+                as long as it takes. In a coroutine ``await engine.flush()`` and record again: that lets others run.
+
         Returns:
-            ``recorded``; or ``rejected`` where more waits for the disk than ``store.queue_bytes``. Durable after
-            :meth:`flush`.
+            ``recorded``; or ``rejected`` where more waits for the disk than ``store.queue_bytes``: the same call again
+            then does no harm. Durable after :meth:`flush`.
 
         Raises:
             DimensionMismatchError, UnknownTokenError: it does not fit this store or model.
-            InvalidInputError: ``quality`` is outside [0, 1].
+            InvalidInputError: ``quality`` is outside [0, 1], or ``wait_s`` is negative.
+            StoreError: with ``wait_s=None``, why nothing can be stored.
         """
         feedback = None if quality is None else Feedback(trajectory_id=trajectory.id, quality=quality, giver=giver)
-        return "recorded" if self._started().fast.record(trajectory, feedback) else "rejected"
+        if wait_s:
+            check_number(wait_s, "wait_s", 0.0)
+        return self._open_intake().record(trajectory, feedback, wait_s)
 
     def feedback(
         self,
@@ -153,28 +185,23 @@ class Engine:
         id: str | None = None,
         giver: str = "host",
         comment: str = "",
+        wait_s: float | None = 0.0,
     ) -> Receipt:
         """A quality for a trajectory, now or days later. The latest one counts; the same ``id`` twice counts once.
 
-        Raises:
+        Returns, waits and raises as :meth:`record`, and:
             UnknownIdError: no such trajectory.
-            InvalidInputError: ``quality`` is outside [0, 1].
         """
-        parts = self._started()
-        feedback = Feedback(
+        if wait_s:
+            check_number(wait_s, "wait_s", 0.0)
+        given = Feedback(
             trajectory_id=trajectory_id,
             quality=quality,
             id=new_id() if id is None else id,
             giver=giver,
             comment=comment,
         )
-        if (handle := self._open.get(trajectory_id)) is not None and handle.hold(feedback):
-            return "recorded"
-        if not parts.writer.knows(trajectory_id) and trajectory_id not in parts.store:
-            raise UnknownIdError(
-                f"trajectory {trajectory_id!r} is not in this store; feedback needs the id of a recorded one"
-            )
-        return "recorded" if parts.fast.feedback(feedback) else "rejected"
+        return self._open_intake().feedback(given, wait_s)
 
     async def flush(self, timeout_s: float | None = None) -> None:
         """Return when everything recorded before is on the disk and survives a power cut.
@@ -182,7 +209,19 @@ class Engine:
         Raises:
             StoreFullError, StoreReadOnlyError, StoreError: why it can't be; the records stay in the queue.
         """
+        self._open_intake().sweep()
         await self._in_thread(self._started().writer.flush, timeout_s)
+
+    def events(self, *, buffer: int = BUFFER) -> EventStream:
+        """What happens from now on, as it happens: ``async for event in engine.events()``; see :mod:`sona.events`.
+
+        Any number of tasks may listen, each on a stream of its own. Who lags behind by more than ``buffer`` events
+        misses the oldest, and is told how many (:class:`sona.events.Missed`). It ends when the engine is closed.
+
+        Raises:
+            InvalidInputError: ``buffer`` is no number from 1 to 1,000,000.
+        """
+        return EventStream(self._started().events, buffer)
 
     def get(self, trajectory_id: str) -> Stored:
         """A trajectory as it lies in the store, with its effective quality; what was just recorded needs a flush first.
@@ -203,30 +242,7 @@ class Engine:
         Raises:
             InvalidInputError: a line that can't be a trajectory, by its number; the lines before it are stored.
         """
-        return await self._in_thread(self._import, Path(path), source)
-
-    def _import(self, path: Path, source: str | None) -> ImportCounts:
-        parts = self._started()
-        new = rated = known = 0
-        for row in read_jsonl(path, source):
-            if row.trajectory.id in parts.store or parts.writer.knows(row.trajectory.id):
-                known += 1
-            else:
-                new += 1
-            rated += row.feedback is not None
-            for record in (row.trajectory, row.feedback):
-                self._put_patiently(parts, record)
-        parts.writer.flush()
-        return ImportCounts(new=new, rated=rated, known=known)
-
-    def _put_patiently(self, parts: Parts, record: Trajectory | Feedback | None) -> None:
-        """An import can wait for the disk. What is in the store already is sent again, which changes nothing."""
-        if isinstance(record, Trajectory):
-            while not parts.fast.record(record):
-                parts.writer.flush()
-        elif record is not None:
-            while not parts.fast.feedback(record):
-                parts.writer.flush()
+        return await self._in_thread(import_file, self._started(), self._open_intake(), Path(path), source)
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -246,17 +262,14 @@ class Engine:
             ModelError: the engine has no model, or its template refuses the conversation.
             InvalidInputError: the prompt leaves no room for an answer, or a sampling value is out of range.
         """
-        model = self._served()
-        return await self._in_thread(
-            functools.partial(
-                model.generate,
-                max_new_tokens=self._limit(max_new_tokens),
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                seed=seed,
-            ),
-            model.encode_prompt(to_messages(messages)),
+        self._started()
+        return await self._host.generate(
+            to_messages(messages),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
         )
 
     async def generate_batch(
@@ -265,7 +278,7 @@ class Engine:
         """Greedy answers to all, in one batch and by one version; not recorded. Raises as :meth:`generate`."""
         model = self._served()
         prompts = [model.encode_prompt(to_messages(messages)) for messages in conversations]
-        limit = self._limit(max_new_tokens)
+        limit = self._host.limit(max_new_tokens)
         return await self._in_thread(functools.partial(model.generate_batch, max_new_tokens=limit), prompts)
 
     async def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
@@ -303,17 +316,9 @@ class Engine:
 
     def status(self) -> EngineStatus:
         """Counted now: what is stored, what waits, what went wrong."""
-        parts = self._started()
-        return EngineStatus(
-            store=parts.store.counts(),
-            version=parts.store.current().id,
-            patterns=len(parts.bank.patterns),
-            pending=parts.writer.pending,
-            rejected=parts.writer.counts().rejected,
-            conflicts=parts.writer.counts().conflicts,
-            degraded=parts.writer.degraded,
-            hook_errors=self._hook_errors,
-        )
+        intake = self._open_intake()
+        intake.sweep()
+        return read_status(self._started(), intake)
 
     # ------------------------------------------------------------------------------------------------ learning
 
@@ -330,33 +335,16 @@ class Engine:
             ConfigError: ``config.lora`` is not what this store's adapter is.
             SwapError: the published adapter could not be served; the version before is in force again.
         """
-        if not self._learning.acquire(blocking=False):
-            raise CycleError("a cycle is under way in this engine; await it before the next")
-        try:
-            await self.flush()
-            self._cycle = StoppableWork(on_progress)
-            return await self._cycle.run(functools.partial(self._learn, self._started()))
-        finally:
-            self._cycle = None
-            self._learning.release()
-
-    def _learn(self, parts: Parts, report: Report) -> CycleReport:
-        from sona.loops.cycle import CycleContext, run_cycle  # torch takes seconds to import; recording never needs it
-
-        outcome = run_cycle(CycleContext(parts.store, parts.folders, parts.model, self.config), report)
-        if outcome.version is not None:
-            parts.serve_current(fall_back=outcome.parent)
-            parts.prune(self.config.store.keep_versions)
-        return outcome
+        self._started()
+        return await self._cycles.learn(self.flush, on_progress)
 
     async def run(self) -> None:
         """A cycle every ``cycle.interval_s`` seconds, until it is cancelled or the engine is closed.
 
         One that fails is logged and tried again later.
         """
-        with anyio.CancelScope() as scope:
-            self._runs.append(scope)
-            await run_forever(self.learn, self.config.cycle.interval_s)
+        self._started()
+        await self._cycles.run(self.learn)
 
     def roll_back(self, to: str | None = None) -> Version:
         """Put an earlier version in force, whole: adapter, optimizer, Fisher information and bank. From now on it
@@ -381,83 +369,20 @@ class Engine:
         """
         return self._started().roll_back(to)
 
-    # ------------------------------------------------------------------------------------------------ for hooks
-
-    async def embed_quietly(self, messages: Sequence[Message]) -> Float32 | None:
-        """The query's embedding; None without a model, in a store of other embeddings, or, counted, where it failed."""
-        parts = self._started()
-        model = parts.model
-        if model is None or parts.fast.width not in (None, model.hidden_size):
-            return None
-        try:
-            vectors: Float32 = await self._in_thread(lambda: model.embed([model.encode_prompt(messages)]))
-        except Exception:  # a failed embedding must not fail the host's query; the cycle makes it up
-            self._hook_errors += 1
-            log.exception("a query could not be embedded")
-            return None
-        return np.asarray(vectors[0])
-
-    def opened(self, trajectory: OpenTrajectory) -> None:
-        """A block began: feedback for it is held until it ends."""
-        self._open[trajectory.id] = trajectory
-
-    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
-        """A block ended: hand over what it made of itself, then the feedback that was held for it. Never raises."""
-        try:
-            if record is None or self.record(record) == "rejected":
-                self._hook_errors += 1
-            for feedback in trajectory.end():
-                self._started().fast.feedback(feedback)
-        except ClosedError:
-            self._hook_errors += 1
-            log.error("trajectory %s ended after the engine was closed, and is not recorded", trajectory.id)
-        except Exception:  # the host's answer is out already
-            self._hook_errors += 1
-            log.exception("trajectory %s could not be recorded", trajectory.id)
-        finally:
-            self._open.pop(trajectory.id, None)
-
     def _started(self) -> Parts:
         if self._parts is None:
-            raise ClosedError("the engine is not open; use it inside 'async with sona.open(...)'")
+            raise ClosedError(
+                "the engine is not open; use it inside 'async with sona.open(...)', or call start() first"
+            )
         return self._parts
 
-    def _served(self) -> LocalModel:
-        model = self._started().model
-        if model is None:
-            raise ModelError("this engine has no model; open it with model='path/or/hub-id' (or 'tiny')")
-        return model
+    def _open_intake(self) -> Intake:
+        self._started()
+        return self._intake
 
-    def _limit(self, max_new_tokens: int | None) -> int:
-        return self.config.serve.max_new_tokens if max_new_tokens is None else max_new_tokens
+    def _served(self) -> LocalModel:
+        self._started()
+        return self._host.model
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(function, *arguments)
-
-
-class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What :meth:`Engine.status` counts."""
-
-    store: StoreCounts
-    version: str
-    patterns: int
-    pending: int
-    """Records that are not yet durable."""
-    rejected: int
-    """Records turned away since the start, because the queue was full."""
-    conflicts: int
-    """Records left out since the start, because their id is taken by other content."""
-    degraded: str | None
-    """Why the store can't be written to at the moment."""
-    hook_errors: int
-    """What went wrong behind open trajectories since the start, and was kept from the host."""
-
-
-class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What :meth:`Engine.import_jsonl` did with the lines of a file."""
-
-    new: int
-    rated: int
-    """Lines with a quality."""
-    known: int
-    """Lines whose id was in the store already."""

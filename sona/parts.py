@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sona.bank.bank import Bank
+from sona.broadcast import Broadcast
 from sona.config import Config
 from sona.errors import ModelError, NothingToRollBackError, StoreError
+from sona.events import RolledBack, Swapped
 from sona.loops.fast import FastLoop
 from sona.loops.version_files import read_bank, read_served
 from sona.serving.resolve import resolve
 from sona.storage.mapped import open_journal
-from sona.storage.store import Store
+from sona.storage.store import DATABASE, Store
 from sona.storage.versions import Versions
 from sona.storage.writer import Writer
 from sona.types import Version
@@ -31,6 +33,9 @@ class Parts:
         self.store, self.folders, self.writer, self.model = store, folders, writer, model
         self.fast = FastLoop(writer, width=store.embedding_width, vocab_size=model.vocab_size if model else None)
         self.bank = Bank()
+        self.events = Broadcast()
+        self.closed = False
+        """Whether nothing more comes in."""
         # Held while the pointer to the version in force and what is served change together: a cycle's end and a
         # rollback may come at once.
         self._in_force = threading.RLock()
@@ -40,11 +45,14 @@ class Parts:
         """Open the store, load the model, serve the version in force."""
         if model_name is not None:
             resolve(model_name)  # a wrong name is said at once, before transformers takes its seconds to import
+        model = None
+        if not os.path.exists(path / DATABASE):  # unlike Path.exists, takes one that may not be looked at for none
+            model = _load_model(model_name, config)  # one that can't be loaded leaves no empty store behind
         store = Store.open(path, config=config.store)
         try:
             folders = Versions(path)
             folders.clean({version.id for version in store.versions()})
-            model = _load_model(model_name, config)
+            model = model or _load_model(model_name, config)
             _check_same_model(store, model)
             writer = Writer(store, config.store, open_journal(store.path, config.store))
             parts = cls(store, folders, writer, model)
@@ -60,6 +68,7 @@ class Parts:
 
     def close(self) -> None:
         """Store what waits, then let go of the files."""
+        self.closed = True
         try:
             self.writer.close()
         finally:
@@ -78,6 +87,8 @@ class Parts:
                     self.store.set_current(fall_back)
                 raise
             self.bank = bank
+            if self.events.mailboxes:
+                self.events.tell(Swapped(version=version.id))
 
     def roll_back(self, to: str | None) -> Version:
         """Put version ``to`` in force, None for the one before; see :meth:`sona.Engine.roll_back`."""
@@ -85,7 +96,10 @@ class Parts:
             before = self.store.current()
             self.store.set_current(target_of(self.store, to))
             self.serve_current(fall_back=before.id)
-            return self.store.current()
+            now = self.store.current()
+            if self.events.mailboxes:
+                self.events.tell(RolledBack(version=now.id, before=before.id))
+            return now
 
     def prune(self, count: int) -> None:
         """Remove the files of all but ``count`` versions."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,10 +15,14 @@ import sona.engine
 from sona.bank.bank import Bank
 from sona.checks import Float32, TokensLike
 from sona.config import Config
-from sona.engine import Conversation, Engine, EngineStatus, ImportCounts, Receipt
+from sona.engine import Conversation, Engine
 from sona.errors import ClosedError
+from sona.event_stream import BUFFER, SyncEventStream
 from sona.hooks.trajectory import OpenTrajectory
+from sona.importing import ImportCounts
+from sona.intake import Receipt
 from sona.ports import Report, Stored, ignore_progress
+from sona.status import EngineStatus
 from sona.types import CycleReport, Recall, Reply, Trajectory, Version
 
 T = TypeVar("T")
@@ -28,7 +32,7 @@ def open_sync(
     path: str | os.PathLike[str],
     *,
     model: str | os.PathLike[str] | None = None,
-    config: Config | str | os.PathLike[str] | None = None,
+    config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None,
 ) -> SyncEngine:
     """As :func:`sona.open`, for ``with``."""
     return SyncEngine(sona.engine.open(path, model=model, config=config))
@@ -41,21 +45,38 @@ class SyncEngine:
         self._engine = engine
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._process = os.getpid()
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal())
-            stack.enter_context(portal.wrap_async_context_manager(self._engine))
-            self._portal, self._stack = portal, stack.pop_all()
-        return self
+        return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._portal = None
-        self._stack.__exit__(kind, error, trace)
+        self.close()
 
-    @contextmanager
+    def start(self) -> Self:
+        """Open it, as ``with`` does; :meth:`close` it in the end. Nothing happens where it is open already.
+
+        A program that ends without closing it loses no more than the trajectories that are still open.
+        """
+        if self._portal is not None:
+            return self
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            _cancellable(portal, self._engine.start)
+            stack.callback(portal.call, self._engine.aclose)
+            self._portal, self._stack, self._process = portal, stack.pop_all(), os.getpid()
+        return self
+
+    def close(self) -> None:
+        """See :meth:`sona.Engine.aclose`. In a forked child it does nothing: the engine stays the parent's."""
+        self._portal, stack, self._stack = None, self._stack, ExitStack()
+        if os.getpid() == self._process:
+            stack.close()
+        else:
+            stack.pop_all()  # the event loop's thread is not here, so nothing could be waited for
+
     def trajectory(
         self,
         messages: Conversation,
@@ -63,16 +84,21 @@ class SyncEngine:
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
-    ) -> Iterator[SyncTrajectory]:
+    ) -> SyncTrajectory:
         """See :meth:`sona.Engine.trajectory`."""
         portal = self._started()
-        handle = self._engine.trajectory(messages, source=source, id=id, metadata=metadata)
-        with portal.wrap_async_context_manager(handle) as opened:
-            yield SyncTrajectory(opened, portal)
+        return SyncTrajectory(self._engine.trajectory(messages, source=source, id=id, metadata=metadata), portal)
 
-    def record(self, trajectory: Trajectory, *, quality: float | None = None, giver: str = "host") -> Receipt:
+    def record(
+        self,
+        trajectory: Trajectory,
+        *,
+        quality: float | None = None,
+        giver: str = "host",
+        wait_s: float | None = 0.0,
+    ) -> Receipt:
         """See :meth:`sona.Engine.record`."""
-        return self._engine.record(trajectory, quality=quality, giver=giver)
+        return self._engine.record(trajectory, quality=quality, giver=giver, wait_s=wait_s)
 
     def feedback(
         self,
@@ -82,13 +108,18 @@ class SyncEngine:
         id: str | None = None,
         giver: str = "host",
         comment: str = "",
+        wait_s: float | None = 0.0,
     ) -> Receipt:
         """See :meth:`sona.Engine.feedback`."""
-        return self._engine.feedback(trajectory_id, quality, id=id, giver=giver, comment=comment)
+        return self._engine.feedback(trajectory_id, quality, id=id, giver=giver, comment=comment, wait_s=wait_s)
 
     def flush(self, timeout_s: float | None = None) -> None:
         """See :meth:`sona.Engine.flush`."""
         self._started().call(self._engine.flush, timeout_s)
+
+    def events(self, *, buffer: int = BUFFER, timeout_s: float | None = None) -> SyncEventStream:
+        """See :meth:`sona.Engine.events`, for a plain ``for``, which also ends when nothing came for ``timeout_s``."""
+        return SyncEventStream(self._engine.events(buffer=buffer), timeout_s)
 
     def get(self, trajectory_id: str) -> Stored:
         """See :meth:`sona.Engine.get`."""
@@ -116,20 +147,11 @@ class SyncEngine:
 
     def learn(self, on_progress: Report = ignore_progress) -> CycleReport:
         """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was."""
-        return self._cancellable(self._engine.learn, on_progress)
+        return _cancellable(self._started(), self._engine.learn, on_progress)
 
     def run(self) -> None:
         """See :meth:`sona.Engine.run`; until Ctrl-C."""
-        self._cancellable(self._engine.run)
-
-    def _cancellable(self, call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """A call that Ctrl-C cancels on its event loop, where waiting for it alone would leave it running."""
-        future = self._started().start_task_soon(call, *arguments)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
+        _cancellable(self._started(), self._engine.run)
 
     def roll_back(self, to: str | None = None) -> Version:
         """See :meth:`sona.Engine.roll_back`."""
@@ -155,8 +177,20 @@ class SyncEngine:
 
     def _started(self) -> BlockingPortal:
         if self._portal is None:
-            raise ClosedError("the engine is not open; use it inside 'with sona.open_sync(...)'")
+            raise ClosedError("the engine is not open; use it inside 'with sona.open_sync(...)', or call start() first")
+        if os.getpid() != self._process:
+            raise ClosedError("the engine was opened before this process was forked; open another store here")
         return self._portal
+
+
+def _cancellable(portal: BlockingPortal, call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """A call that Ctrl-C cancels on its event loop, where waiting for it alone would leave it running."""
+    future = portal.start_task_soon(call, *arguments)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
 
 
 class SyncTrajectory:
@@ -164,6 +198,21 @@ class SyncTrajectory:
 
     def __init__(self, handle: OpenTrajectory, portal: BlockingPortal) -> None:
         self._handle, self._portal = handle, portal
+
+    def __enter__(self) -> Self:
+        self._handle.begin()
+        try:
+            if self._handle.embeds:  # the way through the event loop takes longer than all the rest
+                self._portal.call(self._handle.embed)
+        except BaseException:  # Ctrl-C before the block could begin: the query came all the same
+            self._handle.finish()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.finish("failed" if kind is not None else None)
 
     @property
     def id(self) -> str:
@@ -183,3 +232,7 @@ class SyncTrajectory:
     ) -> None:
         """See :meth:`OpenTrajectory.step`."""
         self._handle.step(name, reward=reward, latency_s=latency_s, content=content)
+
+    def durable(self) -> None:
+        """See :meth:`OpenTrajectory.durable`."""
+        self._portal.call(self._handle.durable)

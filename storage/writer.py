@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sona.config import StoreConfig
@@ -84,6 +84,8 @@ class Writer:
             self._count_id(record)
         self._left_out = {"conflicts": 0, "unknown": 0, "invalid": 0}
         self._logged: set[type[Exception]] = set()
+        self.on_left_out: Callable[[Trajectory | Feedback, Exception], None] | None = None
+        """Told of each record that is left out, in the writer's thread; must neither wait nor raise."""
         self._last_error: str | None = None
         self._error: Exception | None = None
         self._closed = False
@@ -291,6 +293,8 @@ class Writer:
             return
         self._left_out[_KINDS.get(type(result), "invalid")] += 1
         self._last_error = f"{type(result).__name__}: {result}"
+        if self.on_left_out is not None:
+            self.on_left_out(record, result)
         if type(result) not in self._logged:
             self._logged.add(type(result))
             what = "a record was left out (later ones of this kind are only counted): %s"

@@ -97,11 +97,15 @@ def test_settings_are_given_as_themselves_as_a_file_or_not_at_all(tmp_path: Path
     own = Config(seed=3)
     assert settings_of(own) is own
     assert settings_of(None) == Config()
+    assert settings_of({}) == Config()
+    assert settings_of({"cycle": {"interval_s": 600}}).cycle.interval_s == 600.0
+    with pytest.raises(ConfigError, match=r"did you mean cycle\.'interval_s'"):
+        settings_of({"cycle": {"interval": 600}})
     (tmp_path / "sona.toml").write_text("seed = 4")
     assert settings_of(tmp_path / "sona.toml").seed == settings_of(str(tmp_path / "sona.toml")).seed == 4
 
 
-@pytest.mark.parametrize("given", [{}, 3, TrainConfig(), b"sona.toml", "a\x00b"])
+@pytest.mark.parametrize("given", [[], 3, TrainConfig(), b"sona.toml", "a\x00b"])
 def test_what_are_no_settings_is_a_config_error(given: Any) -> None:
     with pytest.raises(ConfigError):
         settings_of(given)

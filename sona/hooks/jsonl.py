@@ -17,6 +17,10 @@ Each line is one object. Of names for the same thing the first that the line has
 - ``outcome``: ``completed``, ``failed`` or ``abandoned``; another text goes to the metadata.
 - ``embedding``: list of numbers.
 - ``metadata``: object of texts; whatever else the line holds is added to it, as text.
+
+A name that is one letter from one of these (``promt``, ``qualty``), or differs from it in upper and lower case alone
+(``Prompt``), is an error that says which was meant; a field of your own that is so called goes into ``metadata``. The
+file is UTF-8, with or without a byte order mark.
 """
 
 from __future__ import annotations
@@ -24,17 +28,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from sona.checks import shown
 from sona.errors import InvalidInputError
+from sona.hooks.spelling import meant
 from sona.types import OUTCOMES, Feedback, Message, Outcome, Step, ToolCall, Trajectory, to_messages
 
+KEYS = (
+    *("id", "source", "agent", "env", "created_ns", "timestamp", "messages", "prompt", "task", "question", "response"),
+    *("answer", "steps", "quality", "reward", "outcome", "embedding", "metadata"),
+)
+STEP_KEYS = ("name", "action", "reward", "latency_s", "content", "thought", "observation")
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 
 
@@ -59,16 +71,22 @@ def read_jsonl(path: Path, source: str | None = None) -> Iterator[Imported]:
         InvalidInputError: no such file or none that can be read, or a line that can't be a trajectory: its number, what
             is wrong, what is allowed.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"{str(path)!r} is no file; give a file of JSON lines")
+    check_file(path)
     seen: Counter[bytes] = Counter()
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _read_line(line.strip(), number, path, source, seen)
+                written = (line.removeprefix(BOM_UTF8) if number == 1 else line).strip()
+                if written:
+                    yield _read_line(written, number, path, source, seen)
     except OSError as error:
         raise InvalidInputError(f"{str(path)!r} can't be read: {error}; give a file of JSON lines") from None
+
+
+def check_file(path: Path) -> None:
+    """InvalidInputError unless there is a file at ``path``."""
+    if not path.is_file():
+        raise InvalidInputError(f"{str(path)!r} is no file; give a file of JSON lines")
 
 
 def _read_line(line: bytes, number: int, path: Path, source: str | None, seen: Counter[bytes]) -> Imported:
@@ -76,6 +94,7 @@ def _read_line(line: bytes, number: int, path: Path, source: str | None, seen: C
         row = msgspec.json.decode(line)
         if not isinstance(row, dict):
             raise InvalidInputError(f"a {type(row).__name__}; one JSON object a line is allowed")
+        _check_names(row, KEYS)
         fields = _Fields(row)
         sender = source or str(fields.take("source", "agent", "env") or path.stem)
         quality = fields.take("quality", "reward")
@@ -87,6 +106,14 @@ def _read_line(line: bytes, number: int, path: Path, source: str | None, seen: C
         raise InvalidInputError(
             f"{path.name} line {number}: {error}; the lines before it were read: mend it and go on with the same file"
         ) from None
+
+
+def _check_names(row: Mapping[str, Any], names: Sequence[str], place: str = "") -> None:
+    for key in row:
+        if (name := meant(key, names)) is not None:
+            raise InvalidInputError(
+                f"{place}{shown(key)}: did you mean {name!r}? A field of your own of that name goes into 'metadata'"
+            )
 
 
 class _Fields:
@@ -238,6 +265,7 @@ def _steps(given: object, messages: tuple[Message, ...]) -> list[Step]:
 def _step(step: object) -> Step:
     if not isinstance(step, Mapping):
         raise InvalidInputError(f"steps: a {type(step).__name__}; objects are allowed")
+    _check_names(step, STEP_KEYS, "steps: ")
     action = str(_first(step, "name", "action") or "step")
     content = "\n".join(str(step[key]) for key in ("thought", "action", "content", "observation") if step.get(key))
     return Step(

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from sona.checks import Float32, TokensLike
-from sona.errors import InvalidInputError
+from sona.errors import ConflictError, InvalidInputError
 from sona.types import Feedback, Message, Outcome, Reply, Step, Trajectory, new_id, to_messages
 
 log = logging.getLogger("sona.hooks")
@@ -18,6 +18,10 @@ log = logging.getLogger("sona.hooks")
 
 class Host(Protocol):
     """What an open trajectory needs of the engine."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether :meth:`embed_quietly` may give anything."""
 
     async def embed_quietly(self, messages: Sequence[Message]) -> Float32 | None:
         """The query's embedding; None, counted, where there is no model or it failed."""
@@ -40,15 +44,24 @@ class Host(Protocol):
     def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
         """Called when it ends, with the record to store, or None where none could be made. Must not raise."""
 
+    def ended_late(self, trajectory: OpenTrajectory) -> None:
+        """Called when the block ends after it was abandoned. Must not raise."""
+
+    async def wait_durable(self, trajectory: OpenTrajectory) -> None:
+        """Return when what :meth:`OpenTrajectory.settled` names is committed and synced."""
+
 
 class OpenTrajectory:
     """Made by ``engine.trajectory(...)``; recorded when its block ends, however it ends.
 
     A block that raises is recorded with outcome ``failed`` and its exception goes on; one without an answer is
-    recorded as ``abandoned``. Nothing that goes wrong behind it reaches the host: it is counted and logged.
+    recorded as ``abandoned``, and so is one that is still open after ``recording.open_timeout_s``, or when the engine
+    is closed: with what it held until then. It is recorded once: what such a block does later is counted, told as an
+    event, and not stored. Nothing that goes wrong behind it reaches the host: it is counted and logged.
 
     Raises:
-        InvalidInputError: of ``messages``, ``source`` or ``metadata``, before the block begins.
+        InvalidInputError: of ``messages``, ``source`` or ``metadata``, before the block begins; or when it begins a
+            second time.
     """
 
     def __init__(
@@ -74,12 +87,42 @@ class OpenTrajectory:
         self._steps: list[Step] = []
         self._answer: dict[str, Any] = {}
         self._held: list[Feedback] = []
-        self._ending, self._ended = threading.Lock(), False
+        self._lock = threading.RLock()
+        self._begun = self._ending = self._settled = self._abandoned = False
+        self._record: Trajectory | None = None
+        self._refusal: Exception | None = None
 
     async def __aenter__(self) -> Self:
-        self._host.opened(self)
-        self._embedding = await self._host.embed_quietly(self.messages)
+        self.begin()
+        try:
+            await self.embed()
+        except BaseException:  # cancelled before the block could begin: the query came all the same
+            self.finish()
+            raise
         return self
+
+    def begin(self) -> None:
+        """What ``async with`` does first: from now on feedback is held for it.
+
+        Raises:
+            InvalidInputError: it has begun before.
+        """
+        if self._begun:
+            raise InvalidInputError(
+                f"trajectory {self.id!r}: its block runs once; make another with engine.trajectory()"
+            )
+        self._begun = True
+        self._host.opened(self)
+
+    async def embed(self) -> None:
+        """... and then: the query's embedding, where there is a model for it."""
+        if self.embeds:
+            self._embedding = await self._host.embed_quietly(self.messages)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether :meth:`embed` has anything to do."""
+        return self._host.embeds
 
     async def generate(
         self,
@@ -127,35 +170,91 @@ class OpenTrajectory:
         """
         self._steps.append(Step(name=name, reward=reward, latency_s=latency_s, content=content))
 
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish("failed" if kind is not None else None)
+
+    def finish(self, outcome: Outcome | None = None) -> None:
+        """What the end of the block does: record it, ``completed`` where it was answered. Never raises."""
+        if self._may_end():
+            self._end(outcome or ("completed" if self._answered else "abandoned"))
+        else:
+            self._host.ended_late(self)
+
+    def abandon(self) -> bool:
+        """Record it as it is, though its block has not ended; False where it has. Never raises."""
+        if not self._may_end():
+            return False
+        self._abandoned = True
+        self._end("abandoned")
+        return True
+
+    async def durable(self) -> None:
+        """Return when this trajectory, and the feedback that was given while it was open, is committed and synced.
+
+        Raises:
+            InvalidInputError: its block has not ended yet, or what it was given makes no record.
+            StoreError: it was rejected, because too much waits for the disk; or it can't be stored just now
+                (StoreFullError and others): it is kept and tried again, and so may this be.
+            ClosedError: the engine was closed before it ended, or before this was asked.
+            ConflictError: its id is taken by other content; or it was recorded as abandoned before its block ended.
+        """
+        await self._host.wait_durable(self)
+
+    def settled(self) -> tuple[Trajectory, list[Feedback]]:
+        """What it was recorded as, and the feedback that was held for it. Raises as :meth:`durable`."""
+        with self._lock:
+            record, refusal, abandoned = self._record, self._refusal, self._abandoned
+            if not self._settled:
+                raise InvalidInputError(f"trajectory {self.id!r}: its block has not ended; ask after it")
+        if refusal is not None:
+            raise type(refusal)(*refusal.args) from refusal
+        if abandoned or record is None:
+            raise ConflictError(
+                f"trajectory {self.id!r} was recorded as abandoned before its block ended; what came later is not "
+                "stored (a longer recording.open_timeout_s or a larger recording.max_open lets it stay open)"
+            )
+        return record, self._held
+
+    # For the host
+
     def hold(self, feedback: Feedback) -> bool:
         """Keep feedback that came before the block ended, to be stored after the trajectory; False after its end."""
-        with self._ending:
-            if self._ended:
+        with self._lock:
+            if self._settled:
                 return False
             self._held.append(feedback)
             return True
 
-    def end(self) -> list[Feedback]:
-        """What was held; from now on :meth:`hold` refuses."""
-        with self._ending:
-            self._ended = True
+    def settle(self, refusal: Exception | None) -> list[Feedback]:
+        """It was handed over, unless there is a ``refusal``. What was held; from now on :meth:`hold` refuses."""
+        with self._lock:
+            self._settled, self._refusal = True, refusal
             return self._held
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        record: Trajectory | None = None
+    def forked(self) -> None:
+        """In a forked child, where the lock may be one that a lost thread held."""
+        self._lock = threading.RLock()
+
+    def _may_end(self) -> bool:
+        """Whether whoever asks is the first, and so the one who records it."""
+        with self._lock:
+            first, self._ending = not self._ending, True
+            return first
+
+    def _end(self, outcome: Outcome) -> None:
         try:
-            record = self._record("failed" if kind is not None else "completed" if self._answered else "abandoned")
+            self._record = self._made(outcome)
         except Exception:  # the host's answer is out already: whatever is wrong with our record of it is ours to bear
             log.exception("trajectory %s could not be recorded", self.id)
-        self._host.closed(self, record)
+        self._host.closed(self, self._record)
 
     @property
     def _answered(self) -> bool:
         return bool(self._answer.get("response", "").strip()) or self._answer.get("response_ids") is not None
 
-    def _record(self, outcome: Outcome) -> Trajectory:
+    def _made(self, outcome: Outcome) -> Trajectory:
         return Trajectory(
             id=self.id,
             source=self._source,

@@ -1,0 +1,96 @@
+"""The cycles of an open engine: one at a time, by hand or every hour, told as they come and go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import anyio
+
+from sona.config import Config
+from sona.errors import ClosedError, CycleError
+from sona.event_loop import EventLoop
+from sona.events import CycleFinished, CycleStarted, Event, VersionPublished
+from sona.loops.background import run_forever
+from sona.parts import Parts
+from sona.ports import Report
+from sona.stoppable import StoppableWork
+from sona.types import CycleReport
+
+
+class Cycles:
+    """Runs them for one engine, from any event loop."""
+
+    def __init__(self, parts: Parts, config: Config) -> None:
+        self._parts, self._config = parts, config
+        self._under_way = threading.Lock()
+        self._work: StoppableWork | None = None
+        self._stopped = False
+        self._runs: list[tuple[EventLoop, anyio.CancelScope]] = []
+
+    async def learn(self, flush: Callable[[], Awaitable[None]], on_progress: Report) -> CycleReport:
+        """See :meth:`sona.Engine.learn`; what waits for the disk is flushed first."""
+        if not self._under_way.acquire(blocking=False):
+            raise CycleError("a cycle is under way in this engine; await it before the next")
+        try:
+            await flush()
+            self._work = StoppableWork(on_progress)
+            if self._stopped:  # looked at once the work can be stopped, and the other way round in stop()
+                raise ClosedError("the engine was closed before the cycle began; nothing has changed")
+            return await self._work.run(self._learn)
+        finally:
+            self._work = None
+            self._under_way.release()
+
+    def _learn(self, report: Report) -> CycleReport:
+        from sona.loops.cycle import CycleContext, run_cycle  # torch takes seconds to import; recording never needs it
+
+        parts = self._parts
+        with self._told() as tell:
+            outcome = run_cycle(CycleContext(parts.store, parts.folders, parts.model, self._config), report)
+            if outcome.version is not None:
+                tell(VersionPublished(version=outcome.version, parent=outcome.parent, cycle=outcome.cycle))
+                parts.serve_current(fall_back=outcome.parent)
+                parts.prune(self._config.store.keep_versions)
+            tell(_finished(outcome))
+        return outcome
+
+    @contextmanager
+    def _told(self) -> Iterator[Callable[[Event], None]]:
+        """Tell that a cycle begins, and where it raises, that it failed."""
+        cycle = self._parts.store.next_cycle()
+        self._tell(CycleStarted(cycle=cycle))
+        try:
+            yield self._tell
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._tell(CycleFinished(cycle=cycle, status="failed", reason=reason))
+            raise
+
+    def _tell(self, event: Event) -> None:
+        if self._parts.events.mailboxes:
+            self._parts.events.tell(event)
+
+    async def run(self, learn: Callable[[], Awaitable[CycleReport]]) -> None:
+        """See :meth:`sona.Engine.run`."""
+        with anyio.CancelScope() as scope:
+            run = (EventLoop(), scope)
+            self._runs.append(run)
+            try:
+                await run_forever(learn, self._config.cycle.interval_s)
+            finally:
+                self._runs.remove(run)
+
+    async def stop(self) -> None:
+        """End the runs, and the cycle under way, for good; return when that has ended."""
+        self._stopped = True
+        for loop, scope in list(self._runs):
+            loop.soon(scope.cancel)  # a scope may be touched on its own loop alone
+        if self._work is not None:
+            await self._work.stop()
+
+
+def _finished(outcome: CycleReport) -> CycleFinished:
+    """A report as an event."""
+    return CycleFinished(cycle=outcome.cycle, status=outcome.status, reason=outcome.reason, version=outcome.version)

@@ -1,0 +1,252 @@
+"""The way into an open engine: every trajectory and feedback of a host passes here, and is told and counted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from sona.config import RecordingConfig
+from sona.errors import ClosedError, ConflictError, InvalidInputError, StoreError, UnknownIdError
+from sona.events import DropReason, FeedbackRecorded, RecordDropped, TrajectoryRecorded
+from sona.hooks.trajectory import OpenTrajectory
+from sona.open_trajectories import OpenTrajectories
+from sona.parts import Parts
+from sona.storage import forked
+from sona.types import Feedback, Trajectory
+
+log = logging.getLogger("sona.intake")
+
+Receipt = Literal["recorded", "rejected"]
+Mishap = Literal["rejected", "abandoned", "late", "hook_errors"]
+
+CLOSED = "the engine is closed; open it again to record"
+LONGEST_PAUSE_S = 0.05
+TRIES_ALONE = 3
+"""What an empty queue turns away so often is larger than the queue."""
+
+
+class Intake:
+    """Takes records while the engine is open, and looks after the trajectories that are not at their end yet.
+
+    Safe to call from any thread, on any event loop or none: nothing here belongs to one.
+    """
+
+    def __init__(self, parts: Parts, settings: RecordingConfig) -> None:
+        self._parts, self._events = parts, parts.events
+        self._settings = settings
+        self.open = OpenTrajectories(settings)
+        self._lock = threading.RLock()
+        self._mishaps: Counter[Mishap] = Counter()
+        parts.writer.on_left_out = self._left_out
+        forked.watch(self)
+
+    def count(self, mishap: Mishap) -> bool:
+        """One more; whether it is the first."""
+        with self._lock:
+            self._mishaps[mishap] += 1
+            return self._mishaps[mishap] == 1
+
+    def counted(self, mishap: Mishap) -> int:
+        """How many there were since the engine was opened."""
+        return self._mishaps[mishap]
+
+    # ---------------------------------------------------------------------------------------------- whole records
+
+    def record(self, trajectory: Trajectory, feedback: Feedback | None = None, wait_s: float | None = 0.0) -> Receipt:
+        """See :meth:`sona.Engine.record`; ``feedback`` is its quality."""
+        if not self._put(partial(self._parts.fast.record, trajectory), wait_s):
+            return self._reject(trajectory)
+        if self._events.mailboxes:
+            told = TrajectoryRecorded(id=trajectory.id, source=trajectory.source, outcome=trajectory.outcome)
+            self._events.tell(told)
+        return "recorded" if feedback is None else self._rate(feedback, wait_s)
+
+    def feedback(self, feedback: Feedback, wait_s: float | None = 0.0) -> Receipt:
+        """See :meth:`sona.Engine.feedback`."""
+        name = feedback.trajectory_id
+        if (handle := self.open.get(name)) is not None and handle.hold(feedback):
+            return "recorded"
+        # In this order: what the writer does not know any more is in the store already.
+        if not self._parts.writer.knows(name) and name not in self._parts.store:
+            raise UnknownIdError(f"trajectory {name!r} is not in this store; feedback needs the id of a recorded one")
+        return self._rate(feedback, wait_s)
+
+    def _rate(self, feedback: Feedback, wait_s: float | None = 0.0) -> Receipt:
+        if not self._put(partial(self._parts.fast.feedback, feedback), wait_s):
+            return self._reject(feedback)
+        if self._events.mailboxes:
+            told = FeedbackRecorded(
+                id=feedback.id,
+                trajectory_id=feedback.trajectory_id,
+                quality=feedback.quality,
+                giver=feedback.giver,
+            )
+            self._events.tell(told)
+        return "recorded"
+
+    def _put(self, put: Callable[[], bool], wait_s: float | None) -> bool:
+        return put() or (wait_s != 0.0 and self._put_patiently(put, wait_s))
+
+    def _put_patiently(self, put: Callable[[], bool], wait_s: float | None) -> bool:
+        """Try again whenever there is room, for ``wait_s`` seconds; None: until the store can't be written to, which is
+        raised then.
+        """
+        deadline = None if wait_s is None else time.monotonic() + wait_s
+        alone = 0
+        while not self._parts.closed and alone < TRIES_ALONE:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0.0:
+                return False
+            try:
+                self._parts.writer.flush(left)
+            except StoreError:
+                if left is None:
+                    raise
+                time.sleep(min(left, LONGEST_PAUSE_S))  # a disk that is full now may have room before the wait is over
+            alone += self._parts.writer.pending == 0
+            if put():
+                return True
+        return False
+
+    def _reject(self, record: Trajectory | Feedback) -> Receipt:
+        self.count("rejected")
+        self._tell_dropped(record, "closed" if self._parts.closed else "queue full")
+        return "rejected"
+
+    # ------------------------------------------------------------------------------------------ open trajectories
+
+    def opened(self, trajectory: OpenTrajectory) -> None:
+        """Its block begins: feedback for it is held until it ends."""
+        self.open.add(trajectory)
+        self.sweep()
+
+    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
+        """It ended: hand over what it made of itself, then the feedback that was held for it. Never raises."""
+        refusal: Exception | None = None
+        try:
+            refusal = self._hand_over(trajectory, record)
+        except Exception as error:  # the host's answer is out already
+            refusal = error
+            log.exception("trajectory %s could not be recorded", trajectory.id)
+        held = trajectory.settle(refusal)
+        self.open.remove(trajectory)
+        if refusal is not None:
+            self.count("hook_errors")
+        for feedback in held:
+            if refusal is not None:
+                self._tell_dropped(feedback, "unrecordable")
+            elif self._rate(feedback) == "rejected":
+                self.count("hook_errors")
+
+    def _hand_over(self, trajectory: OpenTrajectory, record: Trajectory | None) -> Exception | None:
+        """Why it could not be recorded; None where it was."""
+        if record is None:
+            self._tell(
+                RecordDropped(kind="trajectory", id=trajectory.id, trajectory_id=trajectory.id, reason="unrecordable")
+            )
+            return InvalidInputError(f"trajectory {trajectory.id!r}: no record could be made of it; the log says why")
+        try:
+            receipt = self.record(record)
+        except InvalidInputError:
+            self._tell_dropped(record, "unrecordable")
+            raise
+        if receipt == "recorded":
+            return None
+        if self._parts.closed:
+            log.error("trajectory %s ended after the engine was closed, and is not recorded", trajectory.id)
+            return ClosedError(f"trajectory {trajectory.id!r} is not recorded: {CLOSED}")
+        return StoreError(
+            f"trajectory {trajectory.id!r} was rejected: store.queue_bytes of records wait for the disk; "
+            "make it larger, or see status().degraded"
+        )
+
+    def ended_late(self, trajectory: OpenTrajectory) -> None:
+        """Its block ended after it had been recorded as abandoned: its answer can't be stored under the same id."""
+        if self.count("late"):
+            log.warning(
+                "trajectory %s ended after it had been recorded as abandoned; what came later is not stored (told "
+                "once, counted always)",
+                trajectory.id,
+            )
+        self._tell(RecordDropped(kind="trajectory", id=trajectory.id, trajectory_id=trajectory.id, reason="late"))
+
+    def sweep(self) -> None:
+        """Record as abandoned what is open for too long, or is too much."""
+        for trajectory in self.open.overdue():
+            if trajectory.abandon() and self.count("abandoned"):
+                log.warning(
+                    "trajectory %s is recorded as abandoned: open for over %g s, or one of over %d that are open (told "
+                    "once, counted always)",
+                    trajectory.id,
+                    self._settings.open_timeout_s,
+                    self._settings.max_open,
+                )
+
+    def wait_durable(self, trajectory: OpenTrajectory) -> None:
+        """See :meth:`OpenTrajectory.durable`; blocks."""
+        record, given = trajectory.settled()
+        if self._parts.closed:
+            raise ClosedError(f"trajectory {record.id!r}: the engine was closed meanwhile; what it had taken is stored")
+        self._parts.writer.flush()
+        try:
+            stored = self._parts.store.get(record.id).trajectory
+        except UnknownIdError:
+            why = self._parts.writer.counts().last_error
+            raise StoreError(f"trajectory {record.id!r} was left out of the store; the last error was: {why}") from None
+        if not _same(stored, record):
+            raise ConflictError(f"trajectory {record.id!r}: the id is taken by other content; give each its own id")
+        there = {feedback.id for feedback in self._parts.store.feedback_of(record.id)} if given else set()
+        if missing := [feedback.id for feedback in given if feedback.id not in there]:
+            raise StoreError(
+                f"trajectory {record.id!r} is stored, but feedback {missing[0]!r} was rejected or left out; send it "
+                "again"
+            )
+
+    def close(self) -> None:
+        """Record as abandoned what is open, store what waits, let go of the files, and end the events.
+
+        Raises:
+            StoreError: something could not be stored in time; it says how much, and why.
+        """
+        for trajectory in self.open.all():
+            trajectory.abandon()
+        try:
+            self._parts.close()
+        finally:
+            self._events.close()
+
+    # ------------------------------------------------------------------------------------------------ events
+
+    def _left_out(self, record: Trajectory | Feedback, error: Exception) -> None:
+        """The writer's word, in its thread."""
+        reasons: dict[type[Exception], DropReason] = {ConflictError: "conflict", UnknownIdError: "unknown id"}
+        self._tell_dropped(record, reasons.get(type(error), "invalid"))
+
+    def _tell_dropped(self, record: Trajectory | Feedback, reason: DropReason) -> None:
+        if isinstance(record, Trajectory):
+            self._tell(RecordDropped(kind="trajectory", id=record.id, trajectory_id=record.id, reason=reason))
+        else:
+            self._tell(RecordDropped(kind="feedback", id=record.id, trajectory_id=record.trajectory_id, reason=reason))
+
+    def _tell(self, dropped: RecordDropped) -> None:
+        if self._events.mailboxes:
+            self._events.tell(dropped)
+
+    def forked(self) -> None:
+        """In a forked child nothing is taken any more."""
+        self._lock = threading.RLock()
+        self._parts.closed = True
+        self.open.forked()
+
+
+def _same(stored: Trajectory, record: Trajectory) -> bool:
+    """Whether ``stored`` is ``record``, to which a cycle may have added token ids."""
+    ids = {"prompt_ids": record.prompt_ids, "response_ids": record.response_ids}
+    return msgspec.structs.replace(stored, **ids) == record

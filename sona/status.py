@@ -1,0 +1,67 @@
+"""What an engine counts, for whoever watches it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sona.intake import Intake
+from sona.parts import Parts
+from sona.ports import StoreCounts
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What :meth:`sona.Engine.status` counts."""
+
+    store: StoreCounts
+    version: str
+    patterns: int
+    pending: int
+    """Records that are not yet durable."""
+    open: int
+    """Trajectories whose blocks have not ended."""
+    degraded: str | None
+    """Why the store can't be written to at the moment."""
+
+    # Since the engine was opened:
+
+    rejected: int
+    """Records turned away, because the queue was full; each was told so, or is in ``hook_errors`` too."""
+    conflicts: int
+    """Records left out, because their id is taken by other content."""
+    unknown: int
+    """Feedback left out, because what it rates is not in the store: it was left out itself."""
+    invalid: int
+    """Records left out for another reason of their own, such as an embedding of another width than the store's."""
+    failed_attempts: int
+    """Commits that failed; what they held was kept, and tried again."""
+    abandoned: int
+    """Trajectories recorded as abandoned because they were open for over ``recording.open_timeout_s``, or were one of
+    over ``recording.max_open``."""
+    late: int
+    """... whose block ended after all: its answer came too late to be stored."""
+    missed_events: int
+    """Events that subscribers were too slow for, all of them together."""
+    hook_errors: int
+    """What went wrong behind open trajectories, and was kept from the host."""
+
+
+def read_status(parts: Parts, intake: Intake) -> EngineStatus:
+    """Counted now."""
+    writer = parts.writer.counts()
+    return EngineStatus(
+        store=parts.store.counts(),
+        version=parts.store.current().id,
+        patterns=len(parts.bank.patterns),
+        pending=writer.pending,
+        open=len(intake.open),
+        degraded=parts.writer.degraded,
+        rejected=intake.counted("rejected"),
+        conflicts=writer.conflicts,
+        unknown=writer.unknown,
+        invalid=writer.invalid,
+        failed_attempts=writer.failed_attempts,
+        abandoned=intake.counted("abandoned"),
+        late=intake.counted("late"),
+        missed_events=parts.events.missed,
+        hook_errors=intake.counted("hook_errors"),
+    )

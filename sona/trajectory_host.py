@@ -1,0 +1,92 @@
+"""What an open trajectory finds behind it: the model that answers, and the way into the store."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import numpy as np
+
+from sona.checks import Float32
+from sona.config import ServeConfig
+from sona.errors import ClosedError, ModelError
+from sona.intake import Intake
+from sona.parts import Parts
+from sona.types import Message, Reply
+
+if TYPE_CHECKING:
+    from sona.hooks.trajectory import OpenTrajectory
+    from sona.serving.local import LocalModel
+
+log = logging.getLogger("sona.engine")
+
+
+class TrajectoryHost:
+    """The :class:`sona.hooks.trajectory.Host` of one open engine; on any event loop."""
+
+    def __init__(self, parts: Parts, intake: Intake, settings: ServeConfig) -> None:
+        self._parts, self._intake, self._settings = parts, intake, settings
+        self.opened = intake.opened
+        self.closed = intake.closed
+        self.ended_late = intake.ended_late
+
+    @property
+    def embeds(self) -> bool:
+        """Whether queries get an embedding here: there is a model, and the store has no other embeddings."""
+        model = self._parts.model
+        return model is not None and self._parts.fast.width in (None, model.hidden_size)
+
+    async def embed_quietly(self, messages: Sequence[Message]) -> Float32 | None:
+        """The query's embedding; None without a model, in a store of other embeddings, or, counted, where it failed."""
+        model = self._parts.model
+        if model is None or not self.embeds:
+            return None
+        try:
+            vectors: Float32 = await anyio.to_thread.run_sync(lambda: model.embed([model.encode_prompt(messages)]))
+        except Exception:  # a failed embedding must not fail the host's query; the cycle makes it up
+            self._intake.count("hook_errors")
+            log.exception("a query could not be embedded")
+            return None
+        return np.asarray(vectors[0])
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int | None,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        seed: int | None,
+    ) -> Reply:
+        """See :meth:`sona.Engine.generate`."""
+        model = self.model
+        answer = functools.partial(
+            model.generate,
+            max_new_tokens=self.limit(max_new_tokens),
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+        )
+        return await anyio.to_thread.run_sync(answer, model.encode_prompt(messages))
+
+    def limit(self, max_new_tokens: int | None) -> int:
+        """How long an answer may be; None: as the settings say."""
+        return self._settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+
+    @property
+    def model(self) -> LocalModel:
+        """The served model; ClosedError or ModelError where there is none."""
+        if self._parts.closed:
+            raise ClosedError("the engine is closed; open it again to ask its model")
+        if self._parts.model is None:
+            raise ModelError("this engine has no model; open it with model='path/or/hub-id' (or 'tiny')")
+        return self._parts.model
+
+    async def wait_durable(self, trajectory: OpenTrajectory) -> None:
+        """See :meth:`OpenTrajectory.durable`."""
+        await anyio.to_thread.run_sync(self._intake.wait_durable, trajectory)
