@@ -18,6 +18,7 @@ from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreError, StoreReadOnlyError
 from sona.ports import Claim, Collected, Role, SourceCounts, StoreCounts, Stored
 from sona.storage import cycles, forked, reading
+from sona.storage.backup import Backup, back_up
 from sona.storage.claims import read_claims
 from sona.storage.connection import Readers, store_error
 from sona.storage.head import read_head, read_version, read_versions, write_head
@@ -27,6 +28,7 @@ from sona.storage.replay import Replay
 from sona.storage.rows import row_crc
 from sona.storage.schema import check_library
 from sona.storage.transactions import Transactions
+from sona.storage.versions import Versions
 from sona.types import CycleReport, Feedback, Trajectory, Version
 
 DATABASE = "store.db"
@@ -282,6 +284,17 @@ class Store:
         """The newest ``limit`` cycle reports, newest first."""
         with self._snapshot() as connection:
             return cycles.read_reports(connection, limit)
+
+    def backup(self, target: str | os.PathLike[str]) -> Backup:
+        """Copy all that is committed, and the versions' files, to the folder ``target``, which is made and is a store
+        itself. Works beside a writer, and records keep coming in meanwhile.
+
+        Raises:
+            InvalidInputError, StoreCorruptError, StoreFullError, StoreReadOnlyError, StoreError: see
+                :func:`sona.storage.backup.back_up`.
+        """
+        self._check_open()
+        return back_up(self._database, Versions(self.path), Path(target))
 
     @property
     def embedding_width(self) -> int | None:

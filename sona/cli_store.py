@@ -1,0 +1,120 @@
+"""The commands that look after a store, none of which needs a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+import sona
+from sona.errors import StoreError
+from sona.terminal import AsJson, StorePath, as_json, err, megabytes, out, plain, when
+from sona.types import BASE_VERSION, CycleReport, Version
+
+
+def status(*, store: StorePath, json: AsJson = False) -> None:
+    """What a store holds: sources, steps, rewards, patterns, versions. Works beside a running agent."""
+    from sona.storage.store import Store
+
+    with Store.open(store, read_only=True) as opened:
+        counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
+    try:
+        patterns = _patterns(store, version)
+    except StoreError as error:  # the counts are true all the same
+        err.print(f"[yellow]{version.id} can't be read:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"'sona versions rollback --store {store}' puts the one before in force", highlight=False)
+        patterns = []
+    if json:
+        rows = [{"id": p.id, "count": p.count, "quality_mean": p.quality_mean} for p in patterns]
+        print(as_json({"store": counts, "sources": sources, "version": version.id, "patterns": rows, "cycles": cycles}))
+        return
+    out.print(
+        f"[bold]{plain(str(store))}[/]: version [bold]{version.id}[/], {counts.bytes_on_disk / 1e6:.1f} MB",
+        highlight=False,
+    )
+    out.print(
+        f"{counts.trajectories} trajectories, {counts.feedback} feedbacks: {counts.trained} trained on, "
+        f"{counts.held_out} held out, {counts.left_out} left out, {counts.uncollected} new, "
+        f"{counts.waiting_for_feedback} without a quality",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _print_sources(sources)
+    _print_patterns(patterns)
+    _print_cycles(cycles)
+
+
+def backup(
+    target: Annotated[Path, Parameter(help="Folder to make; it must not exist.")],
+    *,
+    store: StorePath,
+    json: AsJson = False,
+) -> None:
+    """Copy a store, with its versions, to the folder TARGET, which is a store itself. Works beside a running agent."""
+    from sona.storage.store import Store
+
+    with Store.open(store, read_only=True) as opened:
+        made = opened.backup(target)
+    if json:
+        print(as_json(made))
+        return
+    for version in made.damaged:
+        err.print(f"[yellow]{version} is damaged, and left out[/]; see 'sona doctor --store {store}'", highlight=False)
+    out.print(
+        f"{plain(made.path)}: {made.trajectories} trajectories, version [bold]{made.version}[/], "
+        f"the files of {len(made.versions)} versions, {megabytes(made.size_bytes)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _patterns(store: Path, version: Version) -> list[sona.Pattern]:
+    """Of the version in force, the largest first."""
+    from sona.loops.version_files import read_bank
+    from sona.storage.versions import Versions
+
+    if version.id == BASE_VERSION:
+        return []
+    return sorted(read_bank(Versions(store), version).patterns, key=lambda pattern: -pattern.count)
+
+
+def _print_sources(rows: list[Any]) -> None:
+    table = Table("source", "number", "steps", "rewards", "mean", "rated", "quality", "outcomes", box=None)
+    for row in rows:
+        outcomes = ", ".join(f"{count} {name}" for name, count in row.outcomes.items() if count)
+        reward, quality = (("-" if mean is None else f"{mean:.3f}") for mean in (row.mean_reward, row.mean_quality))
+        table.add_row(
+            plain(row.source),
+            str(row.trajectories),
+            str(row.steps),
+            str(row.rewards),
+            reward,
+            str(row.rated),
+            quality,
+            outcomes,
+        )
+    out.print(table)
+
+
+def _print_patterns(patterns: list[sona.Pattern], most: int = 10) -> None:
+    if not patterns:
+        out.print("no patterns yet: the first cycle makes them ('sona learn')")
+        return
+    table = Table("pattern", "count", "quality", "like", box=None)
+    for pattern in patterns[:most]:
+        like = pattern.exemplars[0].prompt if pattern.exemplars else ""
+        table.add_row(pattern.id, str(pattern.count), f"{pattern.quality_mean:.3f}", plain(" ".join(like.split())[:60]))
+    out.print(table)
+    if len(patterns) > most:
+        out.print(f"... and {len(patterns) - most} more patterns", highlight=False)
+
+
+def _print_cycles(cycles: list[CycleReport]) -> None:
+    for report in reversed(cycles):
+        out.print(
+            f"cycle {report.cycle}, {when(report.finished_ns)}: {report.status} {report.version or ''} "
+            f"from {report.funnel.collected}: {plain(report.reason)}",
+            highlight=False,
+        )
