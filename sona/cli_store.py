@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from msgspec.structs import asdict
 from rich.table import Table
 
 import sona
-from sona.errors import StoreError
-from sona.terminal import AsJson, StorePath, as_json, err, megabytes, out, plain, when
+from sona.config import StoreConfig, settings_of
+from sona.errors import ConfigError, StoreError
+from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, megabytes, out, plain, when
 from sona.types import BASE_VERSION, CycleReport, Version
+
+if TYPE_CHECKING:
+    from sona.storage.store import Store
+
+
+def open_store(path: Path, config: StoreConfig) -> Store:
+    """A store that is there, for writing.
+
+    Raises:
+        StoreError: it is not there; StoreLockedError and others, as :meth:`sona.storage.store.Store.open` does.
+    """
+    from sona.storage.store import DATABASE, Store
+
+    if not (path / DATABASE).is_file():
+        raise StoreError(f"{path}: no store; see that the path is right")
+    return Store.open(path, config=config)
 
 
 def status(*, store: StorePath, json: AsJson = False) -> None:
@@ -68,6 +86,46 @@ def backup(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def prune(
+    *,
+    store: StorePath,
+    days: Annotated[float | None, Parameter(help="Delete what is older (store.keep_days).")] = None,
+    newest: Annotated[int | None, Parameter(help="Keep only the newest so many (store.keep_trajectories).")] = None,
+    per_source: Annotated[int | None, Parameter(help="... of each source (store.keep_per_source).")] = None,
+    unlearned: Annotated[
+        bool | None, Parameter(help="Delete also what no cycle has taken yet (store.keep_unlearned = false).")
+    ] = None,
+    config: ConfigPath = None,
+    json: AsJson = False,
+) -> None:
+    """Delete trajectories beyond the limits, and what hangs on them. A running agent does so after each cycle."""
+    from sona.storage.retention import Limits
+
+    given = {
+        "keep_days": days,
+        "keep_trajectories": newest,
+        "keep_per_source": per_source,
+        "keep_unlearned": None if unlearned is None else not unlearned,
+    }
+    settings = settings_of(config).store
+    limits = Limits.of(StoreConfig(**{**asdict(settings), **{k: v for k, v in given.items() if v is not None}}))
+    if not limits:
+        raise ConfigError("no limit is set: give --days, --newest, --per-source, or a --config with store.keep_days")
+    with open_store(store, settings) as opened:
+        done = opened.prune(limits)
+    if json:
+        print(as_json(done))
+        return
+    out.print(
+        f"{done.trajectories} trajectories deleted, with {done.feedback} feedbacks; "
+        f"{megabytes(done.freed_bytes)} given back",
+        highlight=False,
+    )
+    for count, why in ((done.unlearned, "no cycle has taken them yet"), (done.damaged, "see 'sona doctor'")):
+        if count:
+            out.print(f"{count} beyond the limits were left: {why}", highlight=False)
 
 
 def _patterns(store: Path, version: Version) -> list[sona.Pattern]:

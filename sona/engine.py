@@ -347,6 +347,7 @@ class Engine:
         if outcome.version is not None:
             parts.serve_current(fall_back=outcome.parent)
             parts.prune(self.config.store.keep_versions)
+        parts.keep_limits()
         return outcome
 
     async def run(self) -> None:

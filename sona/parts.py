@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from sona.errors import ModelError, NothingToRollBackError, StoreError
 from sona.loops.fast import FastLoop
 from sona.loops.version_files import read_bank, read_served
 from sona.serving.resolve import resolve
+from sona.storage.retention import Limits
 from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.storage.writer import Writer
@@ -21,6 +23,8 @@ from sona.types import Version
 
 if TYPE_CHECKING:
     from sona.serving.local import LocalModel
+
+log = logging.getLogger("sona.engine")
 
 
 class Parts:
@@ -84,6 +88,16 @@ class Parts:
             self.store.set_current(target_of(self.store, to))
             self.serve_current(fall_back=before.id)
             return self.store.current()
+
+    def keep_limits(self) -> None:
+        """Delete the trajectories that are beyond the limits of the settings (``store.keep_*``); where that fails, it
+        is logged, and tried again after the next cycle.
+        """
+        if limits := Limits.of(self.store.config):
+            try:
+                self.store.prune(limits)
+            except StoreError:
+                log.exception("what is beyond the store's limits could not be deleted")
 
     def prune(self, count: int) -> None:
         """Remove the files of all but ``count`` versions."""

@@ -35,14 +35,26 @@ class Totals:
 
     def add_trajectory(self, record: Trajectory) -> None:
         """Count a new trajectory."""
+        self._count(record, 1)
+
+    def remove_trajectory(self, record: Trajectory, feedback: int, quality: float | None) -> None:
+        """No longer count a trajectory, its ``feedback`` many feedbacks, and its effective quality."""
+        self._count(record, -1)
+        self.feedback -= feedback
+        self.rated -= quality is not None
+        # Of nothing the sum is exactly 0, whatever rounding has left.
+        self.reward_sum = self.reward_sum if self.rewards else 0.0
+        self.quality_sum = self.quality_sum - (quality or 0.0) if self.rated else 0.0
+
+    def _count(self, record: Trajectory, by: int) -> None:
         rewards = [float(step.reward) for step in record.steps if step.reward is not None]
-        self.trajectories += 1
-        self.steps += len(record.steps)
-        self.rewards += len(rewards)
-        self.reward_sum += sum(rewards)
-        self.completed += record.outcome == "completed"
-        self.failed += record.outcome == "failed"
-        self.abandoned += record.outcome == "abandoned"
+        self.trajectories += by
+        self.steps += by * len(record.steps)
+        self.rewards += by * len(rewards)
+        self.reward_sum += by * sum(rewards)
+        self.completed += by * (record.outcome == "completed")
+        self.failed += by * (record.outcome == "failed")
+        self.abandoned += by * (record.outcome == "abandoned")
 
     def add_feedback(self, quality: float, before: float | None) -> None:
         """Count a feedback for a trajectory whose effective quality was ``before``."""
@@ -77,7 +89,10 @@ def read_all_totals(connection: apsw.Connection) -> list[Totals]:
 
 
 def write_totals(connection: apsw.Connection, totals: Totals) -> None:
-    """Replace the totals of one source, in the transaction under way."""
+    """Replace the totals of one source, in the transaction under way; of a source that has nothing no row is kept."""
+    if not totals.trajectories:
+        connection.execute("DELETE FROM sources WHERE source = ?", (totals.source,))
+        return
     values = astuple(totals)
     connection.execute(
         f"INSERT OR REPLACE INTO sources ({_COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -25,6 +25,7 @@ from sona.storage.head import read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.lock import WriterLock
 from sona.storage.replay import Replay
+from sona.storage.retention import Limits, Pruned, Retention
 from sona.storage.rows import row_crc
 from sona.storage.schema import check_library
 from sona.storage.transactions import Transactions
@@ -171,6 +172,15 @@ class Store:
             return version
 
         return self._transact(work)
+
+    def prune(self, limits: Limits | None = None, now_ns: int | None = None) -> Pruned:
+        """Delete what is beyond ``limits``, those of the settings if there are none given: see
+        :meth:`sona.storage.retention.Retention.apply`. Records come in meanwhile.
+
+        What is deleted is not known any more: the same trajectory sent again is a new one.
+        """
+        retention = Retention(self._transact, self._snapshot, "last")
+        return retention.apply(Limits.of(self.config) if limits is None else limits, now_ns)
 
     def write_state(self, name: str, value: bytes) -> None:
         """Replace a value kept beside the records, durably."""

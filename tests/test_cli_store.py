@@ -31,3 +31,14 @@ def test_backup_works_beside_a_running_agent(filled: Path, tmp_path: Path) -> No
         assert "exists" in command("backup", tmp_path / "copy", "--store", filled, code=2).stderr
     with sona.open_sync(tmp_path / "copy") as copy:
         assert copy.status().store.trajectories == 20
+
+
+def test_prune_deletes_what_is_beyond_the_limits(filled: Path, tmp_path: Path) -> None:
+    assert "no limit is set" in command("prune", "--store", filled, code=2).stderr
+    told = json.loads(command("prune", "--store", filled, "--newest", 5, "--json").stdout)
+    assert (told["trajectories"], told["feedback"], told["unlearned"]) == (15, 15, 0)
+    (tmp_path / "sona.toml").write_text("[store]\nkeep_per_source = 2\n")
+    assert "3 trajectories deleted" in command("prune", "--store", filled, "--config", tmp_path / "sona.toml").stdout
+    assert "no store" in command("prune", "--store", tmp_path / "none", "--newest", 5, code=2).stderr
+    with Store.open(filled, read_only=True) as store:
+        assert [row.trajectory.id for row in store.iterate()] == ["t18", "t19"]

@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def open_writer() -> Iterator[Callable[..., Writer]]:
     """Writers that are closed in the end, whatever they still hold."""
     writers: list[Writer] = []
 
-    def make(store: FakeStore | Store, **settings: int) -> Writer:
+    def make(store: FakeStore | Store, **settings: Any) -> Writer:
         writers.append(Writer(store, StoreConfig(**settings)))
         return writers[-1]
 
