@@ -11,7 +11,7 @@ from rich.table import Table
 
 import sona
 from sona.config import StoreConfig, settings_of
-from sona.errors import ConfigError, StoreError
+from sona.errors import ConfigError, InvalidInputError, StoreError
 from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, megabytes, out, plain, when
 from sona.types import BASE_VERSION, CycleReport, Version
 
@@ -126,6 +126,49 @@ def prune(
     for count, why in ((done.unlearned, "no cycle has taken them yet"), (done.damaged, "see 'sona doctor'")):
         if count:
             out.print(f"{count} beyond the limits were left: {why}", highlight=False)
+
+
+def erase(
+    source: Annotated[str, Parameter(help="Who sent what is to be erased.")],
+    *,
+    store: StorePath,
+    yes: Annotated[bool, Parameter(negative="", help="Erase; without it nothing is done.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Erase all that SOURCE has sent: trajectories, feedback, exemplars of the bank; and name what has learned from it.
+    An agent that has the store open calls engine.erase().
+    """
+    from sona.erasure import erase as erase_source
+    from sona.storage.versions import Versions
+
+    if not yes:
+        raise InvalidInputError(f"erase {source!r}: it can't be undone; say --yes")
+    with open_store(store, StoreConfig()) as opened:
+        done = erase_source(opened, Versions(store), source)
+    if json:
+        print(as_json(done))
+        return
+    out.print(
+        f"{done.trajectories} trajectories of {plain(repr(source))} erased, with {done.feedback} feedbacks and "
+        f"{done.exemplars} exemplars in {len(done.rewritten)} versions",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for name in done.removed:
+        out.print(f"{name} was damaged, so its files were removed", highlight=False)
+    if done.learned:
+        out.print(f"Learned from it all the same: {', '.join(done.learned)}", highlight=False, soft_wrap=True)
+        out.print("Weights can't be made to forget a source; a rollback takes them out of use.", highlight=False)
+    if done.roll_back_to is not None:
+        out.print(
+            f"{done.in_force} is in force: 'sona versions rollback {done.roll_back_to} --store {store}' goes back to "
+            "before it",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for path in done.not_covered:
+        out.print(f"may hold texts of it: {plain(path)}", highlight=False, soft_wrap=True)
+    out.print("Backups are not covered: delete those that were made before.", highlight=False)
 
 
 def _patterns(store: Path, version: Version) -> list[sona.Pattern]:

@@ -19,6 +19,7 @@ import numpy as np
 from sona.bank.bank import Bank
 from sona.checks import Float32, check_id, pack_vector
 from sona.config import Config, settings_of
+from sona.erasure import Erased, erase
 from sona.errors import ClosedError, CycleError, ModelError, UnknownIdError
 from sona.hooks.jsonl import read_jsonl
 from sona.hooks.trajectory import OpenTrajectory
@@ -26,6 +27,7 @@ from sona.loops.background import run_forever
 from sona.parts import Parts
 from sona.ports import Report, StoreCounts, Stored, ignore_progress
 from sona.stoppable import StoppableWork
+from sona.storage.backup import Backup
 from sona.types import (
     CycleReport,
     Feedback,
@@ -381,6 +383,42 @@ class Engine:
         this waits for the answer that is being written.
         """
         return self._started().roll_back(to)
+
+    # ------------------------------------------------------------------------------------------------ the store
+
+    async def backup(self, target: str | os.PathLike[str]) -> Backup:
+        """Copy all that was recorded before, and the versions' files, to the folder ``target``, which is made and is a
+        store itself. Recording, answering and learning go on.
+
+        Raises:
+            InvalidInputError: there is something at ``target``.
+            StoreError: of the store, or of the target's disk.
+        """
+        await self.flush()
+        return await self._in_thread(self._started().store.backup, target)
+
+    async def erase(self, source: str) -> Erased:
+        """Erase all that a source has sent so far: trajectories, feedback, claims, and the exemplars of the banks.
+
+        What its ``learned`` names has learned from the source all the same: weights can't be made to forget it, but a
+        rollback takes them out of use. Backups are not touched.
+
+        Raises:
+            CycleError: a cycle is under way.
+            InvalidInputError, StoreError: see :func:`sona.erasure.erase`; call it again.
+        """
+        if not self._learning.acquire(blocking=False):
+            raise CycleError("a cycle is under way in this engine; await it before a source is erased")
+        try:
+            await self.flush()
+            return await self._in_thread(self._erase, source)
+        finally:
+            self._learning.release()
+
+    def _erase(self, source: str) -> Erased:
+        parts = self._started()
+        with parts.unchanging():
+            return erase(parts.store, parts.folders, source)
 
     # ------------------------------------------------------------------------------------------------ for hooks
 

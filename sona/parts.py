@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,15 @@ class Parts:
             self.store.set_current(target_of(self.store, to))
             self.serve_current(fall_back=before.id)
             return self.store.current()
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """The version in force stays the same in the block, in which its bank may be written anew."""
+        with self._in_force:
+            try:
+                yield
+            finally:
+                self.bank = read_bank(self.folders, self.store.current())
 
     def keep_limits(self) -> None:
         """Delete the trajectories that are beyond the limits of the settings (``store.keep_*``); where that fails, it

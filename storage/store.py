@@ -21,6 +21,7 @@ from sona.storage import cycles, forked, reading
 from sona.storage.backup import Backup, back_up
 from sona.storage.claims import read_claims
 from sona.storage.connection import Readers, store_error
+from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.lock import WriterLock
@@ -96,12 +97,17 @@ class Store:
             raise store_error(error, folder) from error
         store = cls(folder, config, lock)
         try:
-            store._transact(read_head)
+            store._transact(store._begin)
             _sync(folder)
         except BaseException:
             store.close()
             raise
         return store
+
+    def _begin(self, connection: apsw.Connection) -> None:
+        """What a new writer does first."""
+        read_head(connection)
+        settle(connection, Versions(self.path))
 
     def close(self) -> None:
         """Let go of the files and of the lock; a second call does nothing."""
@@ -181,6 +187,12 @@ class Store:
         """
         retention = Retention(self._transact, self._snapshot, "last")
         return retention.apply(Limits.of(self.config) if limits is None else limits, now_ns)
+
+    def erasure(self, source: str) -> Erasure:
+        """The steps by which all of a source is erased: see :mod:`sona.storage.erasure`. Whoever takes them sees to it
+        that no cycle runs meanwhile.
+        """
+        return Erasure(source, self._transact, self._apart, self._snapshot, Versions(self.path), "last")
 
     def write_state(self, name: str, value: bytes) -> None:
         """Replace a value kept beside the records, durably."""
@@ -333,6 +345,13 @@ class Store:
         with self._writing:
             self._check_open()
             return self._transactions.run(work, landed)
+
+    def _apart(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        """As :meth:`_transact`, outside of any transaction."""
+        self._check_open()
+        with self._writing:
+            self._check_open()
+            return self._transactions.apart(work)
 
 
 def _make(folder: Path) -> None:
