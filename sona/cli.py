@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import cyclopts
-import msgspec
 from cyclopts import Parameter
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import sona
-from sona.checks import folder_of
-from sona.errors import SonaError, StoreError, UnknownIdError
+from sona import cli_store
+from sona.errors import SonaError, UnknownIdError
 from sona.hooks.jsonl import check_file
-from sona.types import BASE_VERSION, CycleReport, Version
+from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, number, out, plain, when
+from sona.types import CycleReport
 from sona.types import Progress as Stage
 
 app = cyclopts.App(
@@ -32,20 +29,10 @@ app = cyclopts.App(
 )
 versions = cyclopts.App(name="versions", help="What was learned, and the way back.")
 app.command(versions)
+for command in (cli_store.status, cli_store.backup, cli_store.prune, cli_store.erase):
+    app.command(command)
 
-out = Console()
-err = Console(stderr=True)
-
-
-def _folder(_: Any, tokens: Any) -> Path:
-    """A path as it was typed: made into a Path first, an empty one (an unset variable) would be the working folder."""
-    return folder_of(tokens[0].value, "path")
-
-
-StorePath = Annotated[Path, Parameter(name="--store", help="Folder of the store.", converter=_folder)]
 ModelName = Annotated[str, Parameter(name="--model", help="Folder or hub id of a causal language model, or 'tiny'.")]
-ConfigPath = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of tables.")]
 
 
 def main() -> None:
@@ -55,7 +42,7 @@ def main() -> None:
     try:
         app()
     except SonaError as error:
-        err.print(f"[bold red]sona:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]sona:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,7 +88,7 @@ def learn(
         with _bars(json) as bars:
             report = engine.learn(_show_on(bars))
     if json:
-        print(_json(report))
+        print(as_json(report))
     else:
         _print_report(report)
 
@@ -122,40 +109,6 @@ def import_(
         _import(engine, file, source)
 
 
-@app.command
-def status(*, store: StorePath, json: AsJson = False) -> None:
-    """What a store holds: sources, steps, rewards, patterns, versions. Works beside a running agent."""
-    from sona.storage.store import Store
-
-    with Store.open(store, read_only=True) as opened:
-        counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
-    try:
-        patterns = _patterns(store, version)
-    except StoreError as error:  # the counts are true all the same
-        err.print(f"[yellow]{version.id} can't be read:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        err.print(f"'sona versions rollback --store {store}' puts the one before in force", highlight=False)
-        patterns = []
-    if json:
-        rows = [{"id": p.id, "count": p.count, "quality_mean": p.quality_mean} for p in patterns]
-        print(_json({"store": counts, "sources": sources, "version": version.id, "patterns": rows, "cycles": cycles}))
-        return
-    out.print(
-        f"[bold]{_plain(str(store))}[/]: version [bold]{version.id}[/], {counts.bytes_on_disk / 1e6:.1f} MB",
-        highlight=False,
-    )
-    out.print(
-        f"{_trajectories(counts.trajectories)}, {_number(counts.feedback, 'feedback', 'feedbacks')}: "
-        f"{counts.trained} trained on, "
-        f"{counts.held_out} held out, {counts.left_out} left out, {counts.uncollected} new, "
-        f"{counts.waiting_for_feedback} without a quality",
-        highlight=False,
-        soft_wrap=True,
-    )
-    _print_sources(sources)
-    _print_patterns(patterns)
-    _print_cycles(cycles)
-
-
 @versions.command(name="list")
 def list_versions(*, store: StorePath, json: AsJson = False) -> None:
     """All versions, oldest first; the star is in force."""
@@ -164,7 +117,7 @@ def list_versions(*, store: StorePath, json: AsJson = False) -> None:
     with Store.open(store, read_only=True) as opened:
         rows, current = opened.versions(), opened.current().id
     if json:
-        print(_json({"current": current, "versions": rows}))
+        print(as_json({"current": current, "versions": rows}))
         return
     table = Table("", "version", "parent", "cycle", "made", "trajectories", "digest", box=None)
     for row in rows:
@@ -174,7 +127,7 @@ def list_versions(*, store: StorePath, json: AsJson = False) -> None:
             row.id,
             row.parent or "-",
             str(row.cycle),
-            _when(row.created_ns),
+            when(row.created_ns),
             str(row.trajectories),
             row.digest[:12] or "-",
         )
@@ -191,7 +144,7 @@ def show(version: str, *, store: StorePath) -> None:
         report = next((row for row in opened.reports(1_000_000) if row.version == version), None)
     if found is None:
         raise UnknownIdError(f"version {version!r} is not in {store}; 'sona versions list' shows those that are")
-    print(_json({"version": found, "report": report}))
+    print(as_json({"version": found, "report": report}))
 
 
 @versions.command
@@ -209,22 +162,13 @@ def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
     before = engine.status().conflicts
     counts = engine.import_jsonl(file, source=source)
     taken = engine.status().conflicts - before
+    new = number(counts.new, "new trajectory", "new trajectories")
     known = f", {counts.known} known already" if counts.known else ""
     left = f"; {taken} left out, because other content has the same id" if taken else ""
     err.print(
-        f"{_plain(file.name)}: {_trajectories(counts.new, 'new ')}, {counts.rated} with a quality{known}{left}",
+        f"{plain(file.name)}: {new}, {counts.rated} with a quality{known}{left}",
         highlight=False,
     )
-
-
-def _patterns(store: Path, version: Version) -> list[sona.Pattern]:
-    """Of the version in force, the largest first."""
-    from sona.loops.version_files import read_bank
-    from sona.storage.versions import Versions
-
-    if version.id == BASE_VERSION:
-        return []
-    return sorted(read_bank(Versions(store), version).patterns, key=lambda pattern: -pattern.count)
 
 
 def _bars(quiet: bool) -> Progress:
@@ -253,13 +197,13 @@ def _show_on(bars: Progress) -> Any:
 def _print_report(report: CycleReport) -> None:
     colour = {"published": "green", "rejected": "yellow", "skipped": "dim"}[report.status]
     name = f" {report.version}" if report.version else ""
-    out.print(f"[bold {colour}]{report.status}{name}[/]: {_plain(report.reason)}", highlight=False)
+    out.print(f"[bold {colour}]{report.status}{name}[/]: {plain(report.reason)}", highlight=False)
     table = Table("trajectories", "", box=None)
     table.add_row("new with a quality", str(report.funnel.collected))
     table.add_row("  trained on", str(report.funnel.trained))
     table.add_row("  held out", str(report.funnel.held_out))
     for reason, count in sorted(report.funnel.left_out.items()):
-        table.add_row(f"  {_plain(reason)}", str(count))
+        table.add_row(f"  {plain(reason)}", str(count))
     table.add_row("waiting for feedback", str(report.funnel.waiting_for_feedback))
     out.print(table)
     for part, name in (
@@ -273,69 +217,6 @@ def _print_report(report: CycleReport) -> None:
     for check in report.gate.checks if report.gate else ():
         mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
         out.print(
-            f"gate: {check.name} {check.value:.4g}, needs {check.bound:.4g}: {mark} ({_plain(check.detail)})",
+            f"gate: {check.name} {check.value:.4g}, needs {check.bound:.4g}: {mark} ({plain(check.detail)})",
             highlight=False,
         )
-
-
-def _print_sources(rows: list[Any]) -> None:
-    table = Table("source", "number", "steps", "rewards", "mean", "rated", "quality", "outcomes", box=None)
-    for row in rows:
-        outcomes = ", ".join(f"{count} {name}" for name, count in row.outcomes.items() if count)
-        reward, quality = (("-" if mean is None else f"{mean:.3f}") for mean in (row.mean_reward, row.mean_quality))
-        table.add_row(
-            _plain(row.source),
-            str(row.trajectories),
-            str(row.steps),
-            str(row.rewards),
-            reward,
-            str(row.rated),
-            quality,
-            outcomes,
-        )
-    out.print(table)
-
-
-def _print_patterns(patterns: list[sona.Pattern], most: int = 10) -> None:
-    if not patterns:
-        out.print("no patterns yet: the first cycle makes them ('sona learn')")
-        return
-    table = Table("pattern", "count", "quality", "like", box=None)
-    for pattern in patterns[:most]:
-        like = pattern.exemplars[0].prompt if pattern.exemplars else ""
-        table.add_row(
-            pattern.id, str(pattern.count), f"{pattern.quality_mean:.3f}", _plain(" ".join(like.split())[:60])
-        )
-    out.print(table)
-    if len(patterns) > most:
-        out.print(f"... and {_number(len(patterns) - most, 'more pattern', 'more patterns')}", highlight=False)
-
-
-def _print_cycles(cycles: list[CycleReport]) -> None:
-    for report in reversed(cycles):
-        out.print(
-            f"cycle {report.cycle}, {_when(report.finished_ns)}: {report.status} {report.version or ''} "
-            f"from {report.funnel.collected}: {_plain(report.reason)}",
-            highlight=False,
-        )
-
-
-def _trajectories(count: int, kind: str = "") -> str:
-    return _number(count, f"{kind}trajectory", f"{kind}trajectories")
-
-
-def _number(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
-
-
-def _when(at_ns: int) -> str:
-    return datetime.fromtimestamp(at_ns / 1e9, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M") if at_ns else "-"
-
-
-def _json(value: object) -> str:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-
-
-def _plain(text: str) -> str:
-    """Text of a user's, in which rich must not look for markup."""
-    return escape(text)

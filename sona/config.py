@@ -65,6 +65,15 @@ class StoreConfig(Settings, kw_only=True):
     """... or this many bytes."""
     keep_versions: Annotated[int, Meta(ge=2, le=100_000)] = 10
     """Adapter folders kept on disk beside the base, newest first; the current version's ancestors come first."""
+    keep_days: Annotated[float, Meta(ge=0.0, le=100_000.0)] = 0.0
+    """Trajectories older than this, by the host's ``created_ns``, are deleted after a cycle and by ``sona prune``; 0
+    keeps them for ever."""
+    keep_trajectories: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    """Only the newest so many stay; 0: all."""
+    keep_per_source: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    """... and of each source the newest so many; 0: all."""
+    keep_unlearned: bool = True
+    """What no cycle has taken yet, for lack of a quality or of time, stays beyond these three limits."""
 
 
 class RecordingConfig(Settings, kw_only=True):

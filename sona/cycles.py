@@ -31,16 +31,24 @@ class Cycles:
 
     async def learn(self, flush: Callable[[], Awaitable[None]], on_progress: Report) -> CycleReport:
         """See :meth:`sona.Engine.learn`; what waits for the disk is flushed first."""
-        if not self._under_way.acquire(blocking=False):
-            raise CycleError("a cycle is under way in this engine; await it before the next")
-        try:
+        with self.alone("the next"):
             await flush()
             self._work = StoppableWork(on_progress)
             if self._stopped:  # looked at once the work can be stopped, and the other way round in stop()
                 raise ClosedError("the engine was closed before the cycle began; nothing has changed")
-            return await self._work.run(self._learn)
+            try:
+                return await self._work.run(self._learn)
+            finally:
+                self._work = None
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """No cycle runs in the block; CycleError where one does, which says to await it before ``what``."""
+        if not self._under_way.acquire(blocking=False):
+            raise CycleError(f"a cycle is under way in this engine; await it before {what}")
+        try:
+            yield
         finally:
-            self._work = None
             self._under_way.release()
 
     def _learn(self, report: Report) -> CycleReport:
@@ -53,6 +61,7 @@ class Cycles:
                 tell(VersionPublished(version=outcome.version, parent=outcome.parent, cycle=outcome.cycle))
                 parts.serve_current(fall_back=outcome.parent)
                 parts.prune(self._config.store.keep_versions)
+            parts.keep_limits()
             tell(_finished(outcome))
         return outcome
 

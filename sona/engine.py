@@ -17,6 +17,7 @@ from sona.bank.bank import Bank
 from sona.checks import Float32, check_id, check_number, folder_of, pack_vector
 from sona.config import Config, settings_of
 from sona.cycles import Cycles
+from sona.erasure import Erased, erase
 from sona.errors import ClosedError
 from sona.event_stream import BUFFER, EventStream
 from sona.hooks.trajectory import OpenTrajectory
@@ -26,6 +27,7 @@ from sona.parts import Parts
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus, read_status
 from sona.stoppable import StoppableWork
+from sona.storage.backup import Backup
 from sona.trajectory_host import TrajectoryHost
 from sona.types import (
     CycleReport,
@@ -368,6 +370,41 @@ class Engine:
         this waits for the answer that is being written.
         """
         return self._started().roll_back(to)
+
+    # ------------------------------------------------------------------------------------------------ the store
+
+    async def backup(self, target: str | os.PathLike[str]) -> Backup:
+        """Copy all that was recorded before, and the versions' files, to the folder ``target``, which is made and is a
+        store itself. Recording, answering and learning go on.
+
+        Raises:
+            InvalidInputError: there is something at ``target``.
+            StoreError: of the store, or of the target's disk.
+        """
+        await self.flush()
+        return await self._in_thread(self._started().store.backup, target)
+
+    async def erase(self, source: str) -> Erased:
+        """Erase all that a source has sent so far: trajectories, feedback, claims, and the exemplars of the banks.
+
+        What its ``learned`` names has learned from the source all the same: weights can't be made to forget it, but a
+        rollback takes them out of use. Backups are not touched.
+
+        Raises:
+            CycleError: a cycle is under way.
+            InvalidInputError, StoreError: see :func:`sona.erasure.erase`; call it again.
+        """
+        self._started()
+        with self._cycles.alone("a source is erased"):
+            await self.flush()
+            return await self._in_thread(self._erase, source)
+
+    def _erase(self, source: str) -> Erased:
+        parts = self._started()
+        with parts.unchanging():
+            done = erase(parts.store, parts.folders, source)
+        parts.writer.wipe()
+        return done
 
     def _started(self) -> Parts:
         if self._parts is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from sona.loops.fast import FastLoop
 from sona.loops.version_files import read_bank, read_served
 from sona.serving.resolve import resolve
 from sona.storage.mapped import open_journal
+from sona.storage.retention import Limits
 from sona.storage.store import DATABASE, Store
 from sona.storage.versions import Versions
 from sona.storage.writer import Writer
@@ -24,6 +27,8 @@ from sona.types import Version
 
 if TYPE_CHECKING:
     from sona.serving.local import LocalModel
+
+log = logging.getLogger("sona.engine")
 
 
 class Parts:
@@ -100,6 +105,25 @@ class Parts:
             if self.events.mailboxes:
                 self.events.tell(RolledBack(version=now.id, before=before.id))
             return now
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """The version in force stays the same in the block, in which its bank may be written anew."""
+        with self._in_force:
+            try:
+                yield
+            finally:
+                self.bank = read_bank(self.folders, self.store.current())
+
+    def keep_limits(self) -> None:
+        """Delete the trajectories that are beyond the limits of the settings (``store.keep_*``); where that fails, it
+        is logged, and tried again after the next cycle.
+        """
+        if limits := Limits.of(self.store.config):
+            try:
+                self.store.prune(limits)
+            except StoreError:
+                log.exception("what is beyond the store's limits could not be deleted")
 
     def prune(self, count: int) -> None:
         """Remove the files of all but ``count`` versions."""

@@ -16,6 +16,7 @@ from sona.bank.bank import Bank
 from sona.checks import Float32, TokensLike
 from sona.config import Config
 from sona.engine import Conversation, Engine
+from sona.erasure import Erased
 from sona.errors import ClosedError
 from sona.event_stream import BUFFER, SyncEventStream
 from sona.hooks.trajectory import OpenTrajectory
@@ -23,6 +24,7 @@ from sona.importing import ImportCounts
 from sona.intake import Receipt
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus
+from sona.storage.backup import Backup
 from sona.types import CycleReport, Recall, Reply, Trajectory, Version
 
 T = TypeVar("T")
@@ -156,6 +158,14 @@ class SyncEngine:
     def roll_back(self, to: str | None = None) -> Version:
         """See :meth:`sona.Engine.roll_back`."""
         return self._engine.roll_back(to)
+
+    def backup(self, target: str | os.PathLike[str]) -> Backup:
+        """See :meth:`sona.Engine.backup`."""
+        return self._started().call(self._engine.backup, target)
+
+    def erase(self, source: str) -> Erased:
+        """See :meth:`sona.Engine.erase`."""
+        return self._started().call(self._engine.erase, source)
 
     @property
     def bank(self) -> Bank:

@@ -15,7 +15,7 @@ import apsw
 from sona.checks import check_id
 from sona.errors import CycleError, InvalidInputError
 from sona.ports import Claim, Role
-from sona.storage.rows import check_crc, row_crc
+from sona.storage.rows import check_crc, damaged, row_crc
 
 ROLES: tuple[Role, ...] = get_args(Role)
 DRAWN: tuple[Role, ...] = ("train", "held_out")
@@ -32,6 +32,7 @@ INSERT INTO claims (cycle, role, ordinal, skill, pattern, place, seq, feedback, 
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_GROUP = "INSERT INTO claim_groups (cycle, role, skill, pattern, size, crc) VALUES (?, ?, ?, ?, ?, ?)"
+_GROUP = "SELECT size, crc FROM claim_groups WHERE cycle = ? AND role = ? AND skill = ? AND pattern = ?"
 
 GROUPS_AFTER = """
 SELECT cycle, role, skill, pattern, size, crc FROM claim_groups WHERE cycle > ? ORDER BY cycle, role, skill, pattern
@@ -129,6 +130,21 @@ def insert_group(connection: apsw.Connection, cycle: int, role: Role, skill: str
     """Add a group's row to the transaction under way."""
     values = (cycle, role, skill, pattern, size)
     connection.execute(_INSERT_GROUP, (*values, row_crc(*values)))
+
+
+def shrink_group(connection: apsw.Connection, cycle: int, role: Role, skill: str, pattern: str) -> int:
+    """Count one claim less in a group, in the transaction under way; returns how many are left."""
+    key = (cycle, role, skill, pattern)
+    row = connection.execute(_GROUP, key).get
+    name = f"group {skill!r}, {pattern!r} ({role}) of cycle {cycle}"
+    if row is None:
+        raise damaged(name, "it is missing")
+    size, crc = row
+    check_crc(crc, *key, size, row=name)
+    connection.execute("DELETE FROM claim_groups WHERE cycle = ? AND role = ? AND skill = ? AND pattern = ?", key)
+    if size > 1:
+        insert_group(connection, *key, size - 1)
+    return int(size) - 1
 
 
 def _numbered(claims: Sequence[Claim]) -> Iterator[tuple[Claim, int, int]]:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import apsw
 
 from sona.errors import CycleError
-from sona.ports import Claim
+from sona.ports import Claim, Role
 from sona.storage.claims import insert_claims
 from sona.storage.head import Head, read_head, write_head
-from sona.storage.rows import check_crc, decode, encode, row_crc
+from sona.storage.rows import check_crc, damaged, decode, encode, row_crc
 from sona.storage.schema import insert_version
 from sona.types import CycleReport, Version
 
@@ -55,6 +55,21 @@ def read_reports(connection: apsw.Connection, limit: int) -> list[CycleReport]:
     """The newest ``limit`` reports, newest first."""
     rows = [_read_cycle(row) for row in connection.execute(f"{_CYCLES} ORDER BY cycle DESC LIMIT ?", (limit,))]
     return [decode(row.report, CycleReport, f"report of cycle {row.cycle}") for row in rows]
+
+
+def shrink_cycle(connection: apsw.Connection, number: int, role: Role) -> int:
+    """Count one claim of ``role``, train or held_out, less in a cycle's row, in the transaction under way, as its
+    trajectory was deleted; returns how many are left. The report keeps the numbers of the day.
+    """
+    row = connection.execute(f"{_CYCLES} WHERE cycle = ?", (number,)).get
+    if row is None:
+        raise damaged(f"cycle {number}", "it is missing")
+    cycle = _read_cycle(row)
+    left = (cycle.train if role == "train" else cycle.held_out) - 1
+    cycle = cycle._replace(train=left) if role == "train" else cycle._replace(held_out=left)
+    values = (cycle.train, cycle.held_out, row_crc(*cycle[:-1]), number)
+    connection.execute("UPDATE cycles SET train = ?, held_out = ?, crc = ? WHERE cycle = ?", values)
+    return left
 
 
 def next_cycle(connection: apsw.Connection) -> int:

@@ -21,7 +21,11 @@ from sona.storage.claims import CLAIM_COLUMNS, DRAWN, ClaimRow, GroupRow, read_c
 from sona.storage.cycles import CycleRow, next_cycle, read_cycles
 from sona.storage.head import read_head
 from sona.storage.reading import LATEST_FEEDBACK, STORED_COLUMNS, read_stored
-from sona.storage.rows import damaged
+from sona.storage.rows import damaged, row_crc
+from sona.types import new_id
+
+GENERATION = "replay/generation"
+"""The state that changes whenever claims were deleted."""
 
 _LINEAGE = """
 WITH RECURSIVE lineage (id, parent) AS (
@@ -53,7 +57,7 @@ _GROUP = np.dtype([("cycle", "i8"), ("role", "i8"), ("skill", "i8"), ("pattern",
 
 
 class _Past(NamedTuple):
-    """What the cycles up to one took for good. None of it ever changes, so a later past is this one and more."""
+    """What the cycles up to one took for good. A later past is this one and more, until something is deleted."""
 
     last_cycle: int
     published: tuple[tuple[int, str], ...]
@@ -85,8 +89,7 @@ class Replay:
     """
 
     def __init__(self) -> None:
-        self._past = _NOTHING
-        self._standing: _Standing | None = None
+        self._known: tuple[bytes, _Past, _Standing | None] = (b"", _NOTHING, None)
 
     def sample(
         self,
@@ -121,13 +124,27 @@ class Replay:
 
     def _lineage(self, connection: apsw.Connection) -> _Standing:
         version, last_cycle = read_head(connection).version, next_cycle(connection) - 1
-        known = self._standing
+        generation = _generation(connection)
+        of_generation, past, known = self._known  # at once: another thread may be at it, in another snapshot
+        if of_generation != generation:
+            past, known = _NOTHING, None
         if known is None or (known.version, known.last_cycle) != (version, last_cycle):
-            past = self._past
             if past.last_cycle != last_cycle:  # a snapshot that is older than what is remembered starts from nothing
                 past = _extended(connection, past if past.last_cycle < last_cycle else _NOTHING, last_cycle)
-            self._past, self._standing = past, (known := _read_standing(connection, past, version))
+            known = _read_standing(connection, past, version)
+            self._known = (generation, past, known)
         return known
+
+
+def renew(connection: apsw.Connection) -> None:
+    """Say, in the transaction under way, that claims were deleted: what was remembered of the groups is wrong now."""
+    values = (GENERATION, new_id().encode())
+    connection.execute("INSERT OR REPLACE INTO state (name, value, crc) VALUES (?, ?, ?)", (*values, row_crc(*values)))
+
+
+def _generation(connection: apsw.Connection) -> bytes:
+    value: bytes | None = connection.execute("SELECT value FROM state WHERE name = ?", (GENERATION,)).get
+    return value or b""
 
 
 def _extended(connection: apsw.Connection, past: _Past, last_cycle: int) -> _Past:

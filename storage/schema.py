@@ -18,6 +18,8 @@ from sona.storage.rows import Value, encode, row_crc
 from sona.types import BASE_VERSION, Version
 
 APPLICATION_ID = 0x534F4E41  # "SONA"
+ARRIVALS_SINCE = "arrivals/since"
+"""The state that says since when arrivals are counted, in nanoseconds since 1970 as decimal digits."""
 MIN_SQLITE = (3, 51, 3)  # before it a WAL reset could corrupt the database (sqlite.org/wal.html, "The WAL-Reset Bug")
 
 # Before the first table exists: both are fixed from then on.
@@ -32,6 +34,7 @@ WRITER_PRAGMAS = (
     "trusted_schema = OFF",
     "cell_size_check = ON",
     "mmap_size = 0",  # a read error of a mapped file is a SIGBUS
+    "secure_delete = ON",  # what is deleted is overwritten, not only let go of
     "cache_size = -16384",
 )
 
@@ -161,6 +164,27 @@ CREATE TABLE claim_groups (
 ) STRICT, WITHOUT ROWID;
 """
 
+# Deleting a feedback looks for claims that name it. `learned` keeps, of what was trained on and then deleted by
+# retention, which source it was of; `arrivals` how many records came in each minute of the last day.
+DELETIONS = """
+CREATE INDEX claims_by_feedback ON claims (feedback);
+
+CREATE TABLE learned (
+    source       TEXT    NOT NULL,
+    cycle        INTEGER NOT NULL,
+    trajectories INTEGER NOT NULL,
+    crc          INTEGER NOT NULL,
+    PRIMARY KEY (source, cycle)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE arrivals (
+    minute       INTEGER PRIMARY KEY,
+    trajectories INTEGER NOT NULL,
+    feedback     INTEGER NOT NULL,
+    crc          INTEGER NOT NULL
+) STRICT;
+"""
+
 
 class Migration(NamedTuple):
     """One step from a form of the tables to the next."""
@@ -202,7 +226,16 @@ def _crc_with_group(*row: Value) -> int:
     return row_crc(cycle, role, ordinal, "", "", ordinal, seq, feedback, prompt_ids, response_ids) ^ damage
 
 
-MIGRATIONS = (Migration(TABLES, _add_first_version), Migration(GROUPS, _group_old_claims))
+def _count_arrivals_from_now(connection: apsw.Connection) -> None:
+    values = (ARRIVALS_SINCE, str(time.time_ns()).encode())
+    connection.execute("INSERT INTO state (name, value, crc) VALUES (?, ?, ?)", (*values, row_crc(*values)))
+
+
+MIGRATIONS = (
+    Migration(TABLES, _add_first_version),
+    Migration(GROUPS, _group_old_claims),
+    Migration(DELETIONS, _count_arrivals_from_now),
+)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 

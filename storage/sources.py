@@ -35,18 +35,30 @@ class Totals:
 
     def add_trajectory(self, record: Trajectory) -> None:
         """Count a new trajectory."""
-        self.trajectories += 1
-        self.steps += len(record.steps)
+        self._count(record, 1)
+
+    def remove_trajectory(self, record: Trajectory, feedback: int, quality: float | None) -> None:
+        """No longer count a trajectory, its ``feedback`` many feedbacks, and its effective quality."""
+        self._count(record, -1)
+        self.feedback -= feedback
+        self.rated -= quality is not None
+        # Of nothing the sum is exactly 0, whatever rounding has left.
+        self.reward_sum = self.reward_sum if self.rewards else 0.0
+        self.quality_sum = self.quality_sum - (quality or 0.0) if self.rated else 0.0
+
+    def _count(self, record: Trajectory, by: int) -> None:
+        self.trajectories += by
+        self.steps += by * len(record.steps)
         for step in record.steps:
             if step.reward is not None:
-                self.rewards += 1
-                self.reward_sum += step.reward
+                self.rewards += by
+                self.reward_sum += by * step.reward
         if record.outcome == "completed":
-            self.completed += 1
+            self.completed += by
         elif record.outcome == "failed":
-            self.failed += 1
+            self.failed += by
         else:
-            self.abandoned += 1
+            self.abandoned += by
 
     def add_feedback(self, quality: float, before: float | None) -> None:
         """Count a feedback for a trajectory whose effective quality was ``before``."""
@@ -81,7 +93,10 @@ def read_all_totals(connection: apsw.Connection) -> list[Totals]:
 
 
 def write_totals(connection: apsw.Connection, totals: Totals) -> None:
-    """Replace the totals of one source, in the transaction under way."""
+    """Replace the totals of one source, in the transaction under way; of a source that has nothing no row is kept."""
+    if not totals.trajectories:
+        connection.execute("DELETE FROM sources WHERE source = ?", (totals.source,))
+        return
     values = astuple(totals)
     connection.execute(
         f"INSERT OR REPLACE INTO sources ({_COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

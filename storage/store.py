@@ -18,15 +18,19 @@ from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreError, StoreReadOnlyError
 from sona.ports import Claim, Collected, Role, SourceCounts, StoreCounts, Stored
 from sona.storage import cycles, forked, reading
+from sona.storage.backup import Backup, back_up
 from sona.storage.claims import read_claims
 from sona.storage.connection import Readers, store_error
+from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.lock import WriterLock
 from sona.storage.replay import Replay
+from sona.storage.retention import Limits, Pruned, Retention
 from sona.storage.rows import row_crc
 from sona.storage.schema import check_library
 from sona.storage.transactions import Transactions
+from sona.storage.versions import Versions
 from sona.types import CycleReport, Feedback, Trajectory, Version
 
 DATABASE = "store.db"
@@ -93,12 +97,17 @@ class Store:
             raise store_error(error, folder) from error
         store = cls(folder, config, lock)
         try:
-            store._transact(read_head)
+            store._transact(store._begin)
             _sync(folder)
         except BaseException:
             store.close()
             raise
         return store
+
+    def _begin(self, connection: apsw.Connection) -> None:
+        """What a new writer does first."""
+        read_head(connection)
+        settle(connection, Versions(self.path))
 
     def close(self) -> None:
         """Let go of the files and of the lock; a second call does nothing."""
@@ -169,6 +178,21 @@ class Store:
             return version
 
         return self._transact(work)
+
+    def prune(self, limits: Limits | None = None, now_ns: int | None = None) -> Pruned:
+        """Delete what is beyond ``limits``, those of the settings if there are none given: see
+        :meth:`sona.storage.retention.Retention.apply`. Records come in meanwhile.
+
+        What is deleted is not known any more: the same trajectory sent again is a new one.
+        """
+        retention = Retention(self._transact, self._snapshot, "last")
+        return retention.apply(Limits.of(self.config) if limits is None else limits, now_ns)
+
+    def erasure(self, source: str) -> Erasure:
+        """The steps by which all of a source is erased: see :mod:`sona.storage.erasure`. Whoever takes them sees to it
+        that no cycle runs meanwhile.
+        """
+        return Erasure(source, self._transact, self._apart, self._snapshot, Versions(self.path), "last")
 
     def write_state(self, name: str, value: bytes) -> None:
         """Replace a value kept beside the records, durably."""
@@ -283,6 +307,17 @@ class Store:
         with self._snapshot() as connection:
             return cycles.read_reports(connection, limit)
 
+    def backup(self, target: str | os.PathLike[str]) -> Backup:
+        """Copy all that is committed, and the versions' files, to the folder ``target``, which is made and is a store
+        itself. Works beside a writer, and records keep coming in meanwhile.
+
+        Raises:
+            InvalidInputError, StoreCorruptError, StoreFullError, StoreReadOnlyError, StoreError: see
+                :func:`sona.storage.backup.back_up`.
+        """
+        self._check_open()
+        return back_up(self._database, Versions(self.path), Path(target))
+
     @property
     def embedding_width(self) -> int | None:
         """Numbers in each embedding, fixed by the first one stored; None before it."""
@@ -310,6 +345,13 @@ class Store:
         with self._writing:
             self._check_open()
             return self._transactions.run(work, landed)
+
+    def _apart(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        """As :meth:`_transact`, outside of any transaction."""
+        self._check_open()
+        with self._writing:
+            self._check_open()
+            return self._transactions.apart(work)
 
 
 def _make(folder: Path) -> None:

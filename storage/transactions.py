@@ -54,6 +54,14 @@ class Transactions:
         except _CommitError as failure:
             raise failure.cause from error
 
+    def apart(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        """What ``work`` returns that can't be done in a transaction, such as writing the whole database anew.
+
+        Raises:
+            StoreError: in the form of one of its subclasses. What was committed before stays so.
+        """
+        return self._ask(work)
+
     def close(self) -> None:
         """Close the connection; the next transaction opens another."""
         if self._writer is not None:
@@ -88,10 +96,10 @@ class Transactions:
             raise _CommitError(translated, result) from None
         return result
 
-    def _ask(self, landed: Callable[[apsw.Connection], bool]) -> bool:
+    def _ask(self, work: Callable[[apsw.Connection], _T]) -> _T:
         connection = self._connection()
         try:
-            return landed(connection)
+            return work(connection)
         except apsw.Error as error:
             raise self._translated(error, connection) from error
 

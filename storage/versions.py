@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from sona.errors import ConflictError, InvalidInputError, StoreCorruptError, UnknownIdError
 from sona.storage.connection import store_error
@@ -98,9 +99,43 @@ class Versions:
             raise _damaged(version, folder, f"digest {found}, published as {version.digest}")
         return folder
 
+    def digest_with(self, version_id: str, name: str, data: bytes) -> str:
+        """The digest that the version's files would have with ``data`` as the content of the file ``name``.
+
+        Raises:
+            UnknownIdError: it has no folder.
+            StoreError: a file can't be read.
+        """
+        folder = self.path(version_id)
+        try:
+            return _digest(folder, _files(folder), {folder / name: data})
+        except OSError as error:
+            raise store_error(error, folder) from error
+
+    def put(self, version_id: str, name: str, data: bytes) -> None:
+        """Replace the file ``name`` of a version, durably, and all at once; other links to it keep what it was.
+
+        Raises:
+            UnknownIdError: it has no folder.
+            StoreFullError, StoreReadOnlyError, StoreError: the disk's trouble; the file is what it was.
+        """
+        target, draft = self.path(version_id) / name, self.folder / f"{_DRAFT}{new_id()}"
+        try:
+            draft.write_bytes(data)
+            _sync_path(draft)
+            draft.replace(target)
+            _sync_path(target.parent)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise store_error(error, target) from error
+
     def clean(self, known_ids: set[str]) -> list[str]:
         """Remove drafts, and folders of versions not among ``known_ids``: what a crash left. Returns their names."""
         return self._remove(known_ids, drafts=True)
+
+    def discard(self, version_id: str) -> None:
+        """Remove the folder of one version; StoreError where the disk does not let it go."""
+        self._remove({entry.name for entry in self.folder.iterdir()} - {version_id}, drafts=False)
 
     def prune(self, keep: set[str]) -> list[str]:
         """Remove the folders of all versions but ``keep``, and return their ids."""
@@ -155,11 +190,16 @@ def _files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix().encode())
 
 
-def _digest(folder: Path, files: list[Path]) -> str:
-    """SHA-256 over each file's name and content, in the order of names, each with its length before it."""
+def _digest(folder: Path, files: list[Path], instead: Mapping[Path, bytes] = MappingProxyType({})) -> str:
+    """SHA-256 over each file's name and content, in the order of names, each with its length before it; with what
+    ``instead`` has in place of some contents.
+    """
     sha = hashlib.sha256()
     for file in files:
         name = file.relative_to(folder).as_posix().encode()
+        if (data := instead.get(file)) is not None:
+            sha.update(len(name).to_bytes(8, "little") + name + len(data).to_bytes(8, "little") + data)
+            continue
         with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             sha.update(len(name).to_bytes(8, "little") + name + size.to_bytes(8, "little"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from sona.bank.pattern import Member, found, join
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, StoreCorruptError
-from sona.types import Pattern, Recall, Record
+from sona.types import Exemplar, Pattern, Recall, Record
 
 AT_THE_MEAN = 1e-3
 """An embedding no farther from the mean than this share of its length is the mean itself, but for rounding."""
@@ -128,6 +128,16 @@ class Bank:
         # of one repeated query is all there.
         at_mean = np.linalg.norm(centred, axis=1, keepdims=True) <= AT_THE_MEAN * lengths
         return unit_rows(np.where(at_mean, embeddings, centred))
+
+    def without(self, gone: Callable[[Exemplar], bool]) -> Bank:
+        """Without the exemplars of which ``gone`` is true; itself where there is none."""
+        kept = [tuple(one for one in pattern.exemplars if not gone(one)) for pattern in self.patterns]
+        if all(len(few) == len(pattern.exemplars) for few, pattern in zip(kept, self.patterns, strict=True)):
+            return self
+        patterns = [
+            msgspec.structs.replace(pattern, exemplars=few) for pattern, few in zip(self.patterns, kept, strict=True)
+        ]
+        return Bank(patterns, self._mean)
 
     def to_bytes(self) -> bytes:
         """Its stored form."""

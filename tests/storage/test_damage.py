@@ -75,7 +75,11 @@ FLIP = "CAST(substr({0}, 1, length({0}) - 1) || x'7e' AS BLOB)"
         ("DELETE FROM claim_groups", lambda s: s.replayable("train"), "groups of cycle 1"),
         (f"UPDATE cycles SET report = {FLIP.format('report')}", lambda s: s.reports(), "cycle 1"),
         ("UPDATE versions SET parent = NULL WHERE id = 'v1'", lambda s: s.versions(), "version 'v1'"),
-        (f"UPDATE state SET value = {FLIP.format('value')}", lambda s: s.read_state("probes"), "state 'probes'"),
+        (
+            f"UPDATE state SET value = {FLIP.format('value')} WHERE name = 'probes'",
+            lambda s: s.read_state("probes"),
+            "state 'probes'",
+        ),
         ("UPDATE sources SET rated = 7", lambda s: s.counts(), "source 'agent'"),
     ],
 )

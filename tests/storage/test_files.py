@@ -45,7 +45,7 @@ def test_the_settings_of_the_database_are_those_decided(tmp_path: Path) -> None:
         numbers = {name: raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")}
     raw.close()
     assert found == {"page_size": 16384, "auto_vacuum": 2, "journal_mode": "wal"}
-    assert numbers == {"application_id": schema.APPLICATION_ID, "user_version": 2}
+    assert numbers == {"application_id": schema.APPLICATION_ID, "user_version": schema.SCHEMA_VERSION}
 
 
 def test_each_commit_is_synced_once(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_an_old_sqlite_is_refused(version: str) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     Store.open(tmp_path).close()
     raw = sqlite3.connect(tmp_path / DATABASE)
-    raw.execute("PRAGMA user_version = 3")
+    raw.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     raw.close()
     for read_only in (False, True):
         with pytest.raises(StoreVersionError, match="update sona"):
@@ -265,9 +265,9 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monke
     def fail(connection: apsw.Connection) -> None:
         raise apsw.FullError("a test")
 
-    first, second = schema.MIGRATIONS
+    first, second, *later = schema.MIGRATIONS
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", (first, second._replace(then=fail)))
+        patch.setattr(schema, "MIGRATIONS", (first, second._replace(then=fail), *later))
         with pytest.raises(StoreFullError):
             Store.open(tmp_path)
     with sqlite3.connect(tmp_path / DATABASE) as raw:

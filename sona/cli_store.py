@@ -1,0 +1,235 @@
+"""The commands that look after a store, none of which needs a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from msgspec.structs import asdict
+from rich.table import Table
+
+import sona
+from sona.config import StoreConfig, settings_of
+from sona.errors import ConfigError, InvalidInputError, StoreError
+from sona.terminal import (
+    AsJson,
+    ConfigPath,
+    StorePath,
+    as_json,
+    err,
+    megabytes,
+    number,
+    out,
+    plain,
+    trajectories,
+    when,
+)
+from sona.types import BASE_VERSION, CycleReport, Version
+
+if TYPE_CHECKING:
+    from sona.storage.store import Store
+
+
+def open_store(path: Path, config: StoreConfig) -> Store:
+    """A store that is there, for writing.
+
+    Raises:
+        StoreError: it is not there; StoreLockedError and others, as :meth:`sona.storage.store.Store.open` does.
+    """
+    from sona.storage.store import DATABASE, Store
+
+    if not (path / DATABASE).is_file():
+        raise StoreError(f"{path}: no store; see that the path is right")
+    return Store.open(path, config=config)
+
+
+def status(*, store: StorePath, json: AsJson = False) -> None:
+    """What a store holds: sources, steps, rewards, patterns, versions. Works beside a running agent."""
+    from sona.storage.store import Store
+
+    with Store.open(store, read_only=True) as opened:
+        counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
+    try:
+        patterns = _patterns(store, version)
+    except StoreError as error:  # the counts are true all the same
+        err.print(f"[yellow]{version.id} can't be read:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"'sona versions rollback --store {store}' puts the one before in force", highlight=False)
+        patterns = []
+    if json:
+        rows = [{"id": p.id, "count": p.count, "quality_mean": p.quality_mean} for p in patterns]
+        print(as_json({"store": counts, "sources": sources, "version": version.id, "patterns": rows, "cycles": cycles}))
+        return
+    out.print(
+        f"[bold]{plain(str(store))}[/]: version [bold]{version.id}[/], {counts.bytes_on_disk / 1e6:.1f} MB",
+        highlight=False,
+    )
+    out.print(
+        f"{trajectories(counts.trajectories)}, {number(counts.feedback, 'feedback', 'feedbacks')}: "
+        f"{counts.trained} trained on, "
+        f"{counts.held_out} held out, {counts.left_out} left out, {counts.uncollected} new, "
+        f"{counts.waiting_for_feedback} without a quality",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _print_sources(sources)
+    _print_patterns(patterns)
+    _print_cycles(cycles)
+
+
+def backup(
+    target: Annotated[Path, Parameter(help="Folder to make; it must not exist.")],
+    *,
+    store: StorePath,
+    json: AsJson = False,
+) -> None:
+    """Copy a store, with its versions, to the folder TARGET, which is a store itself. Works beside a running agent."""
+    from sona.storage.store import Store
+
+    with Store.open(store, read_only=True) as opened:
+        made = opened.backup(target)
+    if json:
+        print(as_json(made))
+        return
+    for version in made.damaged:
+        err.print(f"[yellow]{version} is damaged, and left out[/]; see 'sona doctor --store {store}'", highlight=False)
+    out.print(
+        f"{plain(made.path)}: {trajectories(made.trajectories)}, version [bold]{made.version}[/], "
+        f"the files of {number(len(made.versions), 'version', 'versions')}, {megabytes(made.size_bytes)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def prune(
+    *,
+    store: StorePath,
+    days: Annotated[float | None, Parameter(help="Delete what is older (store.keep_days).")] = None,
+    newest: Annotated[int | None, Parameter(help="Keep only the newest so many (store.keep_trajectories).")] = None,
+    per_source: Annotated[int | None, Parameter(help="... of each source (store.keep_per_source).")] = None,
+    unlearned: Annotated[
+        bool | None, Parameter(help="Delete also what no cycle has taken yet (store.keep_unlearned = false).")
+    ] = None,
+    config: ConfigPath = None,
+    json: AsJson = False,
+) -> None:
+    """Delete trajectories beyond the limits, and what hangs on them. A running agent does so after each cycle."""
+    from sona.storage.retention import Limits
+
+    given = {
+        "keep_days": days,
+        "keep_trajectories": newest,
+        "keep_per_source": per_source,
+        "keep_unlearned": None if unlearned is None else not unlearned,
+    }
+    settings = settings_of(config).store
+    limits = Limits.of(StoreConfig(**{**asdict(settings), **{k: v for k, v in given.items() if v is not None}}))
+    if not limits:
+        raise ConfigError("no limit is set: give --days, --newest, --per-source, or a --config with store.keep_days")
+    with open_store(store, settings) as opened:
+        done = opened.prune(limits)
+    if json:
+        print(as_json(done))
+        return
+    out.print(
+        f"{trajectories(done.trajectories)} deleted, with {number(done.feedback, 'feedback', 'feedbacks')}; "
+        f"{megabytes(done.freed_bytes)} given back",
+        highlight=False,
+    )
+    for count, why in ((done.unlearned, "no cycle has taken them yet"), (done.damaged, "see 'sona doctor'")):
+        if count:
+            out.print(f"{count} beyond the limits were left: {why}", highlight=False)
+
+
+def erase(
+    source: Annotated[str, Parameter(help="Who sent what is to be erased.")],
+    *,
+    store: StorePath,
+    yes: Annotated[bool, Parameter(negative="", help="Erase; without it nothing is done.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Erase all that SOURCE has sent: trajectories, feedback, exemplars of the bank; and name what has learned from it.
+    An agent that has the store open calls engine.erase().
+    """
+    from sona.erasure import erase as erase_source
+    from sona.storage.versions import Versions
+
+    if not yes:
+        raise InvalidInputError(f"erase {source!r}: it can't be undone; say --yes")
+    with open_store(store, StoreConfig()) as opened:
+        done = erase_source(opened, Versions(store), source)
+    if json:
+        print(as_json(done))
+        return
+    out.print(
+        f"{trajectories(done.trajectories)} of {plain(repr(source))} erased, with "
+        f"{number(done.feedback, 'feedback', 'feedbacks')} and {number(done.exemplars, 'exemplar', 'exemplars')} in "
+        f"{number(len(done.rewritten), 'version', 'versions')}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for name in done.removed:
+        out.print(f"{name} was damaged, so its files were removed", highlight=False)
+    if done.learned:
+        out.print(f"Learned from it all the same: {', '.join(done.learned)}", highlight=False, soft_wrap=True)
+        out.print("Weights can't be made to forget a source; a rollback takes them out of use.", highlight=False)
+    if done.roll_back_to is not None:
+        out.print(
+            f"{done.in_force} is in force: 'sona versions rollback {done.roll_back_to} --store {store}' goes back to "
+            "before it",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for path in done.not_covered:
+        out.print(f"may hold texts of it: {plain(path)}", highlight=False, soft_wrap=True)
+    out.print("Backups are not covered: delete those that were made before.", highlight=False)
+
+
+def _patterns(store: Path, version: Version) -> list[sona.Pattern]:
+    """Of the version in force, the largest first."""
+    from sona.loops.version_files import read_bank
+    from sona.storage.versions import Versions
+
+    if version.id == BASE_VERSION:
+        return []
+    return sorted(read_bank(Versions(store), version).patterns, key=lambda pattern: -pattern.count)
+
+
+def _print_sources(rows: list[Any]) -> None:
+    table = Table("source", "number", "steps", "rewards", "mean", "rated", "quality", "outcomes", box=None)
+    for row in rows:
+        outcomes = ", ".join(f"{count} {name}" for name, count in row.outcomes.items() if count)
+        reward, quality = (("-" if mean is None else f"{mean:.3f}") for mean in (row.mean_reward, row.mean_quality))
+        table.add_row(
+            plain(row.source),
+            str(row.trajectories),
+            str(row.steps),
+            str(row.rewards),
+            reward,
+            str(row.rated),
+            quality,
+            outcomes,
+        )
+    out.print(table)
+
+
+def _print_patterns(patterns: list[sona.Pattern], most: int = 10) -> None:
+    if not patterns:
+        out.print("no patterns yet: the first cycle makes them ('sona learn')")
+        return
+    table = Table("pattern", "count", "quality", "like", box=None)
+    for pattern in patterns[:most]:
+        like = pattern.exemplars[0].prompt if pattern.exemplars else ""
+        table.add_row(pattern.id, str(pattern.count), f"{pattern.quality_mean:.3f}", plain(" ".join(like.split())[:60]))
+    out.print(table)
+    if len(patterns) > most:
+        out.print(f"... and {number(len(patterns) - most, 'more pattern', 'more patterns')}", highlight=False)
+
+
+def _print_cycles(cycles: list[CycleReport]) -> None:
+    for report in reversed(cycles):
+        out.print(
+            f"cycle {report.cycle}, {when(report.finished_ns)}: {report.status} {report.version or ''} "
+            f"from {report.funnel.collected}: {plain(report.reason)}",
+            highlight=False,
+        )

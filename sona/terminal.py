@@ -1,0 +1,57 @@
+"""What the commands share: where they print, the names of their parameters, the forms of what they show."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+from rich.markup import escape
+
+from sona.checks import folder_of
+
+out = Console()
+err = Console(stderr=True)
+
+
+def _folder(_: Any, tokens: Any) -> Path:
+    """A path as it was typed: made into a Path first, an empty one (an unset variable) would be the working folder."""
+    return folder_of(tokens[0].value, "path")
+
+
+StorePath = Annotated[Path, Parameter(name="--store", help="Folder of the store.", converter=_folder)]
+ConfigPath = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of tables.")]
+
+
+def when(at_ns: int) -> str:
+    """A moment, in nanoseconds since 1970, on the clock of the machine; a dash for 0."""
+    return datetime.fromtimestamp(at_ns / 1e9, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M") if at_ns else "-"
+
+
+def as_json(value: object) -> str:
+    """``value`` as JSON, on several lines."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def plain(text: str) -> str:
+    """Text of a user's, in which rich must not look for markup."""
+    return escape(text)
+
+
+def megabytes(size_bytes: int) -> str:
+    """A size in MB of 10^6 bytes."""
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def trajectories(count: int, kind: str = "") -> str:
+    """So many, as one says it; ``kind`` such as ``"new "``."""
+    return number(count, f"{kind}trajectory", f"{kind}trajectories")
+
+
+def number(count: int, one: str, many: str) -> str:
+    """So many of something, as one says it."""
+    return f"{count} {one if count == 1 else many}"

@@ -1,0 +1,174 @@
+"""Backups: the database as of one moment, with the files of its versions, in a folder that is a store itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+
+from sona.errors import InvalidInputError, SonaError, StoreCorruptError, UnknownIdError
+from sona.storage.connection import open_reader, store_error
+from sona.storage.head import read_head, read_versions
+from sona.storage.sources import read_all_totals
+from sona.storage.versions import Versions
+from sona.types import BASE_VERSION, Record, Version, new_id
+
+_Inode = tuple[int, int]
+
+ATTEMPTS = 3
+"""How often it is begun again because files of a version changed meanwhile: an erasure rewrites them."""
+
+
+class Backup(Record, kw_only=True):
+    """What a backup holds."""
+
+    path: str
+    trajectories: int
+    version: str
+    """The one in force."""
+    versions: tuple[str, ...]
+    """Those whose files are in it, oldest first."""
+    damaged: tuple[str, ...] = ()
+    """Versions that were left out, because their files are not what was published."""
+    size_bytes: int
+
+
+def back_up(database: Path, folders: Versions, target: Path) -> Backup:
+    """Copy the committed records and the versions' files to ``target``, while others read and write.
+
+    The database is copied by ``VACUUM INTO`` (sqlite.org/lang_vacuum.html) in one read transaction; until it ends the
+    WAL of the original only grows. A version's files never change, so on the same disk they are hard links.
+
+    Raises:
+        InvalidInputError: there is something at ``target``, or it lies within the store.
+        StoreCorruptError: the database, or a file of the version in force, is damaged.
+        StoreFullError, StoreReadOnlyError, StoreError: the disk's trouble; nothing is left at ``target``.
+    """
+    target = target.absolute()
+    _check(database.parent, target)
+    draft = target.with_name(f"{target.name}.part-{new_id()}")
+    try:
+        backup = _fill(database, folders, draft, target)
+        _sync_tree(draft)
+        draft.rename(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise store_error(error, target) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return backup
+
+
+def _check(store: Path, target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise InvalidInputError(f"{target} exists; give the backup a name that is not taken")
+    if target.resolve().is_relative_to(store.resolve()):
+        raise InvalidInputError(f"{target} lies within the store; give the backup a place outside of it")
+
+
+def _fill(database: Path, folders: Versions, draft: Path, target: Path) -> Backup:
+    for attempt in range(ATTEMPTS):
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / folders.folder.name).mkdir(parents=True)
+        copy = draft / database.name
+        copy_database(database, copy)
+        with closing(open_reader(copy)) as connection:
+            current, versions = read_head(connection).version, read_versions(connection)
+            trajectories = sum(totals.trajectories for totals in read_all_totals(connection))
+        whole, damaged = _take_folders(folders, Versions(draft), versions)
+        if not damaged or (attempt == ATTEMPTS - 1 and current not in damaged):
+            break
+    else:
+        raise StoreCorruptError(
+            f"version {current!r} is in force, and its files in {folders.folder} are damaged; run 'sona doctor --store "
+            f"{database.parent} --repair' first"
+        )
+    size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
+    return Backup(
+        path=str(target),
+        trajectories=trajectories,
+        version=current,
+        versions=tuple(whole),
+        damaged=tuple(damaged),
+        size_bytes=size,
+    )
+
+
+def copy_database(database: Path, copy: Path) -> None:
+    """Write what ``database`` holds at this moment to the new file ``copy``, without what was deleted.
+
+    Raises:
+        StoreError: in the form of one of its subclasses.
+    """
+    try:
+        with closing(open_reader(database)) as connection:
+            connection.execute("PRAGMA query_only = OFF")  # it would keep the copy from being written as well
+            connection.execute("VACUUM INTO ?", (os.fspath(copy),))
+    except apsw.Error as error:
+        raise store_error(error, database) from error
+
+
+def _take_folders(source: Versions, into: Versions, versions: list[Version]) -> tuple[list[str], list[str]]:
+    """The ids of the versions whose files are now in ``into``, and of those whose files are not what was published."""
+    whole, damaged = [], []
+    links: dict[_Inode, Path] = {}
+    for version in versions:
+        if version.id == BASE_VERSION:
+            continue
+        target = into.folder / version.id
+        try:
+            taken = _take(source.path(version.id), target, links)
+            into.verify(version)
+            whole.append(version.id)
+            links |= taken
+        except (UnknownIdError, FileNotFoundError):  # pruned, before or just now
+            shutil.rmtree(target, ignore_errors=True)
+        except SonaError:
+            shutil.rmtree(target, ignore_errors=True)
+            damaged.append(version.id)
+    return whole, damaged
+
+
+def _take(folder: Path, target: Path, links: Mapping[_Inode, Path]) -> dict[_Inode, Path]:
+    """All files, linked where the disk can; a file that two versions share is copied once. Returns where those are that
+    are not in ``links``.
+    """
+    target.mkdir()
+    taken: dict[_Inode, Path] = {}
+    for entry in sorted(folder.rglob("*")):
+        place = target / entry.relative_to(folder)
+        if entry.is_dir() and not entry.is_symlink():
+            place.mkdir()
+            continue
+        about = entry.lstat()
+        inode = (about.st_dev, about.st_ino)
+        _link(links.get(inode, entry), place)
+        taken[inode] = place
+    return taken
+
+
+def _link(file: Path, place: Path) -> None:
+    try:
+        os.link(file, place, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another disk, or one without links
+        shutil.copy2(file, place, follow_symlinks=False)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Every file and folder; SQLite does not sync what ``VACUUM INTO`` wrote."""
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

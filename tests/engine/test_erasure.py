@@ -1,0 +1,313 @@
+"""Erasing a source: no byte of it is left, what learned from it is named, and a kill is made up for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sona
+from sona.bank.bank import Bank
+from sona.bank.pattern import Member
+from sona.config import BankConfig
+from sona.erasure import Erased, erase
+from sona.errors import CycleError, InvalidInputError, StoreCorruptError, StoreError, StoreLockedError
+from sona.loops.version_files import BANK, read_bank
+from sona.storage.retention import Limits
+from sona.storage.rows import encode
+from sona.storage.store import Store
+from sona.storage.versions import Versions
+from sona.types import Feedback, Trajectory
+from tests.engine.small import open_small, record_task
+from tests.processes import run
+from tests.storage.learned import publish, spoil
+from tests.storage.records import add, ask, run_cycle
+
+MARKER = "Xq7-marker"
+
+
+def told(number: int, source: str) -> list[Trajectory | Feedback]:
+    """A trajectory of which each text, and each name that the source may choose, has the marker if it is Eve's."""
+    mark = MARKER if source.startswith("eve") else "plain"
+    record = Trajectory(
+        id=f"{mark}-{number}",
+        source=source if source == "bob" else f"{source}-{mark}",
+        created_ns=1_700_000_000_000_000_000,
+        messages=ask(f"question {number} {mark} " + "word " * 50),
+        response=f"answer {number} {mark}",
+        embedding=np.random.default_rng(number).normal(size=8),
+        metadata={"name": mark},
+    )
+    feedback = Feedback(
+        trajectory_id=record.id, quality=0.9, id=f"f-{mark}-{number}", giver=mark, comment=mark, at_ns=1
+    )
+    return [record, feedback]
+
+
+EVE = f"eve-{MARKER}"
+
+
+def learn(store: Store, numbers: Sequence[int], sources: Sequence[str]) -> None:
+    """A cycle with trajectories of these sources in turn, whose version's bank has exemplars of them."""
+    records = [told(number, sources[place % len(sources)]) for place, number in enumerate(numbers)]
+    for pair in records:
+        add(store, pair)
+    before = store.current()
+    bank = Bank() if before.parent is None else read_bank(Versions(store.path), before)
+    members = []
+    for record, _ in records:
+        assert isinstance(record, Trajectory)
+        vector = record.vector()
+        assert vector is not None
+        members.append(
+            Member(
+                trajectory_id=record.id,
+                embedding=vector,
+                quality=0.9,
+                prompt=record.messages[0].content,
+                response=record.response,
+            )
+        )
+    placed = bank.learn(members, BankConfig(exemplars=20), cycle=store.next_cycle(), seed=0)
+    publish(store, {BANK: placed.bank.to_bytes()})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """v1 learned from Bob, v2 from both, v3 and v4 from Bob again; v4 was rolled back. Eve has sent some since."""
+    with Store.open(tmp_path / "store") as store:
+        learn(store, range(10), ["bob"])
+        learn(store, range(10, 30), ["bob", "eve"])
+        learn(store, range(30, 40), ["bob"])
+        learn(store, range(40, 44), ["bob"])
+        store.set_current("v3")
+    with Store.open(tmp_path / "store") as store:
+        for number in range(50, 60):
+            add(store, told(number, "eve"))
+        store.write_state("probes", b"of the base model")
+        yield store
+
+
+def files_with(folder: Path, text: str) -> list[str]:
+    return [path.name for path in sorted(folder.rglob("*")) if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def check_erased(store: Store) -> None:
+    """Nothing of Eve's is left; Bob's is whole; every version's files are what its digest says."""
+    assert files_with(store.path, MARKER) == []
+    rows = list(store.iterate())
+    assert [row.trajectory.id for row in rows] == [f"plain-{n}" for n in range(44) if n < 10 or n >= 30 or n % 2 == 0]
+    assert [row.source for row in store.sources()] == ["bob"]
+    counts = store.counts()
+    assert (counts.trajectories, counts.trained, counts.uncollected) == (34, 34, 0)
+    assert store.replayable("train") == 30
+    drawn = {row.trajectory.id for row in store.sample("train", 1000, np.random.default_rng(0), balanced=True)}
+    assert len(drawn) == 30
+    for version in store.versions()[1:]:
+        bank = read_bank(Versions(store.path), version)
+        exemplars = [one.trajectory_id for pattern in bank.patterns for one in pattern.exemplars]
+        assert exemplars
+        assert set(exemplars) <= {row.trajectory.id for row in rows}
+
+
+def test_nothing_of_the_source_is_left_in_any_file(store: Store) -> None:
+    assert files_with(store.path, MARKER) == [
+        "store.db",
+        "store.db-wal",
+        "bank.msgpack",
+        "bank.msgpack",
+        "bank.msgpack",
+    ]
+    patterns = [len(read_bank(Versions(store.path), version).patterns) for version in store.versions()[1:]]
+    done = erase(store, Versions(store.path), EVE)
+    check_erased(store)
+    assert (done.trajectories, done.feedback, done.claims) == (20, 20, 10)
+    assert done.exemplars > 0
+    assert (done.rewritten, done.removed) == (("v2", "v3", "v4"), ())
+    assert [len(read_bank(Versions(store.path), version).patterns) for version in store.versions()[1:]] == patterns
+    assert store.read_state("probes") == b"of the base model"
+    again = erase(store, Versions(store.path), EVE)
+    assert (again.trajectories, again.rewritten, again.learned) == (0, (), ())
+
+
+def test_the_versions_that_learned_from_it_are_named(store: Store) -> None:
+    done = erase(store, Versions(store.path), EVE)
+    assert (done.learned, done.in_force, done.roll_back_to) == (("v2", "v3", "v4"), "v3", "v1")
+
+
+def test_a_version_in_force_that_learned_nothing_from_it_stays(store: Store) -> None:
+    store.set_current("v1")
+    done = erase(store, Versions(store.path), EVE)
+    assert (done.learned, done.roll_back_to) == (("v2", "v3", "v4"), None)
+
+
+def test_what_a_rejected_cycle_trained_on_is_replayed_by_all_later_versions(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store:
+        learn(store, range(4), ["bob"])
+        add(store, told(20, "eve"))
+        run_cycle(store)
+        learn(store, range(5, 9), ["bob"])
+        assert erase(store, Versions(store.path), EVE).learned == ("v3",)
+
+
+def test_what_retention_deleted_before_is_named_and_its_exemplars_go(store: Store) -> None:
+    store.prune(Limits(days=0, trajectories=1, per_source=0, unlearned=True))
+    done = erase(store, Versions(store.path), EVE)
+    assert (done.learned, done.trajectories) == (("v2", "v3", "v4"), 10)
+    assert files_with(store.path, MARKER) == []
+
+
+def test_a_backup_keeps_what_it_had(store: Store, tmp_path: Path) -> None:
+    """Its files are links to the same bytes; they are exchanged, not written over."""
+    store.backup(tmp_path / "copy")
+    erase(store, Versions(store.path), EVE)
+    with Store.open(tmp_path / "copy", read_only=True) as copy:
+        assert copy.counts().trajectories == 54
+        for version in copy.versions()[1:]:
+            Versions(tmp_path / "copy").verify(version)
+
+
+def test_files_of_repairs_are_told_about(store: Store) -> None:
+    (store.path / "store.db.damaged-1").write_text("old")
+    (store.path / "quarantine.jsonl").write_text("{}")
+    done = erase(store, Versions(store.path), EVE)
+    assert [Path(path).name for path in done.not_covered] == ["store.db.damaged-1", "quarantine.jsonl"]
+
+
+def test_a_damaged_version_goes_unless_it_is_in_force(store: Store) -> None:
+    spoil(store.path / "versions" / "v2" / BANK)
+    assert erase(store, Versions(store.path), EVE).removed == ("v2",)
+    assert files_with(store.path, MARKER) == []
+    spoil(store.path / "versions" / "v3" / BANK)
+    with pytest.raises(StoreCorruptError, match="v3"):
+        erase(store, Versions(store.path), "bob")
+
+
+def test_a_reader_that_keeps_the_log_is_said(store: Store) -> None:
+    with Store.open(store.path, read_only=True) as reader:
+        with reader._snapshot() as connection:
+            assert connection.execute("SELECT count(*) FROM trajectories").get == 54
+            with pytest.raises(StoreLockedError, match="end that one"):
+                erase(store, Versions(store.path), EVE)
+        erase(store, Versions(store.path), EVE)
+    check_erased(store)
+
+
+def test_one_erasure_at_a_time(store: Store) -> None:
+    store.erasure(EVE).begin()
+    with pytest.raises(StoreError, match="another source was cut short"):
+        erase(store, Versions(store.path), "bob")
+    with pytest.raises(InvalidInputError, match="source"):
+        erase(store, Versions(store.path), "")
+    erase(store, Versions(store.path), EVE)
+    assert store.counts().trajectories == 34
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sona.erasure import erase
+from sona.loops.version_files import read_bank
+from sona.storage import erasure
+from sona.storage.store import Store
+from sona.storage.transactions import Transactions
+from sona.storage.versions import Versions
+
+def killing(at):
+    steps = 0
+    def wrap(kind, name):
+        inner = getattr(kind, name)
+        def step(*args, **named):
+            nonlocal steps
+            steps += 1
+            if steps == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = inner(*args, **named)
+            steps += 1
+            if steps == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        setattr(kind, name, step)
+    for kind, name in ((Transactions, "run"), (Transactions, "apart"), (Versions, "put"), (Path, "replace")):
+        wrap(kind, name)
+
+folder = Path(sys.argv[1])
+for at in range(int(sys.argv[3]), int(sys.argv[4])):
+    child = os.fork()
+    if child == 0:
+        erasure.CHUNK = 3
+        store = Store.open(folder)
+        killing(at)
+        erase(store, Versions(folder), sys.argv[2])
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    store = Store.open(folder)  # it opens, and the version in force can be served
+    read_bank(Versions(folder), store.current())
+    for version in store.versions()[1:]:
+        Versions(folder).verify(version)
+    store.close()
+    if status == 0:
+        break
+    assert status == -signal.SIGKILL, status
+print(at, status)
+"""
+
+
+def test_killed_anywhere_it_can_be_taken_to_its_end(store: Store) -> None:
+    """Each attempt is killed one step later than the one before, and goes on from where that one was."""
+    store.close()
+    last, status = run(KILLED, store.path, EVE, 1, 1000).split()
+    assert (int(last) > 10, status) == (True, "0")
+    with Store.open(store.path) as after:
+        check_erased(after)
+        assert after.read_state("erasure") is None
+
+
+def test_each_kill_alone_is_made_up_for(store: Store, tmp_path: Path) -> None:
+    """As a user would: one kill, then the same erasure again, which names what the first would have named."""
+    store.close()
+    for at in range(1, 1000, 4):
+        copy = tmp_path / f"copy{at}"
+        with Store.open(store.path, read_only=True) as before:
+            before.backup(copy)
+        status = run(KILLED, copy, EVE, at, at + 1).split()[1]
+        with Store.open(copy) as after:
+            is_marked = after.read_state("erasure") is not None
+            done = erase(after, Versions(copy), EVE)
+            check_erased(after)
+            assert done.learned == (("v2", "v3", "v4") if is_marked or done.trajectories else ())
+        if status == "0":
+            break
+    assert at > 40
+
+
+def test_an_engine_erases_beside_its_traffic(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store") as engine:
+        record_task(engine, 60, seed=1, task="tool_call")
+        record_task(engine, 60, seed=2, task="routing_policy")
+        assert engine.learn().status == "published"
+        engine.record(sona.Trajectory(messages="late", response="one", source="tool_call"), quality=0.5)
+        sources = {engine.get(one.trajectory_id).trajectory.source for p in engine.bank.patterns for one in p.exemplars}
+        assert sources == {"tool_call", "routing_policy"}
+        done: Erased = engine.erase("tool_call")
+        assert (done.trajectories, done.learned, done.roll_back_to) == (61, ("v1",), "v0")
+        sources = {engine.get(one.trajectory_id).trajectory.source for p in engine.bank.patterns for one in p.exemplars}
+        assert sources == {"routing_policy"}
+        assert engine.generate("What now?").version == "v1"
+        assert engine.roll_back().id == "v0"
+        assert engine.backup(tmp_path / "copy").trajectories == 60
+        with engine._engine._cycles.alone("another"), pytest.raises(CycleError, match="under way"):
+            engine.erase("routing_policy")
+        assert not any(b"late" in path.read_bytes() for path in (tmp_path / "store" / "journal").iterdir())
+    with open_small(tmp_path / "store") as engine:
+        assert engine.roll_back("v1").id == "v1"
+
+
+def test_a_mark_of_an_erasure_names_nobody(store: Store) -> None:
+    store.erasure(EVE).begin()
+    mark = store.read_state("erasure")
+    assert mark is not None
+    assert MARKER.encode() not in mark
+    assert encode(store.current()) is not None

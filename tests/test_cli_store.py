@@ -1,0 +1,44 @@
+"""The commands that look after a store, as a person meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sona
+from sona.storage.store import Store
+from tests.storage.learned import publish
+from tests.storage.records import add, rated
+from tests.test_cli import command
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A store of twenty trajectories and one version."""
+    with Store.open(tmp_path / "store") as store:
+        add(store, rated(f"t{number}" for number in range(20)))
+        publish(store)
+    return tmp_path / "store"
+
+
+def test_backup_works_beside_a_running_agent(filled: Path, tmp_path: Path) -> None:
+    with Store.open(filled):
+        assert "20 trajectories, version v1" in command("backup", tmp_path / "copy", "--store", filled).stdout
+        told = json.loads(command("backup", tmp_path / "two", "--store", filled, "--json").stdout)
+        assert (told["version"], told["versions"]) == ("v1", ["v1"])
+        assert "exists" in command("backup", tmp_path / "copy", "--store", filled, code=2).stderr
+    with sona.open_sync(tmp_path / "copy") as copy:
+        assert copy.status().store.trajectories == 20
+
+
+def test_prune_deletes_what_is_beyond_the_limits(filled: Path, tmp_path: Path) -> None:
+    assert "no limit is set" in command("prune", "--store", filled, code=2).stderr
+    told = json.loads(command("prune", "--store", filled, "--newest", 5, "--json").stdout)
+    assert (told["trajectories"], told["feedback"], told["unlearned"]) == (15, 15, 0)
+    (tmp_path / "sona.toml").write_text("[store]\nkeep_per_source = 2\n")
+    assert "3 trajectories deleted" in command("prune", "--store", filled, "--config", tmp_path / "sona.toml").stdout
+    assert "no store" in command("prune", "--store", tmp_path / "none", "--newest", 5, code=2).stderr
+    with Store.open(filled, read_only=True) as store:
+        assert [row.trajectory.id for row in store.iterate()] == ["t18", "t19"]
