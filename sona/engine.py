@@ -23,6 +23,7 @@ from sona.errors import ClosedError, CycleError, ModelError, UnknownIdError
 from sona.hooks.jsonl import read_jsonl
 from sona.hooks.trajectory import OpenTrajectory
 from sona.loops.background import run_forever
+from sona.loops.micro import MicroCounts
 from sona.parts import Parts
 from sona.ports import Report, StoreCounts, Stored, ignore_progress
 from sona.stoppable import StoppableWork
@@ -225,7 +226,7 @@ class Engine:
             while not parts.fast.record(record):
                 parts.writer.flush()
         elif record is not None:
-            while not parts.fast.feedback(record):
+            while not parts.writer.put(record):  # not through the fast loop: it is no news to the fast weights
                 parts.writer.flush()
 
     # ------------------------------------------------------------------------------------------------ asking
@@ -313,6 +314,7 @@ class Engine:
             conflicts=parts.writer.counts().conflicts,
             degraded=parts.writer.degraded,
             hook_errors=self._hook_errors,
+            micro=None if parts.micro is None else parts.micro.counts(),
         )
 
     # ------------------------------------------------------------------------------------------------ learning
@@ -451,6 +453,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why the store can't be written to at the moment."""
     hook_errors: int
     """What went wrong behind open trajectories since the start, and was kept from the host."""
+    micro: MicroCounts | None = None
+    """What feedbacks did to the fast weights; None where ``micro.enabled`` is off."""
 
 
 class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,9 @@ from sona.bank.bank import Bank
 from sona.config import Config
 from sona.errors import ModelError, NothingToRollBackError, StoreError
 from sona.loops.fast import FastLoop
+from sona.loops.micro import MicroLoop
 from sona.loops.version_files import read_bank, read_served
+from sona.ports import Stored
 from sona.serving.resolve import resolve
 from sona.storage.store import Store
 from sona.storage.versions import Versions
@@ -22,13 +24,23 @@ from sona.types import Version
 if TYPE_CHECKING:
     from sona.serving.local import LocalModel
 
+FLUSH_S = 10.0
+"""A feedback's step waits so long for its trajectory to be on the disk."""
+
 
 class Parts:
     """Everything that is open while the engine is."""
 
-    def __init__(self, store: Store, folders: Versions, writer: Writer, model: LocalModel | None) -> None:
+    def __init__(
+        self, store: Store, folders: Versions, writer: Writer, model: LocalModel | None, config: Config
+    ) -> None:
         self.store, self.folders, self.writer, self.model = store, folders, writer, model
         self.fast = FastLoop(writer, width=store.embedding_width, vocab_size=model.vocab_size if model else None)
+        self.micro: MicroLoop | None = None
+        if model is not None and config.micro.enabled:
+            self.micro = MicroLoop(model, self._find, config)
+            model.fast_weights = self.micro
+            self.fast.on_feedback = self.micro.offer
         self.bank = Bank()
         # Held while the pointer to the version in force and what is served change together: a cycle's end and a
         # rollback may come at once.
@@ -45,7 +57,7 @@ class Parts:
             folders.clean({version.id for version in store.versions()})
             model = _load_model(model_name, config)
             _check_same_model(store, model)
-            parts = cls(store, folders, Writer(store, config.store), model)
+            parts = cls(store, folders, Writer(store, config.store), model, config)
         except BaseException:
             store.close()
             raise
@@ -59,9 +71,17 @@ class Parts:
     def close(self) -> None:
         """Store what waits, then let go of the files."""
         try:
+            if self.micro is not None:
+                self.micro.close()
             self.writer.close()
         finally:
             self.store.close()
+
+    def _find(self, trajectory_id: str) -> Stored:
+        """A trajectory, also one that is on its way to the disk. Waits for it, and raises as the store does."""
+        if trajectory_id not in self.store:
+            self.writer.flush(FLUSH_S)
+        return self.store.get(trajectory_id)
 
     def serve_current(self, fall_back: str | None) -> None:
         """Bank and adapters become those of the version in force; where they can't, ``fall_back`` is in force."""
@@ -69,6 +89,7 @@ class Parts:
             version = self.store.current()
             try:
                 bank = read_bank(self.folders, version)
+                claims = self.store.claims(version.cycle) if self.micro is not None else []
                 if self.model is not None:
                     self.model.swap(version.id, read_served(self.folders, version.id))
             except BaseException:
@@ -76,12 +97,16 @@ class Parts:
                     self.store.set_current(fall_back)
                 raise
             self.bank = bank
+            if self.micro is not None:
+                self.micro.put_in_force(version, bank, claims)
 
     def roll_back(self, to: str | None) -> Version:
         """Put version ``to`` in force, None for the one before; see :meth:`sona.Engine.roll_back`."""
         with self._in_force:
             before = self.store.current()
             self.store.set_current(target_of(self.store, to))
+            if self.micro is not None:
+                self.micro.reset()
             self.serve_current(fall_back=before.id)
             return self.store.current()
 
