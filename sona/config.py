@@ -129,8 +129,9 @@ class MicroConfig(Settings, kw_only=True):
     """No hidden state is moved by more than this share of its length."""
     decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.02
     """Share that a pattern's weights lose with each feedback for it."""
-    push_margin: Annotated[float, Meta(ge=0.0, le=1e3)] = 2.0
-    """An answer that was turned down is pushed until it is this many nats less likely than without fast weights."""
+    push_margin: Annotated[float, Meta(ge=0.01, le=1e3)] = 2.0
+    """An answer that was turned down is pushed by a factor of e less for each so many nats that it is less likely
+    already than without fast weights."""
     min_similarity: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.75
     """A query has the weights of its nearest pattern where its cosine to the centroid is at least this share of what is
     usual for the pattern's own; else none."""

@@ -92,7 +92,9 @@ def shares(steps: list[tuple[int, int, bool]], moves: Floats) -> Shares:
         moves: (feedbacks, contexts) by how much the answer along the axis became likelier in each context.
     """
     own = np.array([move[context] * way for move, (context, way, _) in zip(moves, steps, strict=True)])
-    others = np.array([np.abs(np.delete(move, context)).max() for move, (context, _, _) in zip(moves, steps, strict=True)])
+    others = np.array(
+        [np.abs(np.delete(move, context)).max() for move, (context, _, _) in zip(moves, steps, strict=True)]
+    )
     right = np.array([is_right for _, _, is_right in steps])
     moved, still = own > 0, others < STILL * np.abs(own)
     return Shares(_share(moved[right]), _share(moved[~right]), _share(still), _share(moved & still))

@@ -38,9 +38,7 @@ CONFIG = Config(serve=ServeConfig(device="cpu", threads=1), micro=MicroConfig(en
 
 def questions(context: int, count: int, rng: Random) -> list[str]:
     """Of one kind, with words drawn for its blanks."""
-    return [
-        CONTEXTS[context].format(**{name: rng.choice(CLASSES[name]) for name in FILLERS}) for _ in range(count)
-    ]
+    return [CONTEXTS[context].format(**{name: rng.choice(CLASSES[name]) for name in FILLERS}) for _ in range(count)]
 
 
 class Talked(NamedTuple):
@@ -124,7 +122,10 @@ class Desk:
 
     def choices(self, nats: Floats) -> float:
         """Share of the probes on which the right answer is the likelier of the two."""
-        right = [nats[probe.context % 2, place] > nats[1 - probe.context % 2, place] for place, probe in enumerate(self.probes)]
+        right = [
+            nats[probe.context % 2, place] > nats[1 - probe.context % 2, place]
+            for place, probe in enumerate(self.probes)
+        ]
         return float(np.mean(right))
 
 

@@ -68,9 +68,7 @@ def one_for_all(query: Floats) -> str:
 
 def by_pattern(episode: Episode) -> Callable[[Floats], str]:
     """The pattern that a reasoning bank, which saw the earlier queries without labels, has nearest to a query."""
-    members = [
-        Member(str(place), row.astype(np.float32), None, "", "") for place, row in enumerate(episode.earlier)
-    ]
+    members = [Member(str(place), row.astype(np.float32), None, "", "") for place, row in enumerate(episode.earlier)]
     bank = Bank().learn(members, BankConfig(), cycle=1, seed=0).bank
 
     def key(query: Floats) -> str:

@@ -175,9 +175,9 @@ class MicroLora:
         """One feedback on a response: it becomes likelier by up to ``micro.step_nats`` times the advantage, or less
         likely.
 
-        It stops short of certainty: at most half of the way to a probability of 1. A response is pushed no further once
-        it is ``micro.push_margin`` nats less likely than without the fast weights: below, one more push would only
-        distort what else is said.
+        Upwards it goes at most half of the way to a probability of 1. Downwards, the further a response is below what
+        it has without fast weights the less it is pushed, for that would only distort what else is said: a factor of e
+        less for each ``micro.push_margin`` nats.
 
         Args:
             hidden: (T, d) the last hidden states that the response's T tokens were drawn from, without fast weights.
@@ -195,13 +195,13 @@ class MicroLora:
         advantage = check_number(advantage, "advantage", -1.0, 1.0)
         if hidden.ndim != 2 or not hidden.size or not np.isfinite(hidden).all():
             raise InvalidInputError(f"hidden states of shape {hidden.shape}; (tokens, width), finite, is allowed")
-        reach = self.settings.step_nats * advantage
         now = log_prob(self.apply(hidden, key)).value
+        reach = self.settings.step_nats * advantage
         if advantage > 0:
             reach = min(reach, -now / 2)
         else:
-            pushed = log_prob(hidden).value - now
-            reach = -min(-reach, max(self.settings.push_margin - pushed, 0.0))
+            pushed = max(log_prob(hidden).value - now, 0.0)
+            reach *= math.exp(-pushed / self.settings.push_margin)
         return self.ascend(key, hidden, log_prob, reach)
 
     def ascend(self, key: str, rows: Float32, objective: Objective, reach: float) -> float:
@@ -245,13 +245,15 @@ class MicroLora:
         """The next pair, and by how much the objective changed."""
         settings = self.settings
         before = objective(rows if pair is None else pair.apply(rows))
+        if not reach or not np.isfinite(before.gradient).all():
+            return None
         start = (
             new_weights(rows, before.gradient, settings.rank, seed) if pair is None else pair.decayed(settings.decay)
         )
         at = before if pair is None else objective(start.apply(rows))
         dA, dB = start.gradient(rows, at.gradient)
         slope = float(np.vdot(dA, dA) + np.vdot(dB, dB))
-        if not reach or not 0.0 < slope < math.inf:
+        if not 0.0 < slope < math.inf:  # NaN fails too
             return None
         eta = (before.value + reach - at.value) / slope
         for _ in range(TRIES):
