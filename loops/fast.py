@@ -5,6 +5,7 @@ training.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from sona.checks import largest_token
@@ -34,6 +35,8 @@ class FastLoop:
         self._inbox, self._vocab_size = inbox, vocab_size
         self.width = width
         """Of the store's embeddings; None until one has come."""
+        self.on_feedback: Callable[[Feedback], None] | None = None
+        """Told of each feedback that was taken; must neither wait nor raise."""
         self._told_rejected = False
 
     def record(self, trajectory: Trajectory, quality: Feedback | None = None) -> bool:
@@ -52,11 +55,14 @@ class FastLoop:
         taken = self._put(trajectory)
         if taken and width is not None:
             self.width = width
-        return taken and (quality is None or self._put(quality))
+        return taken and (quality is None or self.feedback(quality))
 
     def feedback(self, feedback: Feedback) -> bool:
         """Hand a feedback over; as :meth:`record`."""
-        return self._put(feedback)
+        taken = self._put(feedback)
+        if taken and self.on_feedback is not None:
+            self.on_feedback(feedback)
+        return taken
 
     def _put(self, record: Trajectory | Feedback) -> bool:
         taken = self._inbox.put(record)

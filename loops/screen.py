@@ -46,7 +46,7 @@ def screen(rows: Sequence[Stored], model: ServedModel | None, settings: TrainCon
     """Sort ``rows`` into what can be trained on and what can't."""
     screened = Screened([], [], [])
     for stored in rows:
-        made = _ready(stored, model, settings)
+        made = ready(stored, model, settings)
         if isinstance(made, str):
             screened.left_out.append(LeftOut(stored, made))
         elif stored.quality is not None and stored.quality >= settings.min_quality:
@@ -57,7 +57,7 @@ def screen(rows: Sequence[Stored], model: ServedModel | None, settings: TrainCon
     return screened
 
 
-def _ready(  # noqa: PLR0911 - one for each reason
+def ready(  # noqa: PLR0911 - one for each reason
     stored: Stored, model: ServedModel | None, settings: TrainConfig
 ) -> Ready | str:
     """The trajectory as token ids, whatever its quality, or the reason why not."""

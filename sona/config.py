@@ -138,6 +138,32 @@ class SkillsConfig(Settings, kw_only=True):
     """A skill without a query for so many cycles is dropped; its queries go to the base again."""
 
 
+class MicroConfig(Settings, kw_only=True):
+    """Micro-LoRA: fast weights that a single feedback moves (:mod:`sona.learn.micro`)."""
+
+    enabled: bool = False
+    """Off: an answer then changes only by what the gate let pass."""
+    rank: Annotated[int, Meta(ge=1, le=2)] = 1
+    step_nats: Annotated[float, Meta(ge=1e-6, le=100.0)] = 1.0
+    """By so many nats a feedback of advantage 1 makes its response likelier."""
+    vector_step: Annotated[float, Meta(ge=1e-6, le=1.0)] = 0.1
+    """By this share of its length a feedback of advantage 1 moves a plain vector."""
+    bound: Annotated[float, Meta(ge=1e-6, le=10.0)] = 0.5
+    """No hidden state is moved by more than this share of its length."""
+    decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.02
+    """Share that a pattern's weights lose with each feedback for it."""
+    push_margin: Annotated[float, Meta(ge=0.01, le=1e3)] = 2.0
+    """An answer that was turned down is pushed by a factor of e less for each so many nats that it is less likely
+    already than without fast weights."""
+    min_similarity: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.75
+    """A query has the weights of its nearest pattern where its cosine to the centroid is at least this share of what is
+    usual for the pattern's own; else none."""
+    max_patterns: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    """Patterns with weights; beyond it the least recently used one's go."""
+    max_waiting: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    """Feedbacks that wait for their step; beyond it they are recorded, but move nothing at once."""
+
+
 class TrainConfig(Settings, kw_only=True):
     """The LoRA steps of a cycle."""
 
@@ -275,6 +301,7 @@ class Config(Settings, kw_only=True):
     lora: LoraConfig = LoraConfig()
     bank: BankConfig = BankConfig()
     skills: SkillsConfig = SkillsConfig()
+    micro: MicroConfig = MicroConfig()
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
     cycle: CycleConfig = CycleConfig()

@@ -34,7 +34,7 @@ def import_file(parts: Parts, intake: Intake, path: Path, source: str | None) ->
         else:
             new += 1
         rated += row.feedback is not None
-        if intake.record(row.trajectory, row.feedback, wait_s=None) == "rejected":
+        if intake.record(row.trajectory, row.feedback, wait_s=None, imported=True) == "rejected":
             raise _rejected(parts, row)
     parts.writer.flush()
     return ImportCounts(new=new, rated=rated, known=known)

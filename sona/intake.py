@@ -59,14 +59,21 @@ class Intake:
 
     # ---------------------------------------------------------------------------------------------- whole records
 
-    def record(self, trajectory: Trajectory, feedback: Feedback | None = None, wait_s: float | None = 0.0) -> Receipt:
-        """See :meth:`sona.Engine.record`; ``feedback`` is its quality."""
+    def record(
+        self,
+        trajectory: Trajectory,
+        feedback: Feedback | None = None,
+        wait_s: float | None = 0.0,
+        *,
+        imported: bool = False,
+    ) -> Receipt:
+        """See :meth:`sona.Engine.record`; ``feedback`` is its quality. What is imported is no news to fast weights."""
         if not self._put(partial(self._parts.fast.record, trajectory), wait_s):
             return self._reject(trajectory)
         if self._events.mailboxes:
             told = TrajectoryRecorded(id=trajectory.id, source=trajectory.source, outcome=trajectory.outcome)
             self._events.tell(told)
-        return "recorded" if feedback is None else self._rate(feedback, wait_s)
+        return "recorded" if feedback is None else self._rate(feedback, wait_s, imported=imported)
 
     def feedback(self, feedback: Feedback, wait_s: float | None = 0.0) -> Receipt:
         """See :meth:`sona.Engine.feedback`."""
@@ -78,8 +85,9 @@ class Intake:
             raise UnknownIdError(f"trajectory {name!r} is not in this store; feedback needs the id of a recorded one")
         return self._rate(feedback, wait_s)
 
-    def _rate(self, feedback: Feedback, wait_s: float | None = 0.0) -> Receipt:
-        if not self._put(partial(self._parts.fast.feedback, feedback), wait_s):
+    def _rate(self, feedback: Feedback, wait_s: float | None = 0.0, *, imported: bool = False) -> Receipt:
+        put = self._parts.writer.put if imported else self._parts.fast.feedback
+        if not self._put(partial(put, feedback), wait_s):
             return self._reject(feedback)
         if self._events.mailboxes:
             told = FeedbackRecorded(

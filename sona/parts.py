@@ -16,7 +16,9 @@ from sona.config import Config
 from sona.errors import ModelError, NothingToRollBackError, StoreError
 from sona.events import RolledBack, Swapped
 from sona.loops.fast import FastLoop
+from sona.loops.micro import MicroLoop
 from sona.loops.version_files import read_bank, read_served
+from sona.ports import Stored
 from sona.serving.resolve import resolve
 from sona.storage.mapped import open_journal
 from sona.storage.retention import Limits
@@ -29,14 +31,23 @@ if TYPE_CHECKING:
     from sona.serving.local import LocalModel
 
 log = logging.getLogger("sona.engine")
+FLUSH_S = 10.0
+"""A feedback's step waits so long for its trajectory to be on the disk."""
 
 
 class Parts:
     """Everything that is open while the engine is."""
 
-    def __init__(self, store: Store, folders: Versions, writer: Writer, model: LocalModel | None) -> None:
+    def __init__(
+        self, store: Store, folders: Versions, writer: Writer, model: LocalModel | None, config: Config
+    ) -> None:
         self.store, self.folders, self.writer, self.model = store, folders, writer, model
         self.fast = FastLoop(writer, width=store.embedding_width, vocab_size=model.vocab_size if model else None)
+        self.micro: MicroLoop | None = None
+        if model is not None and config.micro.enabled:
+            self.micro = MicroLoop(model, self._find, config)
+            model.fast_weights = self.micro
+            self.fast.on_feedback = self.micro.offer
         self.bank = Bank()
         self.events = Broadcast()
         self.closed = False
@@ -60,7 +71,7 @@ class Parts:
             model = model or _load_model(model_name, config)
             _check_same_model(store, model)
             writer = Writer(store, config.store, open_journal(store.path, config.store))
-            parts = cls(store, folders, writer, model)
+            parts = cls(store, folders, writer, model, config)
         except BaseException:
             store.close()
             raise
@@ -75,9 +86,17 @@ class Parts:
         """Store what waits, then let go of the files."""
         self.closed = True
         try:
+            if self.micro is not None:
+                self.micro.close()
             self.writer.close()
         finally:
             self.store.close()
+
+    def _find(self, trajectory_id: str) -> Stored:
+        """A trajectory, also one that is on its way to the disk. Waits for it, and raises as the store does."""
+        if trajectory_id not in self.store:
+            self.writer.flush(FLUSH_S)
+        return self.store.get(trajectory_id)
 
     def serve_current(self, fall_back: str | None) -> None:
         """Bank and adapters become those of the version in force; where they can't, ``fall_back`` is in force."""
@@ -85,6 +104,7 @@ class Parts:
             version = self.store.current()
             try:
                 bank = read_bank(self.folders, version)
+                claims = self.store.claims(version.cycle) if self.micro is not None else []
                 if self.model is not None:
                     self.model.swap(version.id, read_served(self.folders, version.id))
             except BaseException:
@@ -94,12 +114,16 @@ class Parts:
             self.bank = bank
             if self.events.mailboxes:
                 self.events.tell(Swapped(version=version.id))
+            if self.micro is not None:
+                self.micro.put_in_force(version, bank, claims)
 
     def roll_back(self, to: str | None) -> Version:
         """Put version ``to`` in force, None for the one before; see :meth:`sona.Engine.roll_back`."""
         with self._in_force:
             before = self.store.current()
             self.store.set_current(target_of(self.store, to))
+            if self.micro is not None:
+                self.micro.reset()
             self.serve_current(fall_back=before.id)
             now = self.store.current()
             if self.events.mailboxes:

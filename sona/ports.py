@@ -19,6 +19,7 @@ from sona.checks import Float32, Int32
 from sona.types import CycleReport, Feedback, Message, Progress, Record, Reply, Trajectory, Version
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 Role = Literal["train", "held_out", "left_out"]
@@ -194,6 +195,47 @@ class Served:
     """Reads :meth:`ServedModel.features`. None: every request gets the one adapter that there is, or the base."""
 
 
+@dataclass(frozen=True, eq=False)
+class FastRow:
+    """Fast weights that take part in one answer: the last hidden state h becomes h + B A h."""
+
+    pattern: str
+    A: Float32
+    """(r, hidden_size)"""
+    B: Float32
+    """(hidden_size, r)"""
+
+
+class FastWeights(Protocol):
+    """Which fast weights an answer gets. Safe to call from several threads."""
+
+    def __len__(self) -> int:
+        """Patterns that have some: with none, a model need not ask."""
+
+    def rows(self, version: str, adapters: Sequence[str | None], embeddings: Float32) -> list[FastRow | None]:
+        """For each prompt that ``version`` answers its weights, None for none.
+
+        Args:
+            version: the id of the version that answers.
+            adapters: for each prompt the content key of the adapter that answers it; None: the base.
+            embeddings: (n, hidden_size) of :meth:`ServedModel.embed`.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseStates:
+    """What a response was drawn from, as the version in force would draw it, without fast weights."""
+
+    version: str
+    adapter: str | None
+    """Content key of the adapter that answers this prompt; None: the base."""
+    hidden: Float32
+    """(T, hidden_size): the last hidden state before the output head, at each of the response's T tokens."""
+    head: Callable[[Tensor], Tensor]
+    """Hidden states (T, hidden_size), float32 on the CPU, to the logits (T, vocab_size) that the model makes of them.
+    Valid until the block ends."""
+
+
 class ServedModel(Protocol):
     """The model that answers."""
 
@@ -261,3 +303,6 @@ class ServedModel(Protocol):
 
     def swap(self, version_id: str, served: Served) -> None:
         """Answer with ``served`` from the next request on; requests under way keep the version they began with."""
+
+    def response_states(self, prompt: Int32, response: Int32) -> AbstractContextManager[ResponseStates]:
+        """One forward pass over prompt and response, with the adapter that the version in force answers with."""

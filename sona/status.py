@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sona.intake import Intake
+from sona.loops.micro import MicroCounts
 from sona.parts import Parts
 from sona.ports import StoreCounts
 
@@ -43,6 +44,10 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Events that subscribers were too slow for, all of them together."""
     hook_errors: int
     """What went wrong behind open trajectories, and was kept from the host."""
+    recovered: int
+    """Records that an earlier process had taken and could not store; they were found in the journal."""
+    micro: MicroCounts | None
+    """What feedbacks did to the fast weights; None where ``micro.enabled`` is off."""
 
 
 def read_status(parts: Parts, intake: Intake) -> EngineStatus:
@@ -64,4 +69,6 @@ def read_status(parts: Parts, intake: Intake) -> EngineStatus:
         late=intake.counted("late"),
         missed_events=parts.events.missed,
         hook_errors=intake.counted("hook_errors"),
+        recovered=writer.recovered,
+        micro=None if parts.micro is None else parts.micro.counts(),
     )

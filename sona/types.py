@@ -593,6 +593,8 @@ class Reply(Record, kw_only=True):
     finish_reason: FinishReason
     adapter: str | None = None
     """The version's adapter that wrote it; None: the untouched base."""
+    micro: str | None = None
+    """The pattern whose fast weights took part (:mod:`sona.learn.micro`); None: none did."""
 
     def __post_init__(self) -> None:
         check_text(self.text, "reply text", empty=True)
@@ -603,5 +605,6 @@ class Reply(Record, kw_only=True):
             _set(self, name, ids)
         check_id(self.version, "version")
         check_one_of(self.finish_reason, FINISHES, "finish_reason")
-        if self.adapter is not None:
-            check_id(self.adapter, "adapter")
+        for name in ("adapter", "micro"):
+            if getattr(self, name) is not None:
+                check_id(getattr(self, name), name)

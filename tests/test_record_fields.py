@@ -278,6 +278,7 @@ FIELDS = [
     Field(Reply, "version", ids, not_id),
     Field(Reply, "finish_reason", st.sampled_from(["stop", "length"]), not_id | st.just("tool_calls")),
     Field(Reply, "adapter", optional(ids), sometimes_none(not_id)),
+    Field(Reply, "micro", optional(ids), sometimes_none(not_id)),
 ]
 
 

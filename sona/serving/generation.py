@@ -91,7 +91,7 @@ def continuations(
         ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
     device = next(model.parameters()).device
     inputs = {"input_ids": torch.from_numpy(ids).to(device), "attention_mask": torch.from_numpy(mask).to(device)}
-    generate: Any = _base_of(model).generate  # its types know nothing of mixed-in models
+    generate: Any = base_of(model).generate  # its types know nothing of mixed-in models
     with _seeded(sampling, device):
         out = generate(**inputs, generation_config=_config(sampling, stop_ids, pad_id))
     return [_until_stop(row.tolist(), stop_ids) for row in out[:, width:]]
@@ -128,7 +128,7 @@ def _generator(device: torch.device) -> torch.Generator:
     return torch.default_generator
 
 
-def _base_of(model: torch.nn.Module) -> PreTrainedModel:
+def base_of(model: torch.nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT model: LoRA layers sit in it, so its own ``generate`` uses them."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(inner, PreTrainedModel)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sona.checks import Float32, Int32
 from sona.config import ServeConfig
 from sona.errors import InvalidInputError, UnknownTokenError
-from sona.ports import Served
+from sona.ports import FastRow, FastWeights, ResponseStates, Served
 from sona.serving.adapters import ResidentAdapters, RowsLostError, content_key, sharing_copy
 from sona.serving.chat import ChatCodec
 from sona.serving.features import PromptReader
 from sona.serving.fingerprint import fingerprint
 from sona.serving.generation import Sampling, continuations
+from sona.serving.head import fast_weights, logits_of, states_of
 from sona.serving.loading import load
 from sona.serving.probes import make_probes
 from sona.serving.versions import ServedVersion, ServedVersions, check_served
@@ -50,6 +54,8 @@ class LocalModel:
         self._mixes = True  # until a layer shows that it can't tell a batch's rows apart
         self._running = threading.Lock()  # held while modules with adapters compute or change
         self._versions = ServedVersions()
+        self.fast_weights: FastWeights | None = None
+        """What single feedbacks have moved, if anything does."""
         self.fingerprint = fingerprint(self._base, tokenizer)
 
     @property
@@ -178,6 +184,34 @@ class LocalModel:
             self._adapters.load({key: served.adapters[name] for name, key in keys.items()})
             self._adapters.keep(self._versions.put_in_force(ServedVersion(version_id, served, keys)))
 
+    @contextmanager
+    def response_states(self, prompt: Int32, response: Int32) -> Iterator[ResponseStates]:
+        """One forward pass over prompt and response, with the adapter that the version in force answers with. The
+        version stays in memory until the block ends.
+
+        Raises:
+            InvalidInputError: together they are longer than the model takes.
+            UnknownTokenError: a token id is outside the vocabulary.
+            ModelError: the model's output head is none that fast weights can stand before.
+        """
+        self._check_tokens(prompt)
+        self._check_tokens(response)
+        if len(prompt) + len(response) > self.max_tokens:
+            raise InvalidInputError(
+                f"prompt and response: {len(prompt) + len(response)} tokens; at most {self.max_tokens} are allowed"
+            )
+        with self._versions.held() as version:
+            (name,) = version.route(1, lambda: self._reader.read([prompt]).features)
+            key = None if name is None else version.keys[name]
+
+            def head(hidden: Tensor) -> Tensor:
+                with self._running:  # an answer's own fast weights may be on this head
+                    return logits_of(self._module(key), hidden)
+
+            with self._running:
+                hidden = states_of(self._module(key), prompt, response)
+            yield ResponseStates(version.id, key, hidden.float().cpu().numpy(), head)
+
     def _answer(self, prompts: Sequence[Int32], sampling: Sampling) -> list[Reply]:
         for prompt in prompts:
             self._check_tokens(prompt)
@@ -188,34 +222,55 @@ class LocalModel:
             )
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
         with self._versions.held() as version:
-            names = version.route(len(prompts), lambda: self._reader.read(prompts).features)
+            read = cache(lambda: self._reader.read(prompts))
+            names = version.route(len(prompts), lambda: read().features)
             keys = [None if name is None else version.keys[name] for name in names]
+            fast: list[FastRow | None] = [None] * len(prompts)
+            if self.fast_weights:
+                fast = self.fast_weights.rows(version.id, keys, read().embeddings)
             with self._running:
-                answers = self._continue(prompts, keys, sampling)
+                answers = self._continue(prompts, keys, fast, sampling)
         return [
-            self._reply(prompt, answer, version.id, name)
-            for prompt, answer, name in zip(prompts, answers, names, strict=True)
+            self._reply(prompt, answer, version.id, name, row)
+            for prompt, answer, name, row in zip(prompts, answers, names, fast, strict=True)
         ]
 
-    def _continue(self, prompts: Sequence[Int32], keys: Sequence[str | None], sampling: Sampling) -> list[list[int]]:
-        """New token ids of each prompt, written with the adapter of its content key; None: with the base."""
+    def _continue(
+        self,
+        prompts: Sequence[Int32],
+        keys: Sequence[str | None],
+        fast: Sequence[FastRow | None],
+        sampling: Sampling,
+    ) -> list[list[int]]:
+        """New token ids of each prompt, written with the adapter of its content key (None: with the base) and with its
+        fast weights.
+        """
         if len(set(keys)) == 1:
-            module = self._base if keys[0] is None else self._adapters.module(keys[0])
-            return continuations(module, prompts, sampling, stop_ids=self._stop_ids, pad_id=self._pad_id)
+            module = self._module(keys[0])
+            with fast_weights(module, fast):
+                return continuations(module, prompts, sampling, stop_ids=self._stop_ids, pad_id=self._pad_id)
         if self._mixes:
             try:
-                with self._adapters.mixed(keys) as mixed:
+                with self._adapters.mixed(keys) as mixed, fast_weights(mixed, fast):
                     return continuations(mixed, prompts, sampling, stop_ids=self._stop_ids, pad_id=self._pad_id)
             except RowsLostError:
                 self._mixes = False
         answers: dict[int, list[int]] = {}
         for key in dict.fromkeys(keys):
             places = [place for place, other in enumerate(keys) if other == key]
-            group = self._continue([prompts[place] for place in places], [key] * len(places), sampling)
+            group = self._continue(
+                [prompts[place] for place in places], [key] * len(places), [fast[place] for place in places], sampling
+            )
             answers.update(zip(places, group, strict=True))
         return [answers[place] for place in range(len(prompts))]
 
-    def _reply(self, prompt: Int32, answer: list[int], version: str, adapter: str | None) -> Reply:
+    def _module(self, key: str | None) -> torch.nn.Module:
+        """The model that answers with the adapter of this content key, None: the base."""
+        return self._base if key is None else self._adapters.module(key)
+
+    def _reply(
+        self, prompt: Int32, answer: list[int], version: str, adapter: str | None, fast: FastRow | None
+    ) -> Reply:
         stopped = bool(answer) and answer[-1] in self._stop_ids
         return Reply(
             text=self._codec.decode(answer[:-1] if stopped else answer),
@@ -223,6 +278,7 @@ class LocalModel:
             prompt_ids=tuple(prompt.tolist()),
             version=version,
             adapter=adapter,
+            micro=None if fast is None else fast.pattern,
             finish_reason="stop" if stopped else "length",
         )
 

@@ -1,0 +1,1 @@
+"""What ``bench_micro`` measures, a part each."""
