@@ -190,8 +190,10 @@ def scan(data: bytes) -> Scan:
             skipped += found - at
             at = found
         else:
-            # Nothing but damage leaves a header of this epoch without its frame: it is written last.
-            return Scan(epoch, frames, skipped + HEADER_BYTES * (data[at : at + 8] == epoch.to_bytes(8, "little")))
+            # Nothing but damage leaves a header of this epoch without its frame: it is written last. (Epoch 0 is that of
+            # a file which was made ready and never begun: it holds zeros.)
+            torn = epoch > 0 and data[at : at + 8] == epoch.to_bytes(8, "little")
+            return Scan(epoch, frames, skipped + HEADER_BYTES * torn)
 
 
 def _epoch(data: bytes) -> int:

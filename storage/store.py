@@ -95,8 +95,10 @@ class Store:
         try:
             store._transact(read_head)
             _sync(folder)
-        except BaseException:
+        except BaseException as error:
             store.close()
+            if isinstance(error, OSError):
+                raise store_error(error, folder) from error
             raise
         return store
 

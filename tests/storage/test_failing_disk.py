@@ -89,6 +89,17 @@ def test_a_full_disk_is_said_and_recovered_from(tmp_path: Path) -> None:
         assert store.counts().trained == 301
 
 
+def test_a_folder_that_cannot_be_synced_is_a_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("os.fsync", fail)
+        with pytest.raises(StoreError, match="Input/output"):
+            Store.open(tmp_path)
+    Store.open(tmp_path).close()  # the one that failed kept no lock
+
+
 def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
     """The system's own refusal, which SQLite hands on as an I/O error."""
     output = run(

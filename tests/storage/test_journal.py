@@ -115,6 +115,16 @@ def test_what_waited_is_taken_up_and_what_was_released_is_not(tmp_path: Path) ->
     assert MappedJournal(tmp_path / "journal", BOUND).records == 0
 
 
+def test_a_kill_leaves_nothing_that_looks_like_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = MappedJournal(tmp_path / "journal", 64 * SMALLEST_SEGMENT)
+    put(journal, trajectory("a"))
+    journal.make_room()  # segments that were never begun
+    abandon(journal)
+    with caplog.at_level(logging.ERROR, "sona.storage"):
+        assert MappedJournal(tmp_path / "journal", BOUND).waiting() == [trajectory("a")]
+    assert caplog.text == ""
+
+
 def test_what_was_released_from_the_only_segment_is_not_taken_up(tmp_path: Path) -> None:
     journal = MappedJournal(tmp_path / "journal", BOUND)
     for name in "abc":

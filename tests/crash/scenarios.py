@@ -1,0 +1,56 @@
+"""All scenarios, and how often each is run in the short and in the long form."""
+
+from __future__ import annotations
+
+import logging
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+from tests.crash import killed_host, system_calls
+from tests.crash.nursery import Nursery
+from tests.crash.run import Run
+
+
+class Scenario(NamedTuple):
+    """What is done, and its rounds."""
+
+    play: Callable[[Run], None]
+    short: int
+    long: int
+
+
+SCENARIOS = {
+    "kill-recording": Scenario(killed_host.kill_recording, 8, 250),
+    "kill-recycling": Scenario(killed_host.kill_recycling, 8, 250),
+    "kill-committing": Scenario(killed_host.kill_committing, 5, 150),
+    "kill-cycles": Scenario(killed_host.kill_cycles, 8, 250),
+    "kill-opening": Scenario(killed_host.kill_opening, 5, 120),
+    "kill-closing": Scenario(killed_host.kill_closing, 5, 120),
+    "kill-migrating": Scenario(killed_host.kill_migrating, 4, 60),
+    "kill-in-calls": Scenario(system_calls.kill_in_system_calls, 8, 500),
+    "fail-in-calls": Scenario(system_calls.fail_system_calls, 8, 400),
+}
+
+
+def play(name: str, rounds: int, seed: int = 0) -> Run:
+    """Run one scenario in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="sona-crash-") as scratch, Nursery() as nursery, _quiet():
+        run = Run(rounds, Path(scratch), nursery, random.Random(crc32(f"{name} {seed}".encode())))
+        SCENARIOS[name].play(run)
+    return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the thousands of warnings that are the very point."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)
