@@ -20,7 +20,7 @@ from sona.ports import Claim, Collected, Role, SourceCounts, StoreCounts, Stored
 from sona.storage import cycles, forked, reading
 from sona.storage.claims import read_claims
 from sona.storage.connection import Readers, store_error
-from sona.storage.head import read_head, read_version, read_versions, write_head
+from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.lock import WriterLock
 from sona.storage.replay import Replay
@@ -258,7 +258,7 @@ class Store:
     def current(self) -> Version:
         """The version in force; at first ``v0``, the untouched base model."""
         with self._snapshot() as connection:
-            return read_version(connection, read_head(connection).version)
+            return read_current(connection)
 
     def versions(self) -> list[Version]:
         """All versions, oldest first."""

@@ -27,6 +27,13 @@ class ToldStore(Store):
 
     told: Told
 
+    @classmethod
+    def open_told(cls, folder: Path, told: Told, config: StoreConfig = USUAL) -> ToldStore:
+        store = cls.open(folder, config=config)
+        assert isinstance(store, ToldStore)
+        store.told = told
+        return store
+
     def append(self, records: Sequence[Trajectory | Feedback]) -> list[Exception | None]:
         results = super().append(records)
         for record, result in zip(records, results, strict=True):
@@ -45,8 +52,7 @@ class Host:
 
     def __init__(self, folder: Path, told: Told, config: StoreConfig = USUAL) -> None:
         self._told = told
-        self.store = ToldStore.open(folder, config=config)
-        self.store.told = told
+        self.store = ToldStore.open_told(folder, told, config)
         try:
             self.writer = Writer(self.store, config, open_journal(folder, config))
         except BaseException:

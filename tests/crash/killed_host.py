@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from sona.errors import StoreError
 from sona.storage.schema import SCHEMA_VERSION
 from sona.storage.store import Store
 from tests.crash.counts import Counts
@@ -76,7 +77,12 @@ def _kill_lives(run: Run, life: str, within_s: float, once: str | None = None, b
 
 def look(folder: Path, ledger: Ledger, counts: Counts, *, power_failed: bool = False) -> None:
     """Open the store as the next host would, let it store what waits, and compare."""
-    with Host(folder, Ledger()) as host:
-        host.flush()
-    with Store.open(folder, read_only=True) as store:
-        ledger.check(store, counts, power_failed=power_failed)
+    try:
+        with Host(folder, Ledger()) as host:
+            host.flush()
+        with Store.open(folder, read_only=True) as store:
+            ledger.check(store, counts, power_failed=power_failed)
+    except StoreError as error:
+        counts.lose(f"a whole store: {error}")
+    except Exception as error:
+        counts.miss(f"an error that is none of the store's: {error!r}")

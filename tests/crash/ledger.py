@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import lru_cache
 from typing import Protocol
 from zlib import crc32
@@ -110,8 +109,11 @@ class Ledger:
                 self.committed(int(cycle))
 
     def copy(self) -> Ledger:
-        """As it stands now."""
-        return deepcopy(self)
+        """As it stands now, also while another thread tells."""
+        copy = Ledger()
+        copy._recorded, copy._durable = self._recorded.copy(), self._durable.copy()
+        copy._begun, copy._committed = self._begun.copy(), self._committed.copy()
+        return copy
 
     @property
     def acknowledged(self) -> int:
@@ -134,7 +136,8 @@ class Ledger:
         for row in store.iterate():
             given = store.feedback_of(row.trajectory.id)
             found.update([row.trajectory.id, *(one.id for one in given)])
-            wrong = [one.id for one in (row.trajectory, *given) if one != truth(one.id)]
+            records: list[Trajectory | Feedback] = [row.trajectory, *given]
+            wrong = [one.id for one in records if one != truth(one.id)]
             if wrong or row.seq <= last or not _is_rated_by(row, given):
                 counts.miss(f"{row.trajectory.id} (seq {row.seq} after {last}) reads wrong: {wrong or row.quality}")
             last = row.seq

@@ -41,8 +41,7 @@ def _record(told: Told, folder: str, life: str, config: StoreConfig) -> None:
 
 def commit(told: Told, folder: str, life: str) -> None:
     """Append batches to the store itself."""
-    rng, store = random.Random(life), ToldStore.open(folder)
-    store.told = told
+    rng, store = random.Random(life), ToldStore.open_told(Path(folder), told)
     told.says("ready")
     for number in count(step=50):
         size = rng.randrange(1, 50)

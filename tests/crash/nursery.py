@@ -146,12 +146,13 @@ def _live(module: ModuleType, life: str, held: bool, *args: object) -> None:
 def _main() -> None:
     logging.disable()  # what a life would tell a person would drown what it tells the suite
     module = importlib.import_module(sys.argv[1])
-    for line in iter(sys.stdin.buffer.raw.readline, b""):  # nothing is read ahead: the next line may be the child's
-        if (pid := os.fork()) == 0:
-            _live(module, *json.loads(line))
-        os.write(1, f"pid {pid}\n".encode())
-        status = os.waitpid(pid, 0)[1]
-        os.write(1, f"\ndead {os.waitstatus_to_exitcode(status)}\n".encode())
+    with open(0, "rb", buffering=0) as lines:  # nothing is read ahead: the next line may be the child's
+        for line in lines:
+            if (pid := os.fork()) == 0:
+                _live(module, *json.loads(line))
+            os.write(1, f"pid {pid}\n".encode())
+            status = os.waitpid(pid, 0)[1]
+            os.write(1, f"\ndead {os.waitstatus_to_exitcode(status)}\n".encode())
 
 
 if __name__ == "__main__":

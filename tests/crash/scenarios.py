@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from tests.crash import killed_host, system_calls
+from tests.crash import failing_disk, killed_host, power_loss, system_calls
 from tests.crash.nursery import Nursery
 from tests.crash.run import Run
 
@@ -34,6 +34,10 @@ SCENARIOS = {
     "kill-migrating": Scenario(killed_host.kill_migrating, 4, 60),
     "kill-in-calls": Scenario(system_calls.kill_in_system_calls, 8, 500),
     "fail-in-calls": Scenario(system_calls.fail_system_calls, 8, 400),
+    "lose-power": Scenario(power_loss.lose_power, 60, 1500),
+    "fail-at-work": Scenario(failing_disk.fail_at_work, 4, 100),
+    "fail-to-migrate": Scenario(failing_disk.fail_to_migrate, 10, 200),
+    "fill-the-disk": Scenario(failing_disk.fill_the_disk, 4, 150),
 }
 
 

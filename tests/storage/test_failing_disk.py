@@ -73,6 +73,20 @@ def test_a_disk_that_keeps_failing_is_an_error_and_nothing_is_acknowledged(tmp_p
         assert store.sources()[0].rated == 2
 
 
+def test_a_store_on_a_disk_that_fails_can_be_closed(tmp_path: Path) -> None:
+    with faulty_disk() as disk:
+        store = Store.open(tmp_path)
+        add(store, rated("a"))
+        assert store.get("a").quality == 0.5  # leaves a reading connection, the last one once the writing one is gone
+        disk.failing_syncs = 100
+        with pytest.raises(StoreError):
+            store.append(rated("b"))
+        store.close()
+        disk.failing_syncs = 0
+        with Store.open(tmp_path) as again:  # the lock was let go of
+            assert again.get("a").quality == 0.5
+
+
 def test_a_full_disk_is_said_and_recovered_from(tmp_path: Path) -> None:
     with faulty_disk() as disk, Store.open(tmp_path) as store:
         add(store, rated("a"))
