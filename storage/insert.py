@@ -106,8 +106,7 @@ def _unstorable(record: Trajectory | Feedback, cause: BaseException | None) -> S
     if isinstance(cause, UnicodeDecodeError):  # read, not written: a text of the row that it belongs to is none
         return damaged(f"a row that {name} belongs to", str(cause))
     error = InvalidInputError(
-        f"{name}: {type(cause).__name__}: {cause}; it would fail again, so send "
-        "it with plain values"
+        f"{name}: {type(cause).__name__}: {cause}; it would fail again, so send it with plain values"
     )
     error.__cause__ = cause
     return error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from tests.crash import failing_disk, killed_host, power_loss, system_calls
+from tests.crash import damage, failing_disk, killed_host, power_loss, system_calls
 from tests.crash.nursery import Nursery
 from tests.crash.run import Run
 
@@ -38,6 +38,9 @@ SCENARIOS = {
     "fail-at-work": Scenario(failing_disk.fail_at_work, 4, 100),
     "fail-to-migrate": Scenario(failing_disk.fail_to_migrate, 10, 200),
     "fill-the-disk": Scenario(failing_disk.fill_the_disk, 4, 150),
+    "damage-database": Scenario(damage.damage_database, 50, 2000),
+    "damage-log": Scenario(damage.damage_log, 20, 500),
+    "damage-journal": Scenario(damage.damage_journal, 40, 2000),
 }
 
 

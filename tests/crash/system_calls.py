@@ -119,7 +119,16 @@ def _compare(run: Run, folder: Path, held: object) -> None:
 
 def _tampered(life: Life, call: str, how: str, log: Path) -> bool:
     """Let a life begin with strace at it; whether the call came that strace waited for."""
-    command = ["strace", "-f", "-qqq", "-o", str(log), f"--trace={call}", f"--inject={call}:{how}", f"--attach={life.pid}"]
+    command = [
+        "strace",
+        "-f",
+        "-qqq",
+        "-o",
+        str(log),
+        f"--trace={call}",
+        f"--inject={call}:{how}",
+        f"--attach={life.pid}",
+    ]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
         while _tracer_of(life.pid) != tracer.pid:
             time.sleep(0.001)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from types import TracebackType
 from unittest import mock
 
 import apsw
@@ -151,12 +152,16 @@ class Disk:
         return data[: self._rng.randrange(len(data) + 1)]
 
 
-def _pass_over(*_: object) -> bool:
-    """Of a failure that SQLite passes over, such as one while it closes a file; apsw would print it."""
-    return True
+class _Silent:
+    """What SQLite passes over, such as a failure while it closes a file, apsw would print."""
+
+    def excepthook(
+        self, etype: type[BaseException] | None, evalue: BaseException | None, etraceback: TracebackType | None
+    ) -> bool:
+        return True
 
 
-class _File(apsw.VFSFile):
+class _File(_Silent, apsw.VFSFile):
     def __init__(self, disk: Disk, name: Name, flags: list[int]) -> None:
         self._disk = disk
         self._path = name.filename() if isinstance(name, apsw.URIFilename) else name or ""
@@ -191,10 +196,7 @@ class _File(apsw.VFSFile):
             raise error
 
 
-    excepthook = _pass_over
-
-
-class _FileLayer(apsw.VFS):
+class _FileLayer(_Silent, apsw.VFS):
     def __init__(self, disk: Disk) -> None:
         super().__init__("torn", "unix", makedefault=True)
         self._disk = disk
@@ -205,9 +207,6 @@ class _FileLayer(apsw.VFS):
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
         super().xDelete(filename, syncdir)
         self._disk.deleted(filename)
-
-
-    excepthook = _pass_over
 
 
 @contextmanager

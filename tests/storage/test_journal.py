@@ -242,6 +242,22 @@ def test_every_flipped_byte_costs_one_record_at_most_and_is_told(
             assert "damaged" in caplog.text
 
 
+def test_a_damaged_start_costs_what_lies_in_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data, records = written(tmp_path / "journal", 12)
+    frames = scan(data).frames
+    for cut in (64, 80, 512, 1024):
+        with caplog.at_level(logging.ERROR, "sona.storage"):
+            found = taken_up(tmp_path / "journal", bytes(cut) + data[cut:])
+        sound = [
+            record
+            for record, frame in zip(records, frames, strict=True)
+            if frame.end - 8 - HEADER_BYTES - len(frame.payload) >= cut
+        ]
+        assert [record for record in found if record.id != "released"][-len(sound) :] == sound
+        assert "damaged" in caplog.text or cut == 64  # which holds no record
+        caplog.clear()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_bytes_behind_a_segment_are_no_record(data: st.DataObject) -> None:
