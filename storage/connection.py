@@ -11,7 +11,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -27,11 +27,16 @@ from sona.errors import (
 )
 from sona.storage.schema import CREATION_PRAGMAS, READER_PRAGMAS, SCHEMA_VERSION, WRITER_PRAGMAS, form_of, migrate
 
+FAILURES = (apsw.Error, UnicodeDecodeError)
+"""What a statement fails with for the store's sake; the second one for a text that is none."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# An SQLError too: the statements are the store's own, so it is the schema that lacks what they name.
+_DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeError)
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def store_error(error: apsw.Error | OSError, path: Path, number: int = 0) -> StoreError:
+def store_error(error: apsw.Error | UnicodeDecodeError | OSError, path: Path, number: int = 0) -> StoreError:
     """``error`` as the store's own; ``number`` is the errno behind an I/O error of SQLite, where it is known."""
     if isinstance(error, OSError):
         number = error.errno or 0
@@ -40,7 +45,7 @@ def store_error(error: apsw.Error | OSError, path: Path, number: int = 0) -> Sto
         return StoreFullError(f"{what}; no room is left: free space on its disk, what is queued is stored then")
     if isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError)) or number in _READ_ONLY:
         return StoreReadOnlyError(f"{what}; it can't be written to: grant write permission to the folder and its files")
-    if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+    if isinstance(error, _DAMAGE):
         return StoreCorruptError(f"{what}; it is damaged or no store: restore a backup, or give another folder")
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return StoreLockedError(f"{what}; another program keeps it locked: end that one")
@@ -108,6 +113,12 @@ def leak(connection: apsw.Connection) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
+def _close(connection: apsw.Connection) -> None:
+    """A disk that fails may say so once more as its files are closed; closed they are."""
+    with suppress(apsw.Error):
+        connection.close()
+
+
 class Readers:
     """A pool of reading connections; each is lent to one thread at a time."""
 
@@ -123,7 +134,7 @@ class Readers:
         try:
             connection.execute("BEGIN")
             yield connection
-        except apsw.Error as error:
+        except FAILURES as error:
             raise store_error(error, self._path, connection.system_errno) from error
         finally:
             self._give_back(connection)
@@ -137,7 +148,7 @@ class Readers:
             pass
         try:
             return open_reader(self._path)
-        except apsw.Error as error:
+        except FAILURES as error:
             raise store_error(error, self._path) from error
 
     def _give_back(self, connection: apsw.Connection) -> None:
@@ -145,7 +156,7 @@ class Readers:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         except apsw.Error:
-            connection.close()
+            _close(connection)
             return
         self._idle.append(connection)
         if self._closed:
@@ -155,7 +166,7 @@ class Readers:
         """Close what is idle now, and what is lent when it comes back."""
         self._closed = True
         while self._idle:
-            self._idle.pop().close()
+            _close(self._idle.pop())
 
     def forked(self) -> None:
         """In a forked child: touch nothing of the parent's."""

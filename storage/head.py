@@ -7,7 +7,7 @@ from typing import NamedTuple
 import apsw
 
 from sona.errors import StoreCorruptError, UnknownIdError
-from sona.storage.rows import check_crc, decode, row_crc
+from sona.storage.rows import check_crc, damaged, decode, row_crc
 from sona.types import Version
 
 _VERSIONS = "SELECT id, parent, cycle, created_ns, payload, crc FROM versions"
@@ -48,6 +48,15 @@ def read_version(connection: apsw.Connection, version_id: str) -> Version:
     if row is None:
         raise UnknownIdError(f"version {version_id!r}: not in this store; versions() lists those that are")
     return _version(row)
+
+
+def read_current(connection: apsw.Connection) -> Version:
+    """The version in force; StoreCorruptError where it is not there."""
+    current = read_head(connection).version
+    try:
+        return read_version(connection, current)
+    except UnknownIdError as error:
+        raise damaged(f"version {current!r}", "it is in force, and missing") from error
 
 
 def read_versions(connection: apsw.Connection) -> list[Version]:

@@ -23,6 +23,7 @@ from sona.storage.rows import (
     FeedbackRow,
     TrajectoryRow,
     Value,
+    damaged,
     feedback_row,
     read_feedback,
     read_trajectory,
@@ -100,10 +101,12 @@ def insert_apart(connection: apsw.Connection, records: Sequence[Trajectory | Fee
     return results
 
 
-def _unstorable(record: Trajectory | Feedback, cause: BaseException | None) -> InvalidInputError:
+def _unstorable(record: Trajectory | Feedback, cause: BaseException | None) -> SonaError:
+    name = f"{type(record).__name__.lower()} {record.id!r}"
+    if isinstance(cause, UnicodeDecodeError):  # read, not written: a text of the row that it belongs to is none
+        return damaged(f"a row that {name} belongs to", str(cause))
     error = InvalidInputError(
-        f"{type(record).__name__.lower()} {record.id!r}: {type(cause).__name__}: {cause}; it would fail again, so send "
-        "it with plain values"
+        f"{name}: {type(cause).__name__}: {cause}; it would fail again, so send it with plain values"
     )
     error.__cause__ = cause
     return error

@@ -10,7 +10,7 @@ import apsw
 from sona.errors import UnknownIdError
 from sona.ports import Collected, SourceCounts, StoreCounts, Stored
 from sona.storage.head import read_head
-from sona.storage.rows import FeedbackRow, TrajectoryRow, check_crc, read_feedback, read_trajectory
+from sona.storage.rows import FeedbackRow, TrajectoryRow, check_crc, damaged, read_feedback, read_trajectory
 from sona.storage.sources import read_all_totals
 from sona.types import Feedback
 
@@ -55,10 +55,16 @@ def read_stored(row: tuple[object, ...], *claimed: tuple[str, bytes | None]) -> 
     quality, feedback_seq = None, row[12]
     if feedback[0] is not None:
         latest = FeedbackRow(*feedback)  # type: ignore[arg-type]  # the tables are STRICT
-        read_feedback(latest)
+        _check_owner(read_feedback(latest), str(trajectory[0]))
         quality = latest.quality
     record = read_trajectory(TrajectoryRow(*trajectory), *claimed)  # type: ignore[arg-type]
     return Stored(seq=seq, trajectory=record, quality=quality, feedback_seq=feedback_seq)  # type: ignore[arg-type]
+
+
+def _check_owner(feedback: Feedback, trajectory_id: str) -> None:
+    """A damaged index, or a row under another's number, may bring together what does not belong together."""
+    if feedback.trajectory_id != trajectory_id:
+        raise damaged(f"trajectory {trajectory_id!r}", f"feedback {feedback.id!r} stands at it, of another trajectory")
 
 
 def get(connection: apsw.Connection, trajectory_id: str) -> Stored:
@@ -84,7 +90,10 @@ def feedback_of(connection: apsw.Connection, trajectory_id: str) -> list[Feedbac
     seq = connection.execute("SELECT seq FROM trajectories WHERE id = ?", (trajectory_id,)).get
     if seq is None:
         raise _unknown(trajectory_id)
-    return [read_feedback(FeedbackRow(*row)) for row in connection.execute(_FEEDBACK_OF, (seq,))]
+    found = [read_feedback(FeedbackRow(*row)) for row in connection.execute(_FEEDBACK_OF, (seq,))]
+    for feedback in found:
+        _check_owner(feedback, trajectory_id)
+    return found
 
 
 def _unknown(trajectory_id: str) -> UnknownIdError:
@@ -97,6 +106,9 @@ def collect(connection: apsw.Connection, limit: int) -> Collected:
     """Trajectories with feedback that no cycle has heard of and that may still be claimed, in its order."""
     watermark = read_head(connection).watermark
     rows = tuple(read_stored(row) for row in connection.execute(COLLECT, (watermark, limit)))
+    for row in rows:
+        if row.quality is None:  # it came by its feedback, which a damaged index does not find again
+            raise damaged(f"trajectory {row.trajectory.id!r}", "its feedback is not found at it")
     waiting = sum(totals.trajectories - totals.rated for totals in read_all_totals(connection))
     return Collected(rows=rows, waiting_for_feedback=waiting)
 

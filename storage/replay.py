@@ -252,4 +252,7 @@ def _draw(connection: apsw.Connection, sql: str, key: _Key) -> Stored:
         cycle, role, *rest = key
         raise damaged(f"claim {', '.join(map(repr, rest))} ({role}) of cycle {cycle}", "it is missing")
     claim = read_claim(row[:_CLAIM_WIDTH])
-    return read_stored(row[_CLAIM_WIDTH:], ("prompt_ids", claim.prompt_ids), ("response_ids", claim.response_ids))
+    stored = read_stored(row[_CLAIM_WIDTH:], ("prompt_ids", claim.prompt_ids), ("response_ids", claim.response_ids))
+    if (stored.feedback_seq or 0) < claim.feedback:  # a damaged index hides what was there when it was claimed
+        raise damaged(f"trajectory {stored.trajectory.id!r}", f"feedback seq {claim.feedback} is not found at it")
+    return stored

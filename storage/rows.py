@@ -32,10 +32,12 @@ def row_crc(*values: Value) -> int:
     return crc32c(_encoder.encode(values))
 
 
-def check_crc(crc: int, *values: Value, row: str) -> None:
-    """Raise StoreCorruptError, naming ``row``, unless ``crc`` is that of ``values``."""
+def check_crc(crc: Value, *values: Value, row: str) -> None:
+    """Raise StoreCorruptError, naming ``row``, unless ``crc`` is that of ``values``. In a damaged row either may be of
+    any kind.
+    """
     if (found := row_crc(*values)) != crc:
-        raise damaged(row, f"checksum {found:#010x}, written as {crc:#010x}")
+        raise damaged(row, f"its checksum is {found}, written as {crc!r}")
 
 
 def damaged(row: str, what: str) -> StoreCorruptError:

@@ -191,18 +191,21 @@ def scan(data: bytes) -> Scan:
             at = found
         else:
             # Nothing but damage leaves a header of this epoch without its frame: it is written last.
-            return Scan(epoch, frames, skipped + HEADER_BYTES * (data[at : at + 8] == epoch.to_bytes(8, "little")))
+            torn = epoch > 0 and data[at : at + 8] == epoch.to_bytes(8, "little")
+            return Scan(epoch, frames, skipped + HEADER_BYTES * torn)
 
 
 def _epoch(data: bytes) -> int:
-    """The one it was begun with; by the first frame where the head is damaged."""
+    """The one it was begun with. Where the head is damaged, that of the youngest frame: each is checked with its own."""
     if len(data) >= _HEAD.size:
         magic, epoch, crc = _HEAD.unpack_from(data)
         if magic == MAGIC and crc == crc32c(data[: _HEAD.size - 4]):
             return int(epoch)
-    if len(data) >= FIRST + HEADER_BYTES:
-        return int(_HEADER.unpack_from(data, FIRST)[0])
-    return 0
+    if not data.strip(b"\0"):  # made ready, and never begun
+        return 0
+    places = range(FIRST, len(data) - HEADER_BYTES, 8)
+    epochs = ((at, int.from_bytes(data[at : at + 8], "little")) for at in places)
+    return max((epoch for at, epoch in epochs if _frame(data, at, epoch) is not None), default=0)
 
 
 def _released(data: bytes) -> int:

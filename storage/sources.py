@@ -106,5 +106,5 @@ def write_totals(connection: apsw.Connection, totals: Totals) -> None:
 
 def _totals(row: tuple[str | int | float, ...]) -> Totals:
     *values, crc = row
-    check_crc(int(crc), *values, row=f"totals of source {row[0]!r}")
+    check_crc(crc, *values, row=f"totals of source {row[0]!r}")
     return Totals(*values)  # type: ignore[arg-type]  # the table is STRICT

@@ -22,7 +22,7 @@ from sona.storage.backup import Backup, back_up
 from sona.storage.claims import read_claims
 from sona.storage.connection import Readers, store_error
 from sona.storage.erasure import Erasure, settle
-from sona.storage.head import read_head, read_version, read_versions, write_head
+from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.lock import WriterLock
 from sona.storage.replay import Replay
@@ -99,8 +99,10 @@ class Store:
         try:
             store._transact(store._begin)
             _sync(folder)
-        except BaseException:
+        except BaseException as error:
             store.close()
+            if isinstance(error, OSError):
+                raise store_error(error, folder) from error
             raise
         return store
 
@@ -280,7 +282,7 @@ class Store:
     def current(self) -> Version:
         """The version in force; at first ``v0``, the untouched base model."""
         with self._snapshot() as connection:
-            return read_version(connection, read_head(connection).version)
+            return read_current(connection)
 
     def versions(self) -> list[Version]:
         """All versions, oldest first."""

@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 import apsw
 
 from sona.errors import StoreError, StoreFullError, StoreReadOnlyError
-from sona.storage.connection import leak, open_writer, store_error
+from sona.storage.connection import FAILURES, leak, open_writer, store_error
 
 _T = TypeVar("_T")
 
@@ -79,7 +79,7 @@ class Transactions:
         try:
             connection.execute("BEGIN IMMEDIATE")
             result = work(connection)
-        except apsw.Error as error:
+        except FAILURES as error:
             translated = self._translated(error, connection)
             self._undo(connection)
             raise translated from error
@@ -100,7 +100,7 @@ class Transactions:
         connection = self._connection()
         try:
             return work(connection)
-        except apsw.Error as error:
+        except FAILURES as error:
             raise self._translated(error, connection) from error
 
     def _undo(self, connection: apsw.Connection) -> None:
@@ -116,7 +116,7 @@ class Transactions:
                 self._writer = open_writer(self._path)
                 if self._unsure:
                     self._settle(self._writer)
-            except apsw.Error as error:
+            except FAILURES as error:
                 translated = self._translated(error, self._writer)
                 self.close()
                 raise translated from error
@@ -131,5 +131,5 @@ class Transactions:
             raise apsw.BusyError("a reader keeps the WAL from being copied into the database")
         self._unsure = False
 
-    def _translated(self, error: apsw.Error, connection: apsw.Connection | None) -> StoreError:
+    def _translated(self, error: apsw.Error | UnicodeDecodeError, connection: apsw.Connection | None) -> StoreError:
         return store_error(error, self._path, 0 if connection is None else connection.system_errno)

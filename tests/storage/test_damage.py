@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,107 @@ def test_a_damaged_row_is_named(tmp_path: Path, sql: str, use: Callable[[Store],
     damage(tmp_path, sql)
     with Store.open(tmp_path) as store, pytest.raises(StoreCorruptError, match=f"{row}.*damaged"):
         use(store)
+
+
+def redefine(path: Path, table: str, old: str, new: str) -> None:
+    """Change what the schema says of a table, and nothing in the table."""
+    raw = sqlite3.connect(path / DATABASE)
+    with raw:
+        raw.execute("PRAGMA writable_schema = ON")
+        changed = raw.execute(
+            "UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = ? AND instr(sql, ?)", (old, new, table, old)
+        ).rowcount
+    raw.close()
+    assert changed == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "use"),
+    [
+        ("trajectories", lambda s: s.get("a")),
+        ("feedback", lambda s: s.feedback_of("a")),
+        ("sources", lambda s: s.counts()),
+        ("claims", lambda s: s.claims(1)),
+    ],
+)
+@pytest.mark.parametrize("crc", ["NULL", "'text'", "x'00'", "1.5"])
+def test_a_checksum_that_is_no_number_is_damage(
+    tmp_path: Path, table: str, use: Callable[[Store], object], crc: str
+) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, rated("a"))
+        run_cycle(store)
+    width = {"claims": 12, "sources": 12}.get(table, 10)  # as its columns are aligned
+    redefine(tmp_path, table, f"{'crc':{width}} INTEGER NOT NULL", "crc ANY")
+    damage(tmp_path, f"UPDATE {table} SET crc = {crc}")
+    with Store.open(tmp_path) as store, pytest.raises(StoreCorruptError, match="damaged"):
+        use(store)
+
+
+def test_a_text_that_is_none_is_damage(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, rated("a"))
+    damage(tmp_path, "UPDATE trajectories SET source = CAST(x'8b' AS TEXT)")
+    with Store.open(tmp_path) as store:
+        with pytest.raises(StoreCorruptError, match="damaged"):
+            store.get("a")
+        results = store.append([feedback("a", 0.9, id="later"), trajectory("b")])  # only its own record is refused
+        assert [type(result) for result in results] == [StoreCorruptError, type(None)]
+
+
+def test_a_damaged_schema_is_damage(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, rated("a"))
+    redefine(tmp_path, "trajectories", "payload", "paylobd")
+    with Store.open(tmp_path) as store:
+        with pytest.raises(StoreCorruptError, match="damaged"):
+            store.get("a")
+        with pytest.raises(StoreCorruptError, match="damaged"):
+            store.append([trajectory("b")])
+
+
+def test_a_feedback_that_a_claim_names_is_missed(tmp_path: Path) -> None:
+    """An index that lost an entry would else make the trajectory look unrated."""
+    with Store.open(tmp_path) as store:
+        add(store, rated("a"))
+        run_cycle(store)
+    redefine(tmp_path, "feedback", "REFERENCES trajectories (seq)", "")
+    damage(tmp_path, "UPDATE feedback SET trajectory = 9")
+    with Store.open(tmp_path) as store, pytest.raises(StoreCorruptError, match="trajectory 'a' is damaged"):
+        store.sample("train", 1, np.random.default_rng(0))
+
+
+def test_a_current_version_that_is_not_there_is_damage(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, rated("a"))
+        run_cycle(store, publish=True)
+    damage(tmp_path, "UPDATE versions SET id = 'other' WHERE id = 'v1'")
+    with pytest.raises(StoreCorruptError, match=r"version 'v1'.*damaged"):
+        Store.open(tmp_path, read_only=True)
+
+
+def test_a_damaged_index_never_gives_the_feedback_of_another(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    (tmp_path / "bad").mkdir()
+    own = {name: place / 16 for place, name in enumerate("abcdefgh")}
+    with Store.open(tmp_path / "good") as store:
+        add(store, [record for name, quality in own.items() for record in (trajectory(name), feedback(name, quality))])
+    raw = sqlite3.connect(tmp_path / "good" / DATABASE)
+    (page,) = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'feedback_of_trajectory'").fetchone()
+    raw.close()
+    good = (tmp_path / "good" / DATABASE).read_bytes()
+    end = page * 16384
+    for place in range(end - 6 * len(own), end):  # where the entries lie: at the end, about six bytes each
+        for bits in (1, 2, 3):
+            bad = bytearray(good)
+            bad[place] ^= bits
+            (tmp_path / "bad" / DATABASE).write_bytes(bad)
+            with Store.open(tmp_path / "bad", read_only=True) as store:
+                for name, quality in own.items():
+                    with suppress(StoreCorruptError):
+                        assert store.get(name).quality in (quality, None)
+                    with suppress(StoreCorruptError):
+                        assert {one.quality for one in store.feedback_of(name)} <= {quality}
 
 
 def test_a_damaged_mark_keeps_the_store_from_opening(tmp_path: Path) -> None:

@@ -73,6 +73,20 @@ def test_a_disk_that_keeps_failing_is_an_error_and_nothing_is_acknowledged(tmp_p
         assert store.sources()[0].rated == 2
 
 
+def test_a_store_on_a_disk_that_fails_can_be_closed(tmp_path: Path) -> None:
+    with faulty_disk() as disk:
+        store = Store.open(tmp_path)
+        add(store, rated("a"))
+        assert store.get("a").quality == 0.5  # leaves a reading connection, the last one once the writing one is gone
+        disk.failing_syncs = 100
+        with pytest.raises(StoreError):
+            store.append(rated("b"))
+        store.close()
+        disk.failing_syncs = 0
+        with Store.open(tmp_path) as again:  # the lock was let go of
+            assert again.get("a").quality == 0.5
+
+
 def test_a_full_disk_is_said_and_recovered_from(tmp_path: Path) -> None:
     with faulty_disk() as disk, Store.open(tmp_path) as store:
         add(store, rated("a"))
@@ -87,6 +101,17 @@ def test_a_full_disk_is_said_and_recovered_from(tmp_path: Path) -> None:
         add(store, rated(f"b{number}" for number in range(300)))
         run_cycle(store, publish=True)
         assert store.counts().trained == 301
+
+
+def test_a_folder_that_cannot_be_synced_is_a_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("os.fsync", fail)
+        with pytest.raises(StoreError, match="Input/output"):
+            Store.open(tmp_path)
+    Store.open(tmp_path).close()  # the one that failed kept no lock
 
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:

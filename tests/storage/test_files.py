@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 import apsw
 import numpy as np
@@ -24,7 +21,7 @@ from sona.storage import schema
 from sona.storage.store import DATABASE, LOCK, Store
 from tests.processes import first_line, kill, run, start
 from tests.storage.faulty_disk import faulty_disk
-from tests.storage.golden.make import contents
+from tests.storage.golden.make import contents, unpack
 from tests.storage.records import add, feedback, rated, run_cycle, trajectory
 
 
@@ -198,14 +195,6 @@ store.close()
 
 
 # The form on disk
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def unpack(form: int, folder: Path) -> Any:
-    """Lay a golden store into ``folder``, and return what it holds."""
-    golden = GOLDEN / f"v{form}"
-    (folder / DATABASE).write_bytes(gzip.decompress((golden / "store.db.gz").read_bytes()))
-    return json.loads((golden / "contents.json").read_text())
 
 
 @pytest.mark.parametrize("form", [1, 2])

@@ -115,6 +115,16 @@ def test_what_waited_is_taken_up_and_what_was_released_is_not(tmp_path: Path) ->
     assert MappedJournal(tmp_path / "journal", BOUND).records == 0
 
 
+def test_a_kill_leaves_nothing_that_looks_like_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = MappedJournal(tmp_path / "journal", 64 * SMALLEST_SEGMENT)
+    put(journal, trajectory("a"))
+    journal.make_room()  # segments that were never begun
+    abandon(journal)
+    with caplog.at_level(logging.ERROR, "sona.storage"):
+        assert MappedJournal(tmp_path / "journal", BOUND).waiting() == [trajectory("a")]
+    assert caplog.text == ""
+
+
 def test_what_was_released_from_the_only_segment_is_not_taken_up(tmp_path: Path) -> None:
     journal = MappedJournal(tmp_path / "journal", BOUND)
     for name in "abc":
@@ -230,6 +240,22 @@ def test_every_flipped_byte_costs_one_record_at_most_and_is_told(
         assert len(lost) <= 1
         if lost:
             assert "damaged" in caplog.text
+
+
+def test_a_damaged_start_costs_what_lies_in_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data, records = written(tmp_path / "journal", 12)
+    frames = scan(data).frames
+    for cut in (64, 80, 512, 1024):
+        with caplog.at_level(logging.ERROR, "sona.storage"):
+            found = taken_up(tmp_path / "journal", bytes(cut) + data[cut:])
+        sound = [
+            record
+            for record, frame in zip(records, frames, strict=True)
+            if frame.end - 8 - HEADER_BYTES - len(frame.payload) >= cut
+        ]
+        assert [record for record in found if record.id != "released"][-len(sound) :] == sound
+        assert "damaged" in caplog.text or cut == 64  # which holds no record
+        caplog.clear()
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,6 +20,8 @@ from sona.storage.store import DATABASE, Store
 from sona.types import Feedback, Message, Step, ToolCall, Trajectory
 from tests.storage.records import feedback, rated, report, run_cycle
 
+GOLDEN = Path(__file__).parent
+
 
 def fill(store: Store) -> None:
     """Every table, every field, a version that was rolled back, and two that were left out and then rated anew."""
@@ -88,8 +90,15 @@ def contents(store: Store) -> Any:
     return json.loads(msgspec.json.encode(everything))
 
 
+def unpack(form: int, folder: Path) -> Any:
+    """Lay the golden store of a schema into ``folder``, and return what it holds."""
+    golden = GOLDEN / f"v{form}"
+    (folder / DATABASE).write_bytes(gzip.decompress((golden / f"{DATABASE}.gz").read_bytes()))
+    return json.loads((golden / "contents.json").read_text())
+
+
 def main() -> None:
-    folder = Path(__file__).parent / f"v{SCHEMA_VERSION}"
+    folder = GOLDEN / f"v{SCHEMA_VERSION}"
     if (folder / f"{DATABASE}.gz").exists():
         raise SystemExit(f"{folder} is there, and is never made anew")
     with tempfile.TemporaryDirectory() as scratch:
