@@ -199,16 +199,14 @@ class _Batch:
         return trajectory_row(record)
 
     def _check_width(self, record: Trajectory) -> None:
-        if record.embedding is None:
+        if record.embedding is None or (width := len(record.embedding) // 4) == self._width:
             return
-        if self._width is None:
-            self._width = len(record.embedding) // 4
-        if self._width == len(record.embedding) // 4:
-            return
-        raise DimensionMismatchError(
-            f"trajectory {record.id!r}: an embedding of {len(record.embedding) // 4} numbers, this store's have "
-            f"{self._width}; embed with the same model, or open a new store"
-        )
+        if self._width is not None:
+            raise DimensionMismatchError(
+                f"trajectory {record.id!r}: an embedding of {width} numbers, this store's have {self._width}; embed "
+                "with the same model, or open a new store"
+            )
+        self._width = width
 
     def _add_feedback(self, record: Feedback) -> None:
         rated = self._connection.execute(_RATED_TRAJECTORY, (record.trajectory_id,)).get

@@ -6,79 +6,80 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 import msgspec
 
 import sona
 from benchmarks.fast_loop.traffic import Traffic
-from sona.config import Config, StoreConfig
 from sona.storage.store import Store
 from sona.types import Trajectory
 
-_T = TypeVar("_T")
 _numbers = count()
 encode = msgspec.msgpack.Encoder().encode
 
 
-def store(records: Sequence[Trajectory], batch: int, folder: Path) -> float:
-    """Seconds to store them, ``batch`` to a synced commit."""
+Put = Callable[[Sequence[Trajectory]], object]
+
+
+@contextmanager
+def store(folder: Path) -> Iterator[Put]:
+    """A synced commit of the store for each batch."""
     with Store.open(folder) as opened:
-        return _timed(lambda: [opened.append(part) for part in _parts(records, batch)])
+        yield opened.append
 
 
-def recorded(records: Sequence[Trajectory], batch: int, folder: Path) -> float:
-    """Seconds until all are durable, from one thread that records as fast as it can: caller, journal and writer."""
-    config = Config(store=StoreConfig(batch_records=batch))
-    with sona.open_sync(folder, config=config) as engine:
+@contextmanager
+def recorded(folder: Path) -> Iterator[Put]:
+    """Each batch is recorded one by one, and flushed: caller, journal and writer take turns on it."""
+    with sona.open_sync(folder) as engine:
 
-        def work() -> None:
+        def put(records: Sequence[Trajectory]) -> None:
             for record in records:
-                while engine.record(record) == "rejected":
-                    engine.flush()
+                engine.record(record)
             engine.flush()
 
-        return _timed(work)
+        yield put
 
 
-def bare_sqlite(records: Sequence[Trajectory], batch: int, folder: Path) -> float:
-    """Seconds of Python's own sqlite3 with the same bytes, one table, no checks and no checksum."""
-    rows = [(record.id, record.embedding, encode(record)) for record in records]
+@contextmanager
+def bare_sqlite(folder: Path) -> Iterator[Put]:
+    """Python's own sqlite3 with the same bytes: one table, no checks and no checksum."""
     connection = sqlite3.connect(folder / "bare.db", isolation_level=None)
     for pragma in ("page_size=16384", "journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
     connection.execute("CREATE TABLE t (seq INTEGER PRIMARY KEY, id TEXT UNIQUE, embedding BLOB, payload BLOB)")
 
-    def work() -> None:
-        for part in _parts(rows, batch):
-            connection.execute("BEGIN")
-            connection.executemany("INSERT INTO t (id, embedding, payload) VALUES (?, ?, ?)", part)
-            connection.execute("COMMIT")
+    def put(records: Sequence[Trajectory]) -> None:
+        rows = [(record.id, record.embedding, encode(record)) for record in records]
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO t (id, embedding, payload) VALUES (?, ?, ?)", rows)
+        connection.execute("COMMIT")
 
     try:
-        return _timed(work)
+        yield put
     finally:
         connection.close()
 
 
-def bare_log(records: Sequence[Trajectory], batch: int, folder: Path) -> float:
-    """Seconds to encode them and append them to a file that is synced after every ``batch``."""
+@contextmanager
+def bare_log(folder: Path) -> Iterator[Put]:
+    """Encoded, appended to a file, and synced."""
     with (folder / "bare.log").open("xb") as file:
 
-        def work() -> None:
-            for part in _parts(records, batch):
-                for record in part:
-                    file.write(encode(record))
-                file.flush()
-                os.fdatasync(file.fileno())
+        def put(records: Sequence[Trajectory]) -> None:
+            for record in records:
+                file.write(encode(record))
+            file.flush()
+            os.fdatasync(file.fileno())
 
-        return _timed(work)
+        yield put
 
 
-WAYS: dict[str, Callable[[Sequence[Trajectory], int, Path], float]] = {
+WAYS: dict[str, Callable[[Path], AbstractContextManager[Put]]] = {
     "store": store,
     "record() to durable": recorded,
     "bare sqlite3": bare_sqlite,
@@ -87,22 +88,17 @@ WAYS: dict[str, Callable[[Sequence[Trajectory], int, Path], float]] = {
 
 
 def rates(traffic: Traffic, records: int, batch: int, where: Path | None) -> dict[str, float]:
-    """Records a second of each way, one after the other on new files in ``where``."""
+    """Records a second of each way, on a new file in ``where``, ``batch`` at a time. Timed is the storing alone; each
+    batch is built just before, as a writer gets it.
+    """
     found: dict[str, float] = {}
     for name, way in WAYS.items():
-        made = [
-            traffic.trajectory(place % len(traffic.embeddings), f"{next(_numbers):032x}") for place in range(records)
-        ]
-        with TemporaryDirectory(dir=where) as folder:
-            found[name] = records / way(made, batch, Path(folder))
+        seconds = 0.0
+        with TemporaryDirectory(dir=where) as folder, way(Path(folder)) as put:
+            for start in range(0, records, batch):
+                made = [traffic.trajectory((start + place) % 1000, f"{next(_numbers):032x}") for place in range(batch)]
+                began = time.perf_counter()
+                put(made)
+                seconds += time.perf_counter() - began
+        found[name] = records / seconds
     return found
-
-
-def _parts(records: Sequence[_T], batch: int) -> Iterator[Sequence[_T]]:
-    return (records[start : start + batch] for start in range(0, len(records), batch))
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
