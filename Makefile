@@ -10,7 +10,7 @@ PEERS_PYPI :=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench peers clean
+.PHONY: help demo test crash check bench peers clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: $(READY)  ## see a model learn from its own use
 
 test: $(READY)  ## run the tests
 	$(BIN)/pytest
+
+crash: $(READY)  ## kill and fault the store thousands of times; ARGS="--only NAME --times 2" and so on
+	$(BIN)/python -m tests.crash $(ARGS)
 
 # One recipe, so that it stops at the first failure and keeps its order under `make -j` too.
 check: $(READY)  ## format, lint, types, layers, tests: what CI runs

@@ -196,7 +196,7 @@ def scan(data: bytes) -> Scan:
 
 
 def _epoch(data: bytes) -> int:
-    """The one it was begun with. Where the head is damaged, that of the youngest frame: each is checked with its own."""
+    """The one it was begun with. Where the head is damaged, that of the youngest frame: each tells its own, checked."""
     if len(data) >= _HEAD.size:
         magic, epoch, crc = _HEAD.unpack_from(data)
         if magic == MAGIC and crc == crc32c(data[: _HEAD.size - 4]):

@@ -1,5 +1,5 @@
-"""A disk that refuses: I/O errors, writes that are cut short, no room. Once it works again all that was recorded becomes
-durable.
+"""A disk that refuses: I/O errors, writes that are cut short, no room. Once it works again all that was recorded
+becomes durable.
 """
 
 from __future__ import annotations

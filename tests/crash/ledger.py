@@ -121,13 +121,16 @@ class Ledger:
 
     def check(self, store: Store, counts: Counts, *, power_failed: bool = False) -> None:
         """Compare the store with what was told; after a power cut only what was durable has to be there."""
+        self.check_promises(self._found(store, counts), counts, power_failed=power_failed)
+        self.check_cycles(store, counts)
+        self.check_totals(store, counts)
+
+    def check_promises(self, found: set[str], counts: Counts, *, power_failed: bool = False) -> None:
+        """Compare the ids that were found with those that were told; each is lost once."""
         promised = self._durable if power_failed else self._recorded | self._durable
-        found = self._found(store, counts)
         for id in sorted(promised - found - self._missing):
             self._missing.add(id)
             counts.lose(id)
-        self._check_cycles(store, counts)
-        _check_totals(store, counts)
 
     def _found(self, store: Store, counts: Counts) -> set[str]:
         """The ids of all records; those that are not as they were given are counted."""
@@ -143,7 +146,8 @@ class Ledger:
             last = row.seq
         return found
 
-    def _check_cycles(self, store: Store, counts: Counts) -> None:
+    def check_cycles(self, store: Store, counts: Counts) -> None:
+        """Compare the cycles alone with what was told."""
         cycles = list(range(1, store.next_cycle()))
         for cycle in self._committed - set(cycles):
             self._committed.discard(cycle)
@@ -166,18 +170,18 @@ class Ledger:
             if times > 1:
                 counts.train_twice(f"seq {seq}, by {times} cycles")
 
+    def check_totals(self, store: Store, counts: Counts) -> None:
+        """Compare what the store counts as it goes with what is there."""
+        totals = store.counts()
+        rows = sum(1 for _ in store.iterate())
+        taken = totals.trained + totals.held_out + totals.left_out
+        new = len(store.collect(1_000_000).rows)
+        if totals.trajectories != rows or totals.uncollected != new:
+            counts.miss(f"{totals}, but there are {rows} rows, and {new} are new")
+        if taken + totals.uncollected + totals.waiting_for_feedback != totals.trajectories:
+            counts.miss(f"{totals} do not add up")
+
 
 def _is_rated_by(row: Stored, given: Sequence[Feedback]) -> bool:
     """Whether the latest feedback is the one in force."""
     return row.quality == (given[-1].quality if given else None)
-
-
-def _check_totals(store: Store, counts: Counts) -> None:
-    totals = store.counts()
-    rows = sum(1 for _ in store.iterate())
-    taken = totals.trained + totals.held_out + totals.left_out
-    new = len(store.collect(1_000_000).rows)
-    if totals.trajectories != rows or totals.uncollected != new:
-        counts.miss(f"{totals}, but there are {rows} rows, and {new} are new")
-    if taken + totals.uncollected + totals.waiting_for_feedback != totals.trajectories:
-        counts.miss(f"{totals} do not add up")

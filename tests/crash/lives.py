@@ -85,6 +85,16 @@ class _Stuck:
         raise OSError("never")
 
 
+def read(told: Told, folder: str, life: str) -> None:
+    """Look on, all the time."""
+    with Store.open(folder, read_only=True) as store:
+        told.says("ready")
+        while True:
+            rows = list(store.iterate())
+            assert [row.trajectory for row in rows] == [truth(row.trajectory.id) for row in rows]
+            store.collect(100)
+
+
 def migrate(told: Told, folder: str, life: str) -> None:
     """Open a store of an older form."""
     Store.open(folder).close()

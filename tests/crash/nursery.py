@@ -35,12 +35,16 @@ class Life:
         """Let one that was held begin."""
         self._nursery.write("go")
 
+    def wait_for(self, word: str) -> None:
+        """Listen until it has told a line that begins with ``word``."""
+        self._nursery.listen(until=lambda line: line.startswith(word), timeout_s=60.0)
+
     def kill(self, after_s: float, *, once: str | None = None) -> bool:
         """Kill it that long after now, or after it has told a line that begins with ``once``. Returns whether it was
         still alive.
         """
         if once is not None:
-            self._nursery.listen(until=lambda line: line.startswith(once), timeout_s=60.0)
+            self.wait_for(once)
         self._nursery.listen(timeout_s=after_s)
         if self._nursery.exit_code is None:
             os.kill(self.pid, signal.SIGKILL)  # until it was told that it is dead, the pid is nobody else's
@@ -59,7 +63,7 @@ class Nursery:
 
     def __init__(self, module: str = "tests.crash.lives") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.nursery", module],
+            [sys.executable, "-W", "ignore", "-m", "tests.crash.nursery", module],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,

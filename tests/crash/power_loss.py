@@ -1,7 +1,7 @@
 """Power that fails at any moment: what was durable is there, and what is there is whole.
 
-A host works on a disk that tears sectors. At random operations of that disk a copy is laid aside of what a power cut just
-then would leave; the host goes on. Then each copy is opened: by the next host, or by one whose power fails in its turn.
+A host works on a disk that tears sectors. At random operations of that disk a copy is laid aside of what a power cut
+just then would leave; the host goes on. Then each copy is opened: by the next host, or by one whose power fails too.
 """
 
 from __future__ import annotations

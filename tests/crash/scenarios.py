@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from tests.crash import damage, failing_disk, killed_host, power_loss, system_calls
+from tests.crash import (
+    clock,
+    damage,
+    failing_disk,
+    killed_engine,
+    killed_host,
+    model,
+    power_loss,
+    system_calls,
+    two_processes,
+)
 from tests.crash.nursery import Nursery
 from tests.crash.run import Run
 
@@ -41,6 +51,11 @@ SCENARIOS = {
     "damage-database": Scenario(damage.damage_database, 50, 2000),
     "damage-log": Scenario(damage.damage_log, 20, 500),
     "damage-journal": Scenario(damage.damage_journal, 40, 2000),
+    "beside-a-reader": Scenario(two_processes.kill_beside_a_reader, 6, 120),
+    "kill-readers": Scenario(two_processes.kill_readers, 5, 100),
+    "clock-steps-back": Scenario(clock.step_back, 3, 60),
+    "follow-the-model": Scenario(model.follow_the_model, 12, 300),
+    "kill-engine": Scenario(killed_engine.kill_engine, 5, 40),
 }
 
 

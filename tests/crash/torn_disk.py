@@ -1,9 +1,9 @@
 """A disk that keeps what was synced, and of everything else whatever it pleases: a file layer for SQLite.
 
-What is written shows at once, as in the system's cache. When the power fails, each 512-byte sector that was written since
-the last sync of its file is there or not, by chance; so is each change of length, and each file that was made or deleted
-since the last sync of its folder. After a failed sync the system takes its pages for clean (danluu.com/fsyncgate):
-what they held still shows, and no later sync writes it.
+What is written shows at once, as in the system's cache. When the power fails, each 512-byte sector that was written
+since the last sync of its file is there or not, by chance; so is each change of length, and each file that was made or
+deleted since the last sync of its folder. After a failed sync the system takes its pages for clean
+(danluu.com/fsyncgate): what they held still shows, and no later sync writes it.
 """
 
 from __future__ import annotations

@@ -194,6 +194,24 @@ store.close()
         assert store.counts().trajectories == 3
 
 
+def test_nothing_but_sqlite_opens_the_database(tmp_path: Path) -> None:
+    """A second descriptor, once closed, would drop the locks that SQLite holds."""
+    script = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+from sona.storage.store import Store
+from tests.storage.records import trajectory
+with Store.open(sys.argv[1]) as store, Store.open(sys.argv[1], read_only=True) as reader:
+    store.append([trajectory("a")])
+    reader.counts()
+    reader.get("a")
+ours = [path for path in opened if path.startswith(sys.argv[1])]
+print(any(path.endswith("store.lock") for path in ours), any("store.db" in path for path in ours))
+"""
+    assert run(script, tmp_path) == "True False"
+
+
 # The form on disk
 
 

@@ -18,7 +18,7 @@ from sona.storage.segment import FIRST, HEADER_BYTES, Segment, scan
 from sona.storage.store import Store
 from sona.storage.writer import Writer
 from sona.types import Feedback, Trajectory
-from tests.processes import kill, run, start
+from tests.processes import run
 from tests.storage.records import ask, feedback, trajectory
 
 BOUND = 1 << 20
@@ -295,50 +295,6 @@ def test_a_journal_is_a_queue_across_restarts(
 
 
 # With the writer and the store
-
-HOST = """
-import sys, time
-from sona.config import StoreConfig
-from sona.storage.mapped import open_journal
-from sona.storage.store import Store
-from sona.storage.writer import Writer
-from tests.storage.records import feedback, trajectory
-store = Store.open(sys.argv[1])
-number = int(sys.argv[2])
-if number < 0:  # the store is stuck, so nothing is stored
-    store.append = lambda records: time.sleep(60)
-    number = -number
-writer = Writer(store, StoreConfig(batch_records=8), open_journal(store.path, StoreConfig()))
-print("ready", flush=True)
-while True:
-    assert writer.put(trajectory(f"t{number}")) and writer.put(feedback(f"t{number}"))
-    number += 1
-    print(number, flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_what_was_recorded_survives_a_kill_without_a_flush(tmp_path: Path) -> None:
-    rng = random.Random(11)
-    recorded, acknowledged = 1, set[int]()
-    for round_number in range(8):
-        worker = start(HOST, tmp_path, -recorded if round_number % 2 else recorded)
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-        said = [int(worker.stdout.readline()) for _ in range(rng.randrange(1, 200))][-1]
-        kill(worker)
-        with Store.open(tmp_path) as store:
-            journal = MappedJournal(tmp_path / "journal", 1 << 26)
-            writer = Writer(store, journal=journal)
-            writer.flush()
-            writer.close()
-            stored = {row.trajectory.id: row for row in store.iterate()}
-            acknowledged.update(range(recorded, said))
-            for number in acknowledged:
-                assert stored[f"t{number}"].trajectory == trajectory(f"t{number}")
-                assert stored[f"t{number}"].quality == 0.5
-            recorded = len(stored) + 1
-    assert len(acknowledged) > 100
 
 
 def test_close_says_that_the_rest_waits_and_the_next_start_stores_it(tmp_path: Path) -> None:
