@@ -159,7 +159,7 @@ def fill_the_disk(run: Run) -> None:
             if number % 5 == 4:
                 _migrate_when_full(run, folder, disk / "ballast")
             else:
-                _work_when_full(run, folder, ledger, disk / "ballast", f"e{number}")
+                _work_when_full(run, folder, ledger, disk / "ballast", number)
                 look(folder, ledger, run.counts)
             run.counts.acknowledged += ledger.acknowledged
             shutil.rmtree(folder)
@@ -178,14 +178,14 @@ def _migrate_when_full(run: Run, folder: Path, ballast: Path) -> None:
             run.counts.lose("what a store of schema 1 held")
 
 
-def _work_when_full(run: Run, folder: Path, ledger: Ledger, ballast: Path, name: str) -> None:
+def _work_when_full(run: Run, folder: Path, ledger: Ledger, ballast: Path, number: int) -> None:
     """Fill the disk with a host at work; when there is room again, all that it recorded is stored."""
-    host = Host(folder, ledger, SMALL)
-    _fill(ballast, keep_free=run.rng.choice((0, 1, 8, 64, 200)) * 4096)
-    for number in range(100):
+    host, name = Host(folder, ledger, SMALL), f"e{number}"
+    _fill(ballast, keep_free=(0, 1, 8, 64, 200)[number % 6 % 5] * 4096)  # the first time none: the short form hits it
+    for place in range(100):
         with _only_typed(run.counts, "on a full disk"):
-            host.put(*named(name, number))
-            if run.rng.random() < 0.1:
+            host.put(*named(name, place))
+            if place == 99 or run.rng.random() < 0.1:
                 host.flush()
             if run.rng.random() < 0.05:
                 host.cycle(host.store.next_cycle())
