@@ -51,6 +51,10 @@ def _checked(value: object, kind: Any, name: str) -> object:
         raise ConfigError(f"{name}: {shown(value)}; {str(error)[0].lower()}{str(error)[1:]}") from None
 
 
+QualityPolicy = Literal["last", "first", "mean", "min", "max"]
+"""Which of several feedbacks counts, in the order of arrival."""
+
+
 class StoreConfig(Settings, kw_only=True):
     """The store on disk and the way into it."""
 
@@ -59,6 +63,10 @@ class StoreConfig(Settings, kw_only=True):
     journal: Literal["file", "memory"] = "file"
     """Where they wait: in mapped files beside the database, from which the next start takes up what a killed process
     had recorded, or in memory alone (a network disk that can't be mapped)."""
+    quality: QualityPolicy | None = None
+    """What a trajectory's quality is where several feedbacks were given for it: ``last``, ``first``, ``mean``, ``min``
+    or ``max``. None leaves the store's own, at first ``last``. Another one is the store's from then on: its totals are
+    counted anew, and what was learned stays."""
     batch_records: Annotated[int, Meta(ge=1, le=100_000)] = 256
     """One commit takes at most this many records."""
     batch_bytes: Annotated[int, Meta(ge=4096, le=2**30)] = 4 * 1024 * 1024

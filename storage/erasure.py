@@ -18,9 +18,9 @@ from sona.errors import SonaError, StoreCorruptError, StoreError
 from sona.storage.deletion import Deleted, delete
 from sona.storage.head import read_version, read_versions
 from sona.storage.quality import Policy
-from sona.storage.reading import read_state
 from sona.storage.retention import CHUNK, Snapshot, Transact
 from sona.storage.rows import check_crc, damaged, decode, encode, row_crc
+from sona.storage.state import read_state, write_state
 from sona.storage.versions import Versions
 from sona.types import Record, Version
 
@@ -221,8 +221,7 @@ def _read(connection: apsw.Connection) -> _Mark | None:
 
 
 def _write(connection: apsw.Connection, mark: _Mark) -> None:
-    values = (MARK, encode(mark))
-    connection.execute("INSERT OR REPLACE INTO state (name, value, crc) VALUES (?, ?, ?)", (*values, row_crc(*values)))
+    write_state(connection, MARK, encode(mark))
 
 
 def _write_digest(connection: apsw.Connection, version: Version, digest: str) -> None:

@@ -10,7 +10,7 @@ import apsw
 from sona.errors import UnknownIdError
 from sona.ports import Collected, SourceCounts, StoreCounts, Stored
 from sona.storage.head import read_head
-from sona.storage.rows import FeedbackRow, TrajectoryRow, check_crc, damaged, read_feedback, read_trajectory
+from sona.storage.rows import FeedbackRow, TrajectoryRow, damaged, read_feedback, read_trajectory
 from sona.storage.sources import read_all_totals
 from sona.types import Feedback
 
@@ -143,13 +143,3 @@ def _size(file: Path) -> int:
 def sources(connection: apsw.Connection) -> list[SourceCounts]:
     """What each source sent, by name."""
     return [totals.counts() for totals in read_all_totals(connection)]
-
-
-def read_state(connection: apsw.Connection, name: str) -> bytes | None:
-    """A value kept beside the records; None where there is none."""
-    row = connection.execute("SELECT value, crc FROM state WHERE name = ?", (name,)).get
-    if row is None:
-        return None
-    value: bytes = row[0]
-    check_crc(row[1], name, value, row=f"state {name!r}")
-    return value

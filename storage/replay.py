@@ -21,7 +21,8 @@ from sona.storage.claims import CLAIM_COLUMNS, DRAWN, ClaimRow, GroupRow, read_c
 from sona.storage.cycles import CycleRow, next_cycle, read_cycles
 from sona.storage.head import read_head
 from sona.storage.reading import LATEST_FEEDBACK, STORED_COLUMNS, read_stored
-from sona.storage.rows import damaged, row_crc
+from sona.storage.rows import damaged
+from sona.storage.state import write_state
 from sona.types import new_id
 
 GENERATION = "replay/generation"
@@ -138,8 +139,7 @@ class Replay:
 
 def renew(connection: apsw.Connection) -> None:
     """Say, in the transaction under way, that claims were deleted: what was remembered of the groups is wrong now."""
-    values = (GENERATION, new_id().encode())
-    connection.execute("INSERT OR REPLACE INTO state (name, value, crc) VALUES (?, ?, ?)", (*values, row_crc(*values)))
+    write_state(connection, GENERATION, new_id().encode())
 
 
 def _generation(connection: apsw.Connection) -> bytes:

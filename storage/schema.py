@@ -15,6 +15,7 @@ import apsw
 
 from sona.errors import StoreCorruptError, StoreVersionError
 from sona.storage.rows import Value, encode, row_crc
+from sona.storage.state import write_state
 from sona.types import BASE_VERSION, Version
 
 APPLICATION_ID = 0x534F4E41  # "SONA"
@@ -227,8 +228,7 @@ def _crc_with_group(*row: Value) -> int:
 
 
 def _count_arrivals_from_now(connection: apsw.Connection) -> None:
-    values = (ARRIVALS_SINCE, str(time.time_ns()).encode())
-    connection.execute("INSERT INTO state (name, value, crc) VALUES (?, ?, ?)", (*values, row_crc(*values)))
+    write_state(connection, ARRIVALS_SINCE, str(time.time_ns()).encode())
 
 
 MIGRATIONS = (

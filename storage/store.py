@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import apsw
+import msgspec
 import numpy as np
 
 from sona.checks import check_id
@@ -25,10 +26,11 @@ from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.lock import WriterLock
+from sona.storage.quality import Policy, adopt_policy, rated, read_policy
 from sona.storage.replay import Replay
 from sona.storage.retention import Limits, Pruned, Retention
-from sona.storage.rows import row_crc
 from sona.storage.schema import check_library
+from sona.storage.state import read_state, write_state
 from sona.storage.transactions import Transactions
 from sona.storage.versions import Versions
 from sona.types import CycleReport, Feedback, Trajectory, Version
@@ -59,6 +61,7 @@ class Store:
         self._readers = Readers(self._database)
         self._transactions = Transactions(self._database)
         self._replay = Replay()
+        self._policy: Policy = "last"
         self._writing = threading.Lock()
         self._closed = False
         forked.watch(self)
@@ -85,7 +88,9 @@ class Store:
         if not (folder / DATABASE).is_file():
             raise StoreError(f"{folder}: no store; see that the path is right, or open it for writing, which makes one")
         store = cls(folder, config, None)
-        store.current()  # whatever is wrong with the file shows now
+        with store._snapshot() as connection:  # whatever is wrong with the file shows now
+            read_current(connection)
+            store._policy = read_policy(connection)
         return store
 
     @classmethod
@@ -110,6 +115,8 @@ class Store:
         """What a new writer does first."""
         read_head(connection)
         settle(connection, Versions(self.path))
+        self._policy = self.config.quality or read_policy(connection)
+        adopt_policy(connection, self._policy)
 
     def close(self) -> None:
         """Let go of the files and of the lock; a second call does nothing."""
@@ -152,9 +159,9 @@ class Store:
             StoreFullError, StoreReadOnlyError, StoreError: nothing was acknowledged; the same batch may be given again.
         """
         try:
-            return self._transact(lambda connection: insert(connection, records))
+            return self._transact(lambda connection: insert(connection, records, self._policy))
         except UnstorableError:
-            return self._transact(lambda connection: insert_apart(connection, records))
+            return self._transact(lambda connection: insert_apart(connection, records, self._policy))
 
     def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
         """Claims, report, version and the new current version: all in one durable transaction, or nothing.
@@ -187,21 +194,19 @@ class Store:
 
         What is deleted is not known any more: the same trajectory sent again is a new one.
         """
-        retention = Retention(self._transact, self._snapshot, "last")
+        retention = Retention(self._transact, self._snapshot, self._policy)
         return retention.apply(Limits.of(self.config) if limits is None else limits, now_ns)
 
     def erasure(self, source: str) -> Erasure:
         """The steps by which all of a source is erased: see :mod:`sona.storage.erasure`. Whoever takes them sees to it
         that no cycle runs meanwhile.
         """
-        return Erasure(source, self._transact, self._apart, self._snapshot, Versions(self.path), "last")
+        return Erasure(source, self._transact, self._apart, self._snapshot, Versions(self.path), self._policy)
 
     def write_state(self, name: str, value: bytes) -> None:
         """Replace a value kept beside the records, durably."""
         check_id(name, "state name")
-        values = (name, bytes(value))
-        sql = "INSERT OR REPLACE INTO state (name, value, crc) VALUES (?, ?, ?)"
-        self._transact(lambda connection: connection.execute(sql, (*values, row_crc(*values))))
+        self._transact(lambda connection: write_state(connection, name, bytes(value)))
 
     # Reading
 
@@ -212,7 +217,8 @@ class Store:
         The cost follows what is new since the last cycle, not what the store holds.
         """
         with self._snapshot() as connection:
-            return reading.collect(connection, limit)
+            found = reading.collect(connection, limit)
+            return msgspec.structs.replace(found, rows=tuple(rated(connection, found.rows, self._policy)))
 
     def sample(
         self,
@@ -234,9 +240,10 @@ class Store:
         groups of one cycle, skill and pattern, not the number of claims.
         """
         with self._snapshot() as connection:
-            return self._replay.sample(
+            drawn = self._replay.sample(
                 connection, role, count, rng, skills=skills, after_cycle=after_cycle, balanced=balanced
             )
+            return rated(connection, drawn, self._policy)
 
     def replayable(self, role: Role, *, skills: Sequence[str] | None = None, after_cycle: int = 0) -> int:
         """From how many trajectories :meth:`sample` would draw. It reads no claim."""
@@ -253,7 +260,7 @@ class Store:
     def get(self, trajectory_id: str) -> Stored:
         """One trajectory; UnknownIdError where there is none of this id."""
         with self._snapshot() as connection:
-            return reading.get(connection, trajectory_id)
+            return rated(connection, [reading.get(connection, trajectory_id)], self._policy)[0]
 
     def __contains__(self, trajectory_id: str) -> bool:
         with self._snapshot() as connection:
@@ -268,7 +275,7 @@ class Store:
         """All trajectories with a higher seq, in the order of arrival, those that come meanwhile included."""
         while True:
             with self._snapshot() as connection:
-                rows = reading.page(connection, after_seq, PAGE_ROWS)
+                rows = rated(connection, reading.page(connection, after_seq, PAGE_ROWS), self._policy)
             if not rows:
                 return
             yield from rows
@@ -292,7 +299,7 @@ class Store:
     def read_state(self, name: str) -> bytes | None:
         """A value kept beside the records; None where there is none."""
         with self._snapshot() as connection:
-            return reading.read_state(connection, name)
+            return read_state(connection, name)
 
     def counts(self) -> StoreCounts:
         """Sizes of the store."""
