@@ -50,6 +50,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
 
     with Store.open(store, read_only=True) as opened:
         counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
+        sizes, arrivals = opened.sizes(), opened.arrivals()
     try:
         patterns = _patterns(store, version)
     except StoreError as error:  # the counts are true all the same
@@ -58,12 +59,18 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
         patterns = []
     if json:
         rows = [{"id": p.id, "count": p.count, "quality_mean": p.quality_mean} for p in patterns]
-        print(as_json({"store": counts, "sources": sources, "version": version.id, "patterns": rows, "cycles": cycles}))
+        told = {"store": counts, "sizes": sizes, "arrivals": arrivals, "sources": sources, "version": version.id}
+        print(as_json({**told, "patterns": rows, "cycles": cycles}))
         return
     out.print(
-        f"[bold]{plain(str(store))}[/]: version [bold]{version.id}[/], {counts.bytes_on_disk / 1e6:.1f} MB",
+        f"[bold]{plain(str(store))}[/]: version [bold]{version.id}[/], {megabytes(counts.bytes_on_disk)}: "
+        f"database {megabytes(sizes.database)}, its log {megabytes(sizes.log)}, journal {megabytes(sizes.journal)}, "
+        f"versions {megabytes(sizes.versions)}",
         highlight=False,
+        soft_wrap=True,
     )
+    came = [f"{one.trajectories} and {one.feedback} in the last {name}" for name, one in arrivals.items()]
+    out.print(f"trajectories and feedbacks that came in: {', '.join(came)}", highlight=False, soft_wrap=True)
     out.print(
         f"{trajectories(counts.trajectories)}, {number(counts.feedback, 'feedback', 'feedbacks')}: "
         f"{counts.trained} trained on, "

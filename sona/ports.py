@@ -91,6 +91,27 @@ class StoreCounts(Record, kw_only=True):
     bytes_on_disk: int
 
 
+class Arrivals(Record, kw_only=True):
+    """What came in within a stretch of time."""
+
+    trajectories: int
+    feedback: int
+    seconds: float
+    """How long it was."""
+
+
+class StoreSizes(Record, kw_only=True):
+    """Bytes on disk, by what they are for."""
+
+    database: int
+    log: int
+    """SQLite's write-ahead log and its index, part of the database."""
+    journal: int
+    """Reserved for records on their way into the database."""
+    versions: int
+    """Adapters, banks and their state; a file that several versions share counts once."""
+
+
 class SourceCounts(Record, kw_only=True):
     """What one source sent."""
 

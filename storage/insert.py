@@ -18,6 +18,7 @@ from sona.errors import (
     StoreCorruptError,
     UnknownIdError,
 )
+from sona.storage.arrivals import count_arrivals
 from sona.storage.head import read_head, write_head
 from sona.storage.quality import Policy, effective
 from sona.storage.rows import (
@@ -137,6 +138,7 @@ class _Batch:
         self._head = self._head_before = read_head(connection)
         self._width = self._head.width
         self._totals: dict[str, Totals] = {}
+        self._new_trajectories = self._new_feedback = 0
 
     def add(self, records: Sequence[Trajectory | Feedback]) -> list[Exception | None]:
         results: list[Exception | None] = [None] * len(records)
@@ -163,6 +165,8 @@ class _Batch:
             write_totals(self._connection, totals)
         if self._head != self._head_before:
             write_head(self._connection, self._head)
+        if self._new_trajectories or self._new_feedback:
+            count_arrivals(self._connection, self._new_trajectories, self._new_feedback)
 
     def _add_trajectories(
         self,
@@ -188,6 +192,7 @@ class _Batch:
                 results[place] = error
                 continue
             self._totals[record.source].add_trajectory(record)
+            self._new_trajectories += 1
             if record.embedding is not None and self._head.width is None:
                 self._head = self._head._replace(width=len(record.embedding) // 4)
 
@@ -232,6 +237,7 @@ class _Batch:
             if stored != row and read_feedback(stored) != record:
                 raise ConflictError(f"feedback {record.id!r}: the id is taken by other content; give each its own id")
             return
+        self._new_feedback += 1
         if self._policy == "last":
             totals.add_feedback(row.quality, before)
         else:

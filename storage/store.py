@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,9 @@ import numpy as np
 from sona.checks import check_id
 from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreError, StoreReadOnlyError
-from sona.ports import Claim, Collected, Role, SourceCounts, StoreCounts, Stored
+from sona.ports import Arrivals, Claim, Collected, Role, SourceCounts, StoreCounts, Stored, StoreSizes
 from sona.storage import cycles, forked, reading
+from sona.storage.arrivals import read_arrivals
 from sona.storage.backup import Backup, back_up
 from sona.storage.claims import read_claims
 from sona.storage.connection import Readers, store_error
@@ -26,10 +28,12 @@ from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.lock import WriterLock
+from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.quality import Policy, adopt_policy, rated, read_policy
 from sona.storage.replay import Replay
 from sona.storage.retention import Limits, Pruned, Retention
 from sona.storage.schema import check_library
+from sona.storage.sizes import sizes_of
 from sona.storage.state import read_state, write_state
 from sona.storage.transactions import Transactions
 from sona.storage.versions import Versions
@@ -305,6 +309,16 @@ class Store:
         """Sizes of the store."""
         with self._snapshot() as connection:
             return reading.counts(connection, self.path.rglob("*"))
+
+    def sizes(self) -> StoreSizes:
+        """Bytes on disk, by what they are for."""
+        self._check_open()
+        return sizes_of(self._database, self.path / JOURNAL, self.path / VERSIONS)
+
+    def arrivals(self) -> dict[str, Arrivals]:
+        """What came in within the last ``minute``, ``hour`` and ``day``: see :func:`sona.storage.arrivals`."""
+        with self._snapshot() as connection:
+            return read_arrivals(connection, time.time_ns())
 
     def sources(self) -> list[SourceCounts]:
         """What each source sent, by name."""

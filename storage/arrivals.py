@@ -1,0 +1,58 @@
+"""How many records come in, minute by minute: what rates are read from, also by another process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import apsw
+
+from sona.ports import Arrivals
+from sona.storage.rows import check_crc, row_crc
+from sona.storage.schema import ARRIVALS_SINCE
+from sona.storage.state import read_state
+
+MINUTE_NS = 60 * 10**9
+KEPT_MINUTES = 7 * 24 * 60
+WINDOWS: Mapping[str, int] = {"minute": 1, "hour": 60, "day": 24 * 60}
+"""By name, in minutes."""
+
+_READ = "SELECT minute, trajectories, feedback, crc FROM arrivals WHERE minute = ?"
+_SINCE = "SELECT minute, trajectories, feedback, crc FROM arrivals WHERE minute > ? AND minute <= ?"
+
+
+def count_arrivals(connection: apsw.Connection, trajectories: int, feedback: int) -> None:
+    """Add what is stored now, in the transaction under way; what is older than a week goes."""
+    minute = time.time_ns() // MINUTE_NS
+    row = connection.execute(_READ, (minute,)).get
+    if row is None:
+        connection.execute("DELETE FROM arrivals WHERE minute < ?", (minute - KEPT_MINUTES,))
+    else:
+        _, before, rated = _checked(row)
+        trajectories, feedback = trajectories + before, feedback + rated
+    values = (minute, trajectories, feedback)
+    connection.execute("INSERT OR REPLACE INTO arrivals VALUES (?, ?, ?, ?)", (*values, row_crc(*values)))
+
+
+def read_arrivals(connection: apsw.Connection, now_ns: int) -> dict[str, Arrivals]:
+    """What came in within each of :data:`WINDOWS` up to ``now_ns``, by whole minutes, the last one of which is under
+    way. A window that began before anything was counted is as long as the counting.
+    """
+    now = now_ns // MINUTE_NS
+    since = int(read_state(connection, ARRIVALS_SINCE) or b"0")
+    found: dict[str, Arrivals] = {}
+    for name, minutes in WINDOWS.items():
+        rows = [_checked(row) for row in connection.execute(_SINCE, (now - minutes, now))]
+        began_ns = max((now - minutes + 1) * MINUTE_NS, since)
+        found[name] = Arrivals(
+            trajectories=sum(row[1] for row in rows),
+            feedback=sum(row[2] for row in rows),
+            seconds=max(now_ns - began_ns, 0) / 1e9,
+        )
+    return found
+
+
+def _checked(row: tuple[int, int, int, int]) -> tuple[int, int, int]:
+    minute, trajectories, feedback, crc = row
+    check_crc(crc, minute, trajectories, feedback, row=f"arrivals of minute {minute}")
+    return minute, trajectories, feedback
