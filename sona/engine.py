@@ -370,11 +370,12 @@ class Engine:
         return self._started().roll_back(to)
 
     def _started(self) -> Parts:
-        if self._parts is None:
-            raise ClosedError(
-                "the engine is not open; use it inside 'async with sona.open(...)', or call start() first"
-            )
-        return self._parts
+        parts = self._parts
+        if parts is None:
+            raise ClosedError("the engine is not open; use it inside 'async with sona.open(...)', or call start()")
+        if parts.closed:
+            raise ClosedError("the engine was opened before this process was forked; open another store here")
+        return parts
 
     def _open_intake(self) -> Intake:
         self._started()

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import threading
 import time
-
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -188,14 +187,13 @@ def test_every_subscriber_on_a_loop_gets_all_that_threads_record(tmp_path: Path,
             for n in range(100):
                 engine.record(trajectory(f"{thread}-{n}"))
 
-        async with anyio.create_task_group() as listeners:
-            async with sona.open(tmp_path / "store") as engine:
-                for place in range(3):
-                    listeners.start_soon(listen, place, engine.events())
-                await anyio.sleep(0.02)  # they are waiting by now
-                async with anyio.create_task_group() as recorders:
-                    for thread in range(4):
-                        recorders.start_soon(anyio.to_thread.run_sync, record, thread)
+        async with anyio.create_task_group() as listeners, sona.open(tmp_path / "store") as engine:
+            for place in range(3):
+                listeners.start_soon(listen, place, engine.events())
+            await anyio.sleep(0.02)  # they are waiting by now
+            async with anyio.create_task_group() as recorders:
+                for thread in range(4):
+                    recorders.start_soon(anyio.to_thread.run_sync, record, thread)
         names = {f"{thread}-{n}" for thread in range(4) for n in range(100)}
         for one in got:
             ids = [event.id for event in one if isinstance(event, TrajectoryRecorded)]
