@@ -25,7 +25,7 @@ from sona.intake import Intake, Receipt
 from sona.parts import Parts
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus, read_status
-from sona.stoppable import StoppableWork
+from sona.stoppable import open_or_close
 from sona.trajectory_host import TrajectoryHost
 from sona.types import (
     CycleReport,
@@ -98,16 +98,7 @@ class Engine:
         """Open it, as ``async with`` does; :meth:`aclose` it in the end. Nothing happens where it is open already."""
         if self._parts is not None:
             return self
-        opened: list[Parts] = []
-        work = StoppableWork()
-        try:
-            await work.run(lambda _: opened.append(Parts.start(self.path, self._model_name, self.config)))
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                for parts in opened:  # it was open by the time that nobody waited for it any more
-                    await anyio.to_thread.run_sync(parts.close)
-            raise
-        (parts,) = opened
+        parts = await open_or_close(lambda: Parts.start(self.path, self._model_name, self.config), Parts.close)
         self._intake = Intake(parts, self.config.recording)
         self._cycles = Cycles(parts, self.config)
         self._host = TrajectoryHost(parts, self._intake, self.config.serve)
@@ -378,7 +369,8 @@ class Engine:
         return parts
 
     def _open_intake(self) -> Intake:
-        self._started()
+        if self._parts is None or self._parts.closed:
+            self._started()  # says why not
         return self._intake
 
     def _served(self) -> LocalModel:
