@@ -26,7 +26,7 @@ from sona.intake import Intake, Receipt
 from sona.parts import Parts
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus, read_status
-from sona.stoppable import StoppableWork
+from sona.stoppable import open_or_close
 from sona.storage.backup import Backup
 from sona.trajectory_host import TrajectoryHost
 from sona.types import (
@@ -100,16 +100,7 @@ class Engine:
         """Open it, as ``async with`` does; :meth:`aclose` it in the end. Nothing happens where it is open already."""
         if self._parts is not None:
             return self
-        opened: list[Parts] = []
-        work = StoppableWork()
-        try:
-            await work.run(lambda _: opened.append(Parts.start(self.path, self._model_name, self.config)))
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                for parts in opened:  # it was open by the time that nobody waited for it any more
-                    await anyio.to_thread.run_sync(parts.close)
-            raise
-        (parts,) = opened
+        parts = await open_or_close(lambda: Parts.start(self.path, self._model_name, self.config), Parts.close)
         self._intake = Intake(parts, self.config.recording)
         self._cycles = Cycles(parts, self.config)
         self._host = TrajectoryHost(parts, self._intake, self.config.serve)
@@ -407,14 +398,16 @@ class Engine:
         return done
 
     def _started(self) -> Parts:
-        if self._parts is None:
-            raise ClosedError(
-                "the engine is not open; use it inside 'async with sona.open(...)', or call start() first"
-            )
-        return self._parts
+        parts = self._parts
+        if parts is None:
+            raise ClosedError("the engine is not open; use it inside 'async with sona.open(...)', or call start()")
+        if parts.closed:
+            raise ClosedError("the engine was opened before this process was forked; open another store here")
+        return parts
 
     def _open_intake(self) -> Intake:
-        self._started()
+        if self._parts is None or self._parts.closed:
+            self._started()  # says why not
         return self._intake
 
     def _served(self) -> LocalModel:

@@ -39,7 +39,7 @@ class Intake:
     """
 
     def __init__(self, parts: Parts, settings: RecordingConfig) -> None:
-        self._parts, self._events = parts, parts.events
+        self._parts, self._fast, self._events = parts, parts.fast, parts.events
         self._settings = settings
         self.open = OpenTrajectories(settings)
         self._lock = threading.RLock()
@@ -68,7 +68,9 @@ class Intake:
         imported: bool = False,
     ) -> Receipt:
         """See :meth:`sona.Engine.record`; ``feedback`` is its quality. What is imported is no news to fast weights."""
-        if not self._put(partial(self._parts.fast.record, trajectory), wait_s):
+        # In a straight line, because hosts count the microseconds: each call more costs a tenth of one.
+        taken = self._fast.record(trajectory)
+        if not taken and (wait_s == 0.0 or not self._put_patiently(partial(self._fast.record, trajectory), wait_s)):
             return self._reject(trajectory)
         if self._events.mailboxes:
             told = TrajectoryRecorded(id=trajectory.id, source=trajectory.source, outcome=trajectory.outcome)
@@ -86,8 +88,8 @@ class Intake:
         return self._rate(feedback, wait_s)
 
     def _rate(self, feedback: Feedback, wait_s: float | None = 0.0, *, imported: bool = False) -> Receipt:
-        put = self._parts.writer.put if imported else self._parts.fast.feedback
-        if not self._put(partial(put, feedback), wait_s):
+        put = self._parts.writer.put if imported else self._fast.feedback
+        if not put(feedback) and (wait_s == 0.0 or not self._put_patiently(partial(put, feedback), wait_s)):
             return self._reject(feedback)
         if self._events.mailboxes:
             told = FeedbackRecorded(
@@ -98,9 +100,6 @@ class Intake:
             )
             self._events.tell(told)
         return "recorded"
-
-    def _put(self, put: Callable[[], bool], wait_s: float | None) -> bool:
-        return put() or (wait_s != 0.0 and self._put_patiently(put, wait_s))
 
     def _put_patiently(self, put: Callable[[], bool], wait_s: float | None) -> bool:
         """Try again whenever there is room, for ``wait_s`` seconds; None: until the store can't be written to, which is

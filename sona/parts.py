@@ -51,7 +51,7 @@ class Parts:
         self.bank = Bank()
         self.events = Broadcast()
         self.closed = False
-        """Whether nothing more comes in."""
+        """Whether nothing more comes in: closed, or in a forked child."""
         # Held while the pointer to the version in force and what is served change together: a cycle's end and a
         # rollback may come at once.
         self._in_force = threading.RLock()

@@ -59,3 +59,16 @@ class StoppableWork:
         if self._stop.is_set():
             raise CycleError("stopped before it was done; nothing has changed")
         anyio.from_thread.check_cancelled()
+
+
+async def open_or_close(open: Callable[[], T], close: Callable[[T], None]) -> T:
+    """What ``open`` gives, in a thread; a cancellation waits for it, and has it closed."""
+    opened: list[T] = []
+    try:
+        await StoppableWork().run(lambda _: opened.append(open()))
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            for one in opened:  # it was open by the time that nobody waited for it any more
+                await anyio.to_thread.run_sync(close, one)
+        raise
+    return opened[0]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from typing import Any, Self
 
 import sona.engine
 from sona.bank.bank import Bank
@@ -22,12 +20,11 @@ from sona.event_stream import BUFFER, SyncEventStream
 from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts
 from sona.intake import Receipt
+from sona.loop_thread import LoopThread
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
 from sona.types import CycleReport, Recall, Reply, Trajectory, Version
-
-T = TypeVar("T")
 
 
 def open_sync(
@@ -46,7 +43,7 @@ class SyncEngine:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._stack = ExitStack()
-        self._portal: BlockingPortal | None = None
+        self._loop: LoopThread | None = None
         self._process = os.getpid()
 
     def __enter__(self) -> Self:
@@ -62,18 +59,19 @@ class SyncEngine:
 
         A program that ends without closing it loses no more than the trajectories that are still open.
         """
-        if self._portal is not None:
+        if self._loop is not None:
             return self
         with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal())
-            _cancellable(portal, self._engine.start)
-            stack.callback(portal.call, self._engine.aclose)
-            self._portal, self._stack, self._process = portal, stack.pop_all(), os.getpid()
+            loop = LoopThread()
+            stack.callback(loop.close)
+            loop.call(self._engine.start, cancel=True)
+            stack.callback(loop.call, self._engine.aclose)
+            self._loop, self._stack, self._process = loop, stack.pop_all(), os.getpid()
         return self
 
     def close(self) -> None:
         """See :meth:`sona.Engine.aclose`. In a forked child it does nothing: the engine stays the parent's."""
-        self._portal, stack, self._stack = None, self._stack, ExitStack()
+        self._loop, stack, self._stack = None, self._stack, ExitStack()
         if os.getpid() == self._process:
             stack.close()
         else:
@@ -88,8 +86,8 @@ class SyncEngine:
         metadata: Mapping[str, str] | None = None,
     ) -> SyncTrajectory:
         """See :meth:`sona.Engine.trajectory`."""
-        portal = self._started()
-        return SyncTrajectory(self._engine.trajectory(messages, source=source, id=id, metadata=metadata), portal)
+        handle = self._engine.trajectory(messages, source=source, id=id, metadata=metadata)
+        return SyncTrajectory(handle, self._started)
 
     def record(
         self,
@@ -149,11 +147,11 @@ class SyncEngine:
 
     def learn(self, on_progress: Report = ignore_progress) -> CycleReport:
         """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was."""
-        return _cancellable(self._started(), self._engine.learn, on_progress)
+        return self._started().call(self._engine.learn, on_progress, cancel=True)
 
     def run(self) -> None:
         """See :meth:`sona.Engine.run`; until Ctrl-C."""
-        _cancellable(self._started(), self._engine.run)
+        self._started().call(self._engine.run, cancel=True)
 
     def roll_back(self, to: str | None = None) -> Version:
         """See :meth:`sona.Engine.roll_back`."""
@@ -185,35 +183,25 @@ class SyncEngine:
         """See :meth:`sona.Engine.status`."""
         return self._engine.status()
 
-    def _started(self) -> BlockingPortal:
-        if self._portal is None:
-            raise ClosedError("the engine is not open; use it inside 'with sona.open_sync(...)', or call start() first")
+    def _started(self) -> LoopThread:
+        if self._loop is None:
+            raise ClosedError("the engine is not open; use it inside 'with sona.open_sync(...)', or call start()")
         if os.getpid() != self._process:
             raise ClosedError("the engine was opened before this process was forked; open another store here")
-        return self._portal
-
-
-def _cancellable(portal: BlockingPortal, call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """A call that Ctrl-C cancels on its event loop, where waiting for it alone would leave it running."""
-    future = portal.start_task_soon(call, *arguments)
-    try:
-        return future.result()
-    except KeyboardInterrupt:
-        future.cancel()
-        raise
+        return self._loop
 
 
 class SyncTrajectory:
     """:class:`sona.hooks.trajectory.OpenTrajectory` with its ``await`` done for you."""
 
-    def __init__(self, handle: OpenTrajectory, portal: BlockingPortal) -> None:
-        self._handle, self._portal = handle, portal
+    def __init__(self, handle: OpenTrajectory, loop: Callable[[], LoopThread]) -> None:
+        self._handle, self._loop = handle, loop
 
     def __enter__(self) -> Self:
         self._handle.begin()
         try:
             if self._handle.embeds:  # the way through the event loop takes longer than all the rest
-                self._portal.call(self._handle.embed)
+                self._loop().call(self._handle.embed)
         except BaseException:  # Ctrl-C before the block could begin: the query came all the same
             self._handle.finish()
             raise
@@ -231,7 +219,7 @@ class SyncTrajectory:
 
     def generate(self, **sampling: Any) -> Reply:
         """See :meth:`OpenTrajectory.generate`."""
-        return self._portal.call(functools.partial(self._handle.generate, **sampling))
+        return self._loop().call(functools.partial(self._handle.generate, **sampling))
 
     def respond(self, text: str, *, token_ids: TokensLike | None = None) -> None:
         """See :meth:`OpenTrajectory.respond`."""
@@ -245,4 +233,4 @@ class SyncTrajectory:
 
     def durable(self) -> None:
         """See :meth:`OpenTrajectory.durable`."""
-        self._portal.call(self._handle.durable)
+        self._loop().call(self._handle.durable)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import apsw
+import msgspec
 
 from sona.errors import (
     ConflictError,
@@ -234,7 +235,8 @@ class _Batch:
         totals = self._totals_of(source)
         if not self._inserted(_INSERT_FEEDBACK, row):
             stored = FeedbackRow(*self._connection.execute(_SAME_FEEDBACK, (record.id,)).get)
-            if stored != row and read_feedback(stored) != record:
+            # Whoever gives it again can't repeat its time.
+            if stored != row and msgspec.structs.replace(read_feedback(stored), at_ns=record.at_ns) != record:
                 raise ConflictError(f"feedback {record.id!r}: the id is taken by other content; give each its own id")
             return
         self._new_feedback += 1

@@ -21,5 +21,5 @@ settings.load_profile("same")
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Without it anyio's plugin runs each async test on trio too, which is not a dependency."""
+    """Without it anyio's plugin runs each async test on trio too; those that concern both loops say so themselves."""
     return "asyncio"

@@ -105,6 +105,22 @@ def test_a_mistake_is_one_line_and_exit_code_2(learned: Path, words: tuple[str, 
     assert done.stderr.count("\n") == 1
 
 
+def test_one_is_no_plural_and_no_file_makes_no_store(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"prompt": "a", "response": "b", "quality": 1}')
+    store = tmp_path / "store"
+    for words in (("import", tmp_path / "none.jsonl"), ("learn", "--model", "tiny", "--trajectories", "none.jsonl")):
+        assert "is no file" in command(*words, "--store", store, code=2).stderr
+    assert "/no/such" in command("learn", "--model", "/no/such", "--store", store, code=2).stderr
+    assert not store.exists()
+    assert (
+        "log.jsonl: 1 new trajectory, 1 with a quality"
+        in command("import", tmp_path / "log.jsonl", "--store", store).stderr
+    )
+    assert "1 trajectory, 1 feedback:" in command("status", "--store", store).stdout
+    nowhere = command("status", "--store", "", code=2)
+    assert "the path of a folder is allowed" in nowhere.stdout + nowhere.stderr
+
+
 def test_help_names_every_command() -> None:
     shown = command("--help").stdout
     assert all(name in shown for name in ("demo", "learn", "import", "status", "versions"))

@@ -1,6 +1,14 @@
 """The twin without an event loop has everything that the engine has."""
 
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+import sona
 from sona.engine import Engine
+from sona.errors import ClosedError, StoreLockedError
 from sona.sync import SyncEngine
 
 # The same under the name that each world gives it.
@@ -11,5 +19,60 @@ def public(kind: type) -> set[str]:
     return {name for name in dir(kind) if not name.startswith("_")}
 
 
+def own_threads() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("sona"))
+
+
 def test_every_method_has_its_twin() -> None:
     assert {NAMES.get(name, name) for name in public(Engine)} == public(SyncEngine)
+
+
+def test_a_host_without_a_block_starts_and_closes(tmp_path: Path) -> None:
+    engine = sona.open_sync(tmp_path / "store")
+    with pytest.raises(ClosedError, match=r"call start\(\)"):
+        engine.flush()
+    assert engine.start() is engine
+    assert engine.start() is engine  # nothing happens
+    engine.record(sona.Trajectory(id="a", messages="q", response="a"))
+    engine.close()
+    engine.close()
+    with pytest.raises(ClosedError):
+        engine.record(sona.Trajectory(messages="q", response="a"))
+    with engine.start():  # and again
+        assert engine.get("a").trajectory.response == "a"
+    assert own_threads() == []
+
+
+def test_the_same_on_an_event_loop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        engine = await sona.open(tmp_path / "store").start()
+        assert await engine.start() is engine
+        engine.record(sona.Trajectory(id="a", messages="q", response="a"))
+        await engine.aclose()
+        await engine.aclose()
+        async with await engine.start():
+            assert engine.get("a").trajectory.response == "a"
+
+    asyncio.run(scenario())
+
+
+def test_a_start_that_fails_leaves_no_thread_behind(tmp_path: Path) -> None:
+    with sona.open_sync(tmp_path / "store"):
+        with pytest.raises(StoreLockedError):
+            sona.open_sync(tmp_path / "store").start()
+        assert own_threads() == ["sona-loop", "sona-writer"]  # those of the engine that is open
+
+
+def test_a_call_that_is_under_way_when_the_engine_closes_comes_back(tmp_path: Path) -> None:
+    engine = sona.open_sync(tmp_path / "store").start()
+    began, ended = threading.Event(), threading.Event()
+
+    def run_for_ever() -> None:
+        began.set()
+        engine.run()
+        ended.set()
+
+    threading.Thread(target=run_for_ever).start()
+    assert began.wait(10)
+    engine.close()
+    assert ended.wait(10)

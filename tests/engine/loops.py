@@ -1,4 +1,4 @@
-"""The event loops that a host may run. trio is no dependency: where it is not installed, its tests are skipped."""
+"""The event loops that a host may run. sona does not need trio: where it is not installed, its tests are skipped."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import sona
 from sona.config import Config, StoreConfig
 from sona.errors import (
     ClosedError,
+    ConfigError,
     DimensionMismatchError,
     InvalidInputError,
     ModelError,
@@ -96,6 +97,7 @@ def test_an_engine_without_a_model_says_how_to_get_one(tmp_path: Path) -> None:
 def test_a_missing_model_folder_is_a_typed_error_and_leaves_the_store_free(tmp_path: Path, model: str) -> None:
     with pytest.raises(ModelNotFoundError, match="does not exist"):
         open_small(tmp_path / "store", model=model).__enter__()
+    assert not (tmp_path / "store").exists()
     with open_small(tmp_path / "store", model=None) as engine:
         assert engine.status().store.trajectories == 0
 
@@ -108,6 +110,31 @@ def test_a_folder_that_is_no_model_is_a_typed_error(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelError):
         open_small(tmp_path / "store", model=str(folder)).__enter__()
+    assert not (tmp_path / "store").exists(), "a model that can't be loaded leaves no empty store behind"
+    with open_small(tmp_path / "store", model=None) as engine:
+        record_task(engine, 1, seed=1)
+    with pytest.raises(ModelError):
+        open_small(tmp_path / "store", model=str(folder)).__enter__()
+    with open_small(tmp_path / "store", model=None) as engine:
+        assert engine.status().store.trajectories == 1
+
+
+@pytest.mark.parametrize("path", ["", None, 7, b"store"])
+def test_a_path_that_is_none_is_refused(tmp_path: Path, path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for opened in (sona.open, sona.open_sync):
+        with pytest.raises(InvalidInputError, match=r"store: .*; the path of a folder is allowed"):
+            opened(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_may_be_a_dict(tmp_path: Path) -> None:
+    with sona.open_sync(tmp_path / "store", config={"store": {"queue_bytes": 4096}}) as engine:
+        assert engine.record(sona.Trajectory(messages="a" * 9000, response="b")) == "rejected"
+    with pytest.raises(ConfigError, match=r"did you mean store\.'queue_bytes'"):
+        sona.open(tmp_path / "store", config={"store": {"queue_byte": 4096}})
+    with pytest.raises(ConfigError, match=r"a list; a sona\.Config, a dict such as"):
+        sona.open(tmp_path / "store", config=[])  # type: ignore[arg-type]
 
 
 def test_a_hub_id_without_a_network_is_a_typed_error(tmp_path: Path) -> None:

@@ -233,3 +233,48 @@ def test_importing_twice_changes_nothing(tmp_path: Path) -> None:
         assert engine.status().store.feedback == 5
         with pytest.raises(InvalidInputError, match="is no file"):
             engine.import_jsonl(tmp_path / "none.jsonl")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(json.dumps(ROW).encode())
+    (plain,) = read_jsonl(file)
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROW).encode() + b"\r\n")
+    assert list(read_jsonl(file)) == [plain]
+    file.write_bytes(json.dumps(ROW).encode() + b"\n\xef\xbb\xbf{}")
+    with pytest.raises(InvalidInputError, match="line 2"):
+        list(read_jsonl(file))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("promt", "prompt"),
+        ("qualty", "quality"),
+        ("respones", "response"),
+        ("Quality", "quality"),
+        ("ID", "id"),
+        ("souurce", "source"),
+        ("embeding", "embedding"),
+        ("timestanp", "timestamp"),
+    ],
+)
+def test_a_misspelt_field_is_refused_with_the_name_that_was_meant(tmp_path: Path, wrong: str, right: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"line 1: '{wrong}': did you mean '{right}'"):
+        read(tmp_path, {**ROW, wrong: 1})
+    (row,) = read(tmp_path, {**ROW, "metadata": {wrong: "1"}})
+    assert row.trajectory.metadata == {wrong: "1"}
+
+
+def test_a_misspelt_field_of_a_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="steps: 'rewrd': did you mean 'reward'"):
+        read(tmp_path, {**ROW, "steps": [{"name": "x", "rewrd": 1}]})
+
+
+@pytest.mark.parametrize(
+    "own",
+    ["sources", "rewards", "step", "tasks", "created_at", "response_s", "prompt_id", "uid", "idx", "model", "user"],
+)
+def test_other_words_are_metadata_as_ever(tmp_path: Path, own: str) -> None:
+    (row,) = read(tmp_path, {**ROW, own: "x"})
+    assert row.trajectory.metadata == {own: "x"}

@@ -1,0 +1,165 @@
+"""Trajectories whose blocks do not end: recorded as abandoned, once, and bounded in number."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import sona
+from sona.config import Config, RecordingConfig
+from sona.errors import ConflictError
+from sona.events import RecordDropped, TrajectoryRecorded
+from sona.storage.store import Store
+from tests.engine.small import open_small
+
+SHORT = Config(recording=RecordingConfig(open_timeout_s=0.05))
+
+
+def left_open(engine: sona.SyncEngine, name: str) -> sona.sync.SyncTrajectory:
+    block = engine.trajectory("q", source="bot", id=name).__enter__()
+    block.step("tool:x")
+    return block
+
+
+def test_one_that_is_open_for_too_long_is_abandoned_and_its_late_answer_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_small(tmp_path / "store", model=None, config=SHORT) as engine:
+        events = engine.events()
+        block = left_open(engine, "hangs")
+        engine.feedback("hangs", 0.5)
+        time.sleep(0.06)
+        status = engine.status()
+        assert (status.open, status.abandoned, status.late) == (0, 1, 0)
+        block.respond("the answer, at last")
+        with caplog.at_level(logging.WARNING):
+            block.__exit__(None, None, None)
+        assert caplog.text.count("hangs ended after it had been recorded as abandoned") == 1
+        with pytest.raises(ConflictError, match="recorded as abandoned"):
+            block.durable()
+        engine.flush()
+        status = engine.status()
+        assert (status.late, status.conflicts, status.hook_errors, status.store.trajectories) == (1, 0, 0, 1)
+        kept = engine.get("hangs")
+        assert (kept.trajectory.outcome, kept.trajectory.response, kept.quality) == ("abandoned", "", 0.5)
+        assert [step.name for step in kept.trajectory.steps] == ["tool:x"]
+        assert engine.feedback("hangs", 1.0) == "recorded"  # late feedback finds it all the same
+    told = list(events)
+    assert [event.outcome for event in told if isinstance(event, TrajectoryRecorded)] == ["abandoned"]
+    assert [(event.id, event.reason) for event in told if isinstance(event, RecordDropped)] == [("hangs", "late")]
+
+
+@pytest.mark.parametrize(
+    "sweeps",
+    [
+        lambda engine: engine.trajectory("q").__enter__(),
+        lambda engine: engine.flush(),
+        lambda engine: engine.learn(),
+        lambda engine: engine.status(),
+    ],
+    ids=["open", "flush", "learn", "status"],
+)
+def test_each_of_these_looks_for_them(tmp_path: Path, sweeps: Callable[[sona.SyncEngine], object]) -> None:
+    with open_small(tmp_path / "store", model=None, config=SHORT) as engine:
+        left_open(engine, "hangs")
+        engine.flush()
+        time.sleep(0.06)
+        sweeps(engine)
+        deadline = time.monotonic() + 10
+        while "hangs" not in engine._engine._started().store:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+def test_a_clock_that_is_set_does_not_end_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(recording=RecordingConfig(open_timeout_s=1000))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        with engine.trajectory("q") as t:
+            monkeypatch.setattr(time, "time_ns", lambda: 2**62)
+            monkeypatch.setattr(time, "time", lambda: 4e9)
+            assert engine.status().open == 1
+            t.respond("a")
+        monkeypatch.undo()
+        t.durable()
+
+
+def test_beyond_the_bound_the_oldest_is_abandoned(tmp_path: Path) -> None:
+    config = Config(recording=RecordingConfig(max_open=3))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        blocks = [left_open(engine, str(n)) for n in range(5)]
+        assert (engine.status().open, engine.status().abandoned) == (3, 2)
+        for block in blocks:
+            block.respond("a")
+            block.__exit__(None, None, None)
+        engine.flush()
+        assert engine.status().late == 2
+        outcomes = [engine.get(str(n)).trajectory.outcome for n in range(5)]
+        assert outcomes == ["abandoned"] * 2 + ["completed"] * 3
+
+
+def test_many_that_are_left_open_take_bounded_memory(tmp_path: Path) -> None:
+    config = Config(recording=RecordingConfig(max_open=100))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        for n in range(3000):
+            left_open(engine, str(n))
+        registry = engine._engine._intake.open
+        assert len(registry) == len(registry._by_id) == 100
+        engine.flush()
+        assert engine.status().store.trajectories == 2900
+
+
+def test_closing_records_what_is_open(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None) as engine:
+        events = engine.events()
+        block = left_open(engine, "open")
+        block.respond("half an answer")
+        engine.feedback("open", 1.0)
+    with Store.open(tmp_path / "store", read_only=True) as opened:
+        kept = opened.get("open")
+    assert (kept.trajectory.outcome, kept.trajectory.response, kept.quality) == ("abandoned", "half an answer", 1.0)
+    assert [type(event).__name__ for event in events] == ["TrajectoryRecorded", "FeedbackRecorded"]
+    block.__exit__(None, None, None)  # raises nothing
+
+
+def test_a_block_that_ends_while_it_is_swept_is_recorded_once(tmp_path: Path) -> None:
+    config = Config(recording=RecordingConfig(open_timeout_s=0.001))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        stop = threading.Event()
+
+        def sweep() -> None:
+            while not stop.is_set():
+                engine._engine._intake.sweep()
+
+        sweeper = threading.Thread(target=sweep)
+        sweeper.start()
+        for n in range(300):
+            with engine.trajectory("q", id=str(n)) as t:
+                t.respond("a")
+                engine.feedback(str(n), 1.0)
+                time.sleep(0.001 if n % 2 else 0.0)
+        stop.set()
+        sweeper.join(10)
+        engine.flush()
+        status = engine.status()
+        assert (status.store.trajectories, status.store.feedback, status.conflicts) == (300, 300, 0)
+        assert status.late == status.abandoned > 0
+        assert status.hook_errors == 0
+
+
+def test_of_two_open_ones_with_one_id_each_ends_by_itself(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None) as engine:
+        first, second = left_open(engine, "x"), left_open(engine, "x")
+        first.__exit__(None, None, None)
+        assert engine.status().open == 1
+        engine.feedback("x", 1.0)
+        second.__exit__(None, None, None)
+        first.durable()
+        with pytest.raises(ConflictError, match="taken by other content"):
+            second.durable()
+        assert engine.status().conflicts == 1
+        assert engine.get("x").quality == 1.0
