@@ -47,7 +47,7 @@ class Life:
             self.wait_for(once)
         self._nursery.listen(timeout_s=after_s)
         if self._nursery.exit_code is None:
-            os.kill(self.pid, signal.SIGKILL)  # until it was told that it is dead, the pid is nobody else's
+            os.kill(self.pid, signal.SIGKILL)  # the pid is nobody else's until the next is born
         return self.end() == -signal.SIGKILL
 
     def end(self) -> int:
@@ -147,16 +147,25 @@ def _live(module: ModuleType, life: str, held: bool, *args: object) -> None:
         os._exit(code)
 
 
+def _exit_code(pid: int) -> int:
+    """Wait for the end of a child, and leave it a zombie: a kill that comes too late must hit nobody else."""
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
 def _main() -> None:
     logging.disable()  # what a life would tell a person would drown what it tells the suite
     module = importlib.import_module(sys.argv[1])
     with open(0, "rb", buffering=0) as lines:  # nothing is read ahead: the next line may be the child's
+        pid = 0
         for line in lines:
+            if pid:
+                os.waitpid(pid, 0)
             if (pid := os.fork()) == 0:
                 _live(module, *json.loads(line))
             os.write(1, f"pid {pid}\n".encode())
-            status = os.waitpid(pid, 0)[1]
-            os.write(1, f"\ndead {os.waitstatus_to_exitcode(status)}\n".encode())
+            os.write(1, f"\ndead {_exit_code(pid)}\n".encode())
 
 
 if __name__ == "__main__":
