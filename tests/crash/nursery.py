@@ -37,7 +37,8 @@ class Life:
 
     def wait_for(self, word: str) -> None:
         """Listen until it has told a line that begins with ``word``."""
-        self._nursery.listen(until=lambda line: line.startswith(word), timeout_s=60.0)
+        if word not in self._nursery.words:
+            self._nursery.listen(until=lambda line: line.split(" ", 1)[0] == word, timeout_s=60.0)
 
     def kill(self, after_s: float, *, once: str | None = None) -> bool:
         """Kill it that long after now, or after it has told a line that begins with ``once``. Returns whether it was
@@ -71,12 +72,15 @@ class Nursery:
         )
         self._rest = b""
         self._tell: Callable[[str], None] = print
+        self.words: set[str] = set()
+        """With which the lines that the life has told so far began; the first may come before its pid does."""
         self.exit_code: int | None = None
         """Of the life; None while it lives."""
 
     def bear(self, life: str, *args: object, tell: Callable[[str], None], held: bool = False) -> Life:
         """Begin a life; each line that it tells is handed to ``tell``. One that is held waits for :meth:`Life.go`."""
         self._tell, self.exit_code, self._pid = tell, None, 0
+        self.words.clear()
         self.write(json.dumps([life, held, *args]))
         self.listen(until=lambda _: self._pid > 0, timeout_s=60.0)
         return Life(self, self._pid)
@@ -110,6 +114,7 @@ class Nursery:
             self.exit_code = int(line.split()[1])
             return True
         elif line:
+            self.words.add(line.split(" ", 1)[0])
             self._tell(line)
         return until(line)
 
