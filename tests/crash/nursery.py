@@ -37,7 +37,8 @@ class Life:
 
     def wait_for(self, word: str) -> None:
         """Listen until it has told a line that begins with ``word``."""
-        self._nursery.listen(until=lambda line: line.startswith(word), timeout_s=60.0)
+        if word not in self._nursery.words:
+            self._nursery.listen(until=lambda line: line.split(" ", 1)[0] == word, timeout_s=60.0)
 
     def kill(self, after_s: float, *, once: str | None = None) -> bool:
         """Kill it that long after now, or after it has told a line that begins with ``once``. Returns whether it was
@@ -47,7 +48,7 @@ class Life:
             self.wait_for(once)
         self._nursery.listen(timeout_s=after_s)
         if self._nursery.exit_code is None:
-            os.kill(self.pid, signal.SIGKILL)  # until it was told that it is dead, the pid is nobody else's
+            os.kill(self.pid, signal.SIGKILL)  # the pid is nobody else's until the next is born
         return self.end() == -signal.SIGKILL
 
     def end(self) -> int:
@@ -71,12 +72,15 @@ class Nursery:
         )
         self._rest = b""
         self._tell: Callable[[str], None] = print
+        self.words: set[str] = set()
+        """With which the lines that the life has told so far began; the first may come before its pid does."""
         self.exit_code: int | None = None
         """Of the life; None while it lives."""
 
     def bear(self, life: str, *args: object, tell: Callable[[str], None], held: bool = False) -> Life:
         """Begin a life; each line that it tells is handed to ``tell``. One that is held waits for :meth:`Life.go`."""
         self._tell, self.exit_code, self._pid = tell, None, 0
+        self.words.clear()
         self.write(json.dumps([life, held, *args]))
         self.listen(until=lambda _: self._pid > 0, timeout_s=60.0)
         return Life(self, self._pid)
@@ -110,6 +114,7 @@ class Nursery:
             self.exit_code = int(line.split()[1])
             return True
         elif line:
+            self.words.add(line.split(" ", 1)[0])
             self._tell(line)
         return until(line)
 
@@ -147,16 +152,25 @@ def _live(module: ModuleType, life: str, held: bool, *args: object) -> None:
         os._exit(code)
 
 
+def _exit_code(pid: int) -> int:
+    """Wait for the end of a child, and leave it a zombie: a kill that comes too late must hit nobody else."""
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
 def _main() -> None:
     logging.disable()  # what a life would tell a person would drown what it tells the suite
     module = importlib.import_module(sys.argv[1])
     with open(0, "rb", buffering=0) as lines:  # nothing is read ahead: the next line may be the child's
+        pid = 0
         for line in lines:
+            if pid:
+                os.waitpid(pid, 0)
             if (pid := os.fork()) == 0:
                 _live(module, *json.loads(line))
             os.write(1, f"pid {pid}\n".encode())
-            status = os.waitpid(pid, 0)[1]
-            os.write(1, f"\ndead {os.waitstatus_to_exitcode(status)}\n".encode())
+            os.write(1, f"\ndead {_exit_code(pid)}\n".encode())
 
 
 if __name__ == "__main__":
