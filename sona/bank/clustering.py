@@ -49,7 +49,9 @@ class Clusters:
         return float(self.similarity.sum(dtype=np.float64))
 
 
-def spherical_kmeans(x: Float32, k: int, seed: int, *, starts: int = 1, iterations: int = 25) -> Clusters:
+def spherical_kmeans(
+    x: Float32, k: int, seed: int, *, starts: int = 1, iterations: int = 25, exchanges: bool = True
+) -> Clusters:
     """``x`` in ``k`` clusters of large cosines to their centroids (Dhillon & Modha 2001, doi:10.1023/A:1007612920971).
 
     From each start Lloyd's algorithm, then splits and merges as long as they help (:mod:`sona.bank.split_merge`), then
@@ -61,9 +63,11 @@ def spherical_kmeans(x: Float32, k: int, seed: int, *, starts: int = 1, iteratio
             number for the centroids. Rows of zeros have no direction, and are outliers of similarity 0.
         k: clusters wanted; at most the number of distinct directions are made.
         seed: any whole number; the same seed and data give the same clusters.
-        starts: the first is farthest-first, the second greedy k-means++, and so on in turn. After splits and merges they
-            hardly differ, and each costs as much as the first.
+        starts: the first is farthest-first, the second greedy k-means++, and so on in turn. After splits and merges
+            they hardly differ, and each costs as much as the first.
         iterations: of Lloyd's algorithm at the end, at most.
+        exchanges: splits and merges. Without them small far groups keep a cluster each, at the cost of the sum of
+            cosines: right where clusters are many, and put together afterwards.
 
     Returns:
         Clusters, none of them empty.
@@ -78,7 +82,7 @@ def spherical_kmeans(x: Float32, k: int, seed: int, *, starts: int = 1, iteratio
     points = Points.of(rows if len(first) == len(rows) else rows[first], count)
     rng = np.random.default_rng(reduced_seed(seed))
     partition = max(
-        (_from_start(points, min(k, len(points)), number, rng, iterations) for number in range(starts)),
+        (_from_start(points, min(k, len(points)), number, rng, iterations, exchanges) for number in range(starts)),
         key=lambda found: found.objective,
     )
     centroids, labels, aside = _trimmed(points, partition, iterations)
@@ -111,10 +115,12 @@ def _directions_of(x: Float32) -> tuple[Float32, Mask]:
     return unit_rows(x[real]), real
 
 
-def _from_start(points: Points, k: int, number: int, rng: np.random.Generator, iterations: int) -> Partition:
+def _from_start(
+    points: Points, k: int, number: int, rng: np.random.Generator, iterations: int, exchanges: bool
+) -> Partition:
     places = STARTS[number % len(STARTS)](points, k, rng)
     begun = lloyd(points, around(points, points.rows[places]), BEFORE_REPAIR - 1)
-    return lloyd(points, repaired(points, begun), iterations)
+    return lloyd(points, repaired(points, begun) if exchanges else begun, iterations)
 
 
 def _trimmed(points: Points, partition: Partition, iterations: int) -> tuple[Float32, Ints, Mask]:

@@ -60,7 +60,7 @@ class Partition:
 
 
 def nearest(rows: Float32, centroids: Float32) -> tuple[Ints, Float32]:
-    """For each of ``rows`` (n, width) the place of the centroid of largest inner product, and that product: (n,) each."""
+    """Of each of ``rows`` (n, width) the centroid of largest inner product, and that product: (n,) each."""
     index = faiss.IndexFlatIP(centroids.shape[1])
     index.add(np.ascontiguousarray(centroids))
     similarity, places = index.search(rows, 1)

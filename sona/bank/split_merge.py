@@ -1,8 +1,8 @@
 """What Lloyd's algorithm can't mend: one cluster that holds two groups, while two clusters share another group.
 
 Rows don't cross the space between. So the two clusters that lose least by becoming one do so, and the one that gains
-most by being cut in two is, as long as the gain is larger than the loss and the sum of cosines rises: iterative split and
-merge (Kaukoranta, Fränti & Nevalainen 1998, doi:10.1117/1.601836). It also frees clusters that began at an outlier.
+most by being cut in two is, as long as the gain is larger than the loss and the sum of cosines rises: iterative split
+and merge (Kaukoranta, Fränti & Nevalainen 1998, doi:10.1117/1.601836). It also frees clusters that began at an outlier.
 """
 
 from __future__ import annotations
@@ -86,9 +86,11 @@ def _cut(rows: Float32, weighted: Float32, total: Float32) -> Cut:
 
 
 def _exchanged(sums: Float32, cuts: list[Cut]) -> Float32 | None:
-    """The sums (k, width) after each exchange that promises a gain; None where none does. No cluster takes part in two."""
+    """The sums (k, width) after each exchange that promises a gain, no cluster in two of them; None where none does."""
     losses = _losses(sums)
-    pairs = zip(*np.unravel_index(np.argsort(losses, axis=None, kind="stable")[: 4 * len(sums)], losses.shape), strict=True)
+    pairs = zip(
+        *np.unravel_index(np.argsort(losses, axis=None, kind="stable")[: 4 * len(sums)], losses.shape), strict=True
+    )
     by_gain = sorted(range(len(cuts)), key=lambda label: -cuts[label].gain)
     free = np.ones(len(sums), dtype=bool)
     changed = sums.copy()

@@ -47,8 +47,8 @@ def sums_by_label(
 
 
 def distinct(x: Float32) -> tuple[Ints, Ints, Ints]:
-    """Places of the first of each distinct row of ``x`` (n, width), in the order in which they come; for each row, which
-    of them it is; and how many rows each stands for. Rows are distinct if a bit of them differs.
+    """Places of the first of each distinct row of ``x`` (n, width), in the order in which they come; for each row,
+    which of them it is; and how many rows each stands for. Rows are distinct if a bit of them differs.
     """
     whole = np.ascontiguousarray(x + 0.0)  # -0.0 becomes 0.0
     keys = whole.view(np.dtype((np.void, whole.itemsize * whole.shape[1]))).ravel()
