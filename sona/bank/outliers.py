@@ -36,8 +36,10 @@ def outliers(points: Points, partition: Partition) -> Mask:
         return np.zeros(len(points), dtype=np.bool_)
     cosines = left_out_cosines(points, partition)
     far = (cosines < _bar(cosines)) & (points.weights < 2)
+    order = np.argsort(partition.labels, kind="stable")
+    ends = np.searchsorted(partition.labels[order], np.arange(len(partition.sums) + 1))
     for label in np.unique(partition.labels[far]):
-        members = np.flatnonzero(partition.labels == label)
+        members = order[ends[label] : ends[label + 1]]
         if len(members) >= LEAST_ROWS:
             far[members] &= cosines[members] < _bar(cosines[members])
         elif far[members].all():
@@ -66,6 +68,12 @@ def _to_others(rows: Float32, centroids: Float32, own: Ints) -> Float32:
 
 
 def _bar(cosines: Float32) -> float:
-    median = float(np.median(cosines))
-    deviation = TO_SIGMA * float(np.median(np.abs(cosines - median)))
+    median = _median(cosines)
+    deviation = TO_SIGMA * _median(np.abs(cosines - median))
     return median - DEVIATIONS * max(deviation, LEAST_DEVIATION)
+
+
+def _median(values: Float32) -> float:
+    """The upper one of two; a fifth of the time of np.median."""
+    middle = len(values) // 2
+    return float(np.partition(values, middle)[middle])
