@@ -31,6 +31,8 @@ class Benchmark:
     """Measures, and tells the call what came out."""
     data: DataNeed | None = None
     """What ``--data`` must hold; None where it makes its own."""
+    data_is_optional: bool = False
+    """Whether a part of it runs without ``--data``."""
     takes_model: bool = False
     """Whether ``--model`` chooses the model."""
     add_options: Callable[[argparse.ArgumentParser], None] = _nothing
@@ -58,7 +60,7 @@ class Benchmark:
         """Why it can't run on these folders of ``--data``; empty where it can."""
         if self.data is None:
             return ""
-        if not folders:
+        if not folders and not self.data_is_optional:
             return f"it needs --data DIR, a folder whose dev/*.jsonl has rows with {self.data.fields}"
         unfit = [folder for folder in folders if not self.data.fits(folder)]
         return f"{unfit[0]} has no dev/*.jsonl with {self.data.fields}" if unfit else ""

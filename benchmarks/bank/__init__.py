@@ -1,0 +1,1 @@
+"""What ``bench_bank`` measures, part by part."""

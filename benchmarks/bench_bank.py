@@ -1,0 +1,154 @@
+"""Does the bank find the groups that there are, and what is nearest among any number of patterns, and how fast?
+
+Method. *Mixtures*: 50 Gaussian groups of width 256 around random centres on the sphere. A row is its centre (length 1)
+plus noise of length .5 (easy), 1 (mid, skewed, outliers) or 2 (hard, where two rows of one group have a cosine of .2),
+put back on the sphere. Skewed groups have sizes as 1, 1/2, 1/3, ...; outliers lie in any direction, and count neither
+for purity nor for the normalised mutual information. All methods are told that there are 50. They take turns on the
+same rows, on one thread: ``sona.bank.clustering.spherical_kmeans``, the npm package @ruvector/sona (peer; timed around
+its cycle alone, in its own process), faiss.Kmeans and scikit-learn's KMeans, each with its defaults. The time is the
+median of five runs on the same rows; the peer takes long enough to be even, and runs once. ``peer_over_ours`` is
+the ratio of the times of a seed. ``kmeans.10k_s``: 10,000 rows of the mid and the hard case, 50 clusters.
+
+*Real queries* (``--data``): clusters of clinc150, banking77 and the like, as many as there are intents, against the
+intents; embedded by the shipped model, and by the word vectors of a ``--data`` folder that has a vectors.npz.
+``real.<data>.nmi`` is ours by word vectors where there are any.
+
+*Recall*: ``Bank.recall(query, 5)`` through the public class, query by query, on banks of patterns that lie in any
+direction or a hundred around each centre, and how many of the ten nearest by exact search ``recall(query, 10)`` gives.
+``recall.*.<n>`` is of width 256 and any direction, the hardest case for an index that does not look at everything.
+
+What would make the figures misleading. A busy machine: medians and ratios suffer less than milliseconds. Purity rises
+with the number of clusters, so it compares methods at one number only. Isotropic Gaussians are what k-means is made
+for: real queries are the test of that. Where one method is not installed its figures are missing, not 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found when run as a program, too
+
+import faiss
+
+from benchmarks.bank import queries, recalling
+from benchmarks.bank.agreement import nmi, objective, purity
+from benchmarks.bank.methods import Method, available, ours
+from benchmarks.bank.mixture import CASES, GROUPS, Case, draw
+from benchmarks.benchmark import Benchmark
+from benchmarks.call import Call
+from benchmarks.table import Cell, spread
+
+PARTS = ("mixtures", "recall", "real")
+SIZES = (50, 1000, 10_000, 100_000, 1_000_000)
+WIDTHS = (256, 384)
+WIDEST_AT = 100_000  # patterns; more of the larger width would take more memory than many machines have
+RUNS = 5
+REAL_METHODS = ("ours", "faiss", "sklearn")
+
+
+def run(call: Call) -> None:
+    """The parts that were asked for."""
+    faiss.omp_set_num_threads(1)
+    methods, notes = available()
+    for note in notes:
+        call.note(note)
+    if "mixtures" in call.options.only:
+        _mixtures(call, methods)
+    if "real" in call.options.only:
+        _real(call, methods)
+    if "recall" in call.options.only:
+        _recall(call)
+
+
+def _mixtures(call: Call, methods: dict[str, Method]) -> None:
+    rows: list[list[Cell]] = []
+    for name, case in CASES.items():
+        for seed in call.seeds:
+            call.progress(f"{name}, seed {seed}")
+            _compare(call, name, case, seed, methods)
+        for method in methods:
+            figures = [call.values(f"{figure}.{name}.{method}") for figure in ("purity", "nmi", "objective", "ms")]
+            rows.append([f"{name}, {method}", *(spread(one) for one in figures[:3]), spread(figures[3], 0)])
+    columns = ["", "purity", "NMI", "mean cosine", "ms"]
+    call.table(f"{GROUPS} groups of width 256", columns, rows, "told the number of groups; one thread")
+    for noise in (1.0, 2.0):
+        x, _ = draw(Case(10_000, noise), 0)
+        seconds = statistics.median(ours(x, GROUPS, seed)[1] for seed in range(3))
+        call.result(f"kmeans.10k_s.{'mid' if noise == 1.0 else 'hard'}", seconds)
+
+
+def _compare(call: Call, name: str, case: Case, seed: int, methods: dict[str, Method]) -> None:
+    x, truth = draw(case, seed)
+    took = {}
+    for method, cluster in methods.items():
+        runs = [cluster(x, GROUPS, seed) for _ in range(1 if method == "peer" else RUNS)]
+        labels, took[method] = runs[0][0], statistics.median(seconds for _, seconds in runs)
+        call.result(f"purity.{name}.{method}", purity(labels, truth))
+        call.result(f"nmi.{name}.{method}", nmi(labels, truth))
+        call.result(f"objective.{name}.{method}", objective(x, labels))
+        call.result(f"ms.{name}.{method}", 1000 * took[method])
+    if "peer" in took:
+        call.result(f"time.{name}.peer_over_ours", took["peer"] / took["ours"])
+
+
+def _real(call: Call, methods: dict[str, Method]) -> None:
+    folders = [folder for folder in call.data if not (folder / queries.VECTORS).is_file()]
+    embedded = queries.embeddings(call.data)
+    rows: list[list[Cell]] = []
+    for folder in folders:
+        data = folder.resolve().name
+        for number, (embedding, embed) in enumerate(embedded.items()):
+            call.progress(f"{data}, {embedding}")
+            x, intents = queries.read(folder, embed, 2000 if call.quick else None)
+            cells: list[Cell] = [f"{data}, {embedding}", len(x), int(intents.max()) + 1]
+            for method in (name for name in REAL_METHODS if name in methods):
+                key = f"real.{data}.{embedding}.{{}}.{method}"
+                for seed in call.seeds:
+                    labels, seconds = methods[method](x, int(intents.max()) + 1, seed)
+                    call.result(key.format("nmi"), nmi(labels, intents))
+                    call.result(key.format("objective"), objective(x, labels))
+                    call.result(key.format("ms"), 1000 * seconds)
+                    if method == "ours" and number == 0:
+                        call.result(f"real.{data}.nmi", nmi(labels, intents))
+                cells += [spread(call.values(key.format("nmi")))]
+                cells += [spread(call.values(key.format("objective")), 4), spread(call.values(key.format("ms")), 0)]
+            rows.append(cells)
+    if rows:
+        names = [name for name in REAL_METHODS if name in methods]
+        pairs = [column for name in names for column in (f"NMI, {name}", "cosine", "ms")]
+        call.table("Real queries, as many clusters as intents", ["", "queries", "intents", *pairs], rows)
+    else:
+        call.note("real queries: not measured, give --data DIR")
+
+
+def _recall(call: Call) -> None:
+    rows: list[list[Cell]] = []
+    for size in SIZES[:3] if call.quick else SIZES:
+        for width in WIDTHS:
+            for clustered in (False, True) if size <= WIDEST_AT or width == WIDTHS[0] else ():
+                call.progress(f"recall from {size} patterns of width {width}")
+                found = recalling.measure(size, width, clustered)
+                kind = "clustered" if clustered else "any direction"
+                times: list[Cell] = [round(found.median_us), round(found.p99_us), round(found.exact_us)]
+                rows.append([f"{size}, {width}, {kind}", *times, found.at10, found.build_s])
+                if width == WIDTHS[0]:
+                    key = "recall.clustered" if clustered else "recall"
+                    call.result(f"{key}.us.{size}", found.median_us)
+                    call.result(f"{key}.at10.{size}", found.at10)
+    columns = ["patterns, width", "median µs", "p99 µs", "exact search alone, µs", "recall@10", "built in s"]
+    call.table("Bank.recall(query, 5)", columns, rows, "recall@10: of recall(query, 10), against exact search")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+
+
+BENCHMARK = Benchmark(
+    name="bench_bank", about=__doc__, run=run, data=queries.NEED, data_is_optional=True, add_options=_add_options
+)
+
+if __name__ == "__main__":
+    sys.exit(BENCHMARK.main())
