@@ -28,8 +28,8 @@ class Traffic:
         """``count`` trajectories with ``tokens`` ids each, half of them the prompt's."""
         rng = np.random.default_rng(seed)
         embeddings = rng.standard_normal((count, width)).astype(np.float32)
-        halves = rng.integers(0, VOCABULARY, (count, tokens // 2)).astype(np.int32) if tokens else []
-        return cls(embeddings, list(halves))
+        halves = rng.integers(0, VOCABULARY, (count, tokens // 2)).astype(np.int32)
+        return cls(embeddings, list(halves) if tokens else [])
 
     def trajectory(self, place: int, id: str) -> Trajectory:
         """One of them, built and checked as a host would."""
