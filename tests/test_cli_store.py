@@ -42,3 +42,14 @@ def test_prune_deletes_what_is_beyond_the_limits(filled: Path, tmp_path: Path) -
     assert "no store" in command("prune", "--store", tmp_path / "none", "--newest", 5, code=2).stderr
     with Store.open(filled, read_only=True) as store:
         assert [row.trajectory.id for row in store.iterate()] == ["t18", "t19"]
+
+
+def test_erase_asks_and_then_tells_what_it_can_not_do(filled: Path) -> None:
+    assert "--yes" in command("erase", "agent", "--store", filled, code=2).stderr
+    shown = command("erase", "agent", "--store", filled, "--yes").stdout
+    assert "20 trajectories of 'agent' erased, with 20 feedbacks" in shown
+    assert "Learned from it all the same: v1" in shown
+    assert "sona versions rollback v0" in shown
+    assert "Backups are not covered" in shown
+    told = json.loads(command("erase", "agent", "--store", filled, "--yes", "--json").stdout)
+    assert (told["trajectories"], told["in_force"]) == (0, "v1")
