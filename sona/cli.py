@@ -29,7 +29,7 @@ app = cyclopts.App(
 )
 versions = cyclopts.App(name="versions", help="What was learned, and the way back.")
 app.command(versions)
-for command in (cli_store.status, cli_store.backup, cli_store.prune, cli_store.erase):
+for command in (cli_store.status, cli_store.doctor, cli_store.backup, cli_store.prune, cli_store.erase):
     app.command(command)
 
 ModelName = Annotated[str, Parameter(name="--model", help="Folder or hub id of a causal language model, or 'tiny'.")]

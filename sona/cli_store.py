@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from msgspec import to_builtins
 from msgspec.structs import asdict
 from rich.table import Table
 
@@ -190,6 +192,39 @@ def erase(
     for path in done.not_covered:
         out.print(f"may hold texts of it: {plain(path)}", highlight=False, soft_wrap=True)
     out.print("Backups are not covered: delete those that were made before.", highlight=False)
+
+
+def doctor(
+    *,
+    store: StorePath,
+    repair: Annotated[
+        bool, Parameter(negative="", help="Repair what can be; what was there is kept beside it.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Say what is wrong with a store: every row, every count, every version's files. Works beside a running agent, but
+    for --repair. Exit code 0: nothing is wrong; 1: something; 2: it can't be used.
+    """
+    from sona.storage.doctor import diagnose
+    from sona.storage.repair import repair as repair_store
+
+    found = repair_store(store) if repair else diagnose(store)
+    if json:
+        print(as_json({**to_builtins(found), "exit_code": found.exit_code}))
+        sys.exit(found.exit_code)
+    for line in found.done:
+        out.print(f"repaired: {plain(line)}", highlight=False, soft_wrap=True)
+    colours = {"fatal": "bold red", "damaged": "red", "repairable": "yellow", "note": "dim"}
+    for one in found.findings:
+        out.print(
+            f"[{colours[one.severity]}]{one.severity}[/] {plain(one.where)}: {plain(one.what)}"
+            + (f"; --repair {one.repair}" if one.repair else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
+    if found.exit_code == 0:
+        out.print("[green]nothing is wrong[/]")
+    sys.exit(found.exit_code)
 
 
 def _patterns(store: Path, version: Version) -> list[sona.Pattern]:

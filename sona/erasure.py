@@ -9,7 +9,8 @@ from sona.checks import check_id
 from sona.errors import StoreCorruptError, UnknownIdError
 from sona.loops.version_files import BANK, read_bank
 from sona.storage.erasure import Erasure
-from sona.storage.store import DATABASE, Store
+from sona.storage.layout import DAMAGED, QUARANTINE
+from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, Exemplar, Record, Version
 
@@ -129,7 +130,4 @@ def _nearest_without(store: Store, learned: set[str]) -> str:
 
 def leftovers(store: Path) -> list[Path]:
     """What repairs have left beside the database: copies, and what they set aside."""
-    own = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"}
-    return sorted(path for path in store.glob(f"{DATABASE}*") if path.name not in own) + sorted(
-        store.glob("quarantine*")
-    )
+    return [*sorted(store.glob(f"{DAMAGED}*")), *sorted(store.glob(QUARANTINE))]

@@ -1,7 +1,7 @@
 """Connections to the database, and SQLite's errors as the store's.
 
-Nothing here, nor anywhere in the package, opens the database file by itself: closing a second file descriptor on it
-would drop the POSIX locks that SQLite holds (sqlite.org/howtocorrupt.html, 2.2).
+Nothing that runs beside these connections opens the database file by itself: closing a second file descriptor on it
+would drop the POSIX locks that SQLite holds (sqlite.org/howtocorrupt.html, 2.2). Only the doctor does (`pages.py`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def store_error(error: apsw.Error | UnicodeDecodeError | OSError, path: Path, nu
     if isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError)) or number in _READ_ONLY:
         return StoreReadOnlyError(f"{what}; it can't be written to: grant write permission to the folder and its files")
     if isinstance(error, _DAMAGE):
-        return StoreCorruptError(f"{what}; it is damaged or no store: restore a backup, or give another folder")
+        return StoreCorruptError(
+            f"{what}; it is damaged or no store: 'sona doctor' says which, and repairs what can be"
+        )
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return StoreLockedError(f"{what}; another program keeps it locked: end that one")
     return StoreError(f"{what}; see that its folder exists and can be read, and that its disk works")

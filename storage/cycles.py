@@ -100,7 +100,7 @@ def commit(connection: apsw.Connection, report: CycleReport, claims: Sequence[Cl
     if version is not None:
         insert_version(connection, version)
         head = head._replace(version=version.id)
-    watermark = _watermark(connection, head.watermark)
+    watermark = watermark_after(connection, head.watermark)
     write_head(connection, head._replace(watermark=watermark, left_out=left_out))
 
 
@@ -138,7 +138,8 @@ def _is_taken(connection: apsw.Connection, version_id: str) -> bool:
     return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM versions WHERE id = ?)", (version_id,)).get)
 
 
-def _watermark(connection: apsw.Connection, before: int) -> int:
+def watermark_after(connection: apsw.Connection, before: int) -> int:
+    """The last feedback, from ``before`` on, up to which none makes a trajectory new."""
     first = connection.execute(_FIRST_NEW, (before,)).get
     if first is not None:
         return int(first) - 1

@@ -94,7 +94,7 @@ class Erasure:
             StoreFullError, StoreError: of the disk.
         """
         self._folders.verify(version)
-        digest = self._folders.digest_with(version.id, name, data)
+        digest = self._folders.digest_of(version.id, {name: data})
 
         def announce(connection: apsw.Connection) -> None:
             mark = _known(connection)

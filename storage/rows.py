@@ -42,9 +42,7 @@ def check_crc(crc: Value, *values: Value, row: str) -> None:
 
 def damaged(row: str, what: str) -> StoreCorruptError:
     """The error that names a damaged row."""
-    return StoreCorruptError(
-        f"{row} is damaged: {what}; restore the store from a backup, or delete the row with sqlite3"
-    )
+    return StoreCorruptError(f"{row} is damaged: {what}; 'sona doctor' says what else is, and repairs what can be")
 
 
 def encode(record: Record) -> bytes:

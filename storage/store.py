@@ -17,7 +17,7 @@ import numpy as np
 
 from sona.checks import check_id
 from sona.config import StoreConfig
-from sona.errors import ClosedError, StoreError, StoreReadOnlyError
+from sona.errors import ClosedError, StoreCorruptError, StoreError, StoreReadOnlyError
 from sona.ports import Arrivals, Claim, Collected, Role, SourceCounts, StoreCounts, Stored, StoreSizes
 from sona.storage import cycles, forked, reading
 from sona.storage.arrivals import read_arrivals
@@ -27,6 +27,7 @@ from sona.storage.connection import Readers, store_error
 from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
+from sona.storage.layout import DATABASE, LOCK, REBUILT, VERSIONS
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.quality import Policy, adopt_policy, rated, read_policy
@@ -39,9 +40,8 @@ from sona.storage.transactions import Transactions
 from sona.storage.versions import Versions
 from sona.types import CycleReport, Feedback, Trajectory, Version
 
-DATABASE = "store.db"
-LOCK = "store.lock"
-VERSIONS = "versions"
+__all__ = ["DATABASE", "LOCK", "VERSIONS", "Store"]
+
 PAGE_ROWS = 256
 DEFAULTS = StoreConfig()
 
@@ -87,6 +87,10 @@ class Store:
         """
         check_library()
         folder = Path(path).absolute()
+        if (folder / REBUILT).exists():
+            raise StoreCorruptError(
+                f"{folder}: its repair was cut short; 'sona doctor --store {folder} --repair' takes it to its end"
+            )
         if not read_only:
             return cls._open_writer(folder, config)
         if not (folder / DATABASE).is_file():

@@ -17,7 +17,8 @@ from sona.types import Version, new_id
 
 SUFFIXES = (".safetensors", ".json", ".msgpack")
 NAMES = ("README.md",)
-_DRAFT = ".draft-"
+DRAFT = ".draft-"
+"""Before an id: what is being made, or taken away."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHUNK = 1 << 20
 
@@ -47,7 +48,7 @@ class Versions:
         Raises:
             StoreFullError, StoreReadOnlyError: it can't be made.
         """
-        folder = self.folder / f"{_DRAFT}{new_id()}"
+        folder = self.folder / f"{DRAFT}{new_id()}"
         try:
             folder.mkdir(parents=True)
         except OSError as error:
@@ -99,16 +100,17 @@ class Versions:
             raise _damaged(version, folder, f"digest {found}, published as {version.digest}")
         return folder
 
-    def digest_with(self, version_id: str, name: str, data: bytes) -> str:
-        """The digest that the version's files would have with ``data`` as the content of the file ``name``.
+    def digest_of(self, version_id: str, instead: Mapping[str, bytes] = MappingProxyType({})) -> str:
+        """The digest that the version's files have, or would have with other contents in place of some, by name.
 
         Raises:
             UnknownIdError: it has no folder.
+            InvalidInputError: there is something in it that must not be.
             StoreError: a file can't be read.
         """
         folder = self.path(version_id)
         try:
-            return _digest(folder, _files(folder), {folder / name: data})
+            return _digest(folder, _files(folder), {folder / name: data for name, data in instead.items()})
         except OSError as error:
             raise store_error(error, folder) from error
 
@@ -119,7 +121,7 @@ class Versions:
             UnknownIdError: it has no folder.
             StoreFullError, StoreReadOnlyError, StoreError: the disk's trouble; the file is what it was.
         """
-        target, draft = self.path(version_id) / name, self.folder / f"{_DRAFT}{new_id()}"
+        target, draft = self.path(version_id) / name, self.folder / f"{DRAFT}{new_id()}"
         try:
             draft.write_bytes(data)
             _sync_path(draft)
@@ -137,6 +139,20 @@ class Versions:
         """Remove the folder of one version; StoreError where the disk does not let it go."""
         self._remove({entry.name for entry in self.folder.iterdir()} - {version_id}, drafts=False)
 
+    def set_aside(self, name: str, into: Path) -> None:
+        """Move what is in the folder under ``name`` to another one on the same disk, under a name of its own.
+
+        Raises:
+            StoreFullError, StoreReadOnlyError, StoreError: the disk's trouble.
+        """
+        try:
+            into.mkdir(exist_ok=True)
+            (self.folder / name).rename(into / f"{name.removeprefix('.')}-{new_id()}")
+            _sync_path(into)
+            _sync_path(self.folder)
+        except OSError as error:
+            raise store_error(error, self.folder) from error
+
     def prune(self, keep: set[str]) -> list[str]:
         """Remove the folders of all versions but ``keep``, and return their ids."""
         return self._remove(keep, drafts=False)
@@ -145,10 +161,10 @@ class Versions:
         removed = []
         try:
             for entry in sorted(self.folder.iterdir()):
-                is_draft = entry.name.startswith(_DRAFT)
+                is_draft = entry.name.startswith(DRAFT)
                 if (is_draft and not drafts) or entry.name in keep:
                     continue
-                _remove_entry(entry if is_draft else entry.rename(self.folder / f"{_DRAFT}{new_id()}"))
+                _remove_entry(entry if is_draft else entry.rename(self.folder / f"{DRAFT}{new_id()}"))
                 removed.append(entry.name)
         except FileNotFoundError:
             return removed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,32 @@ def test_prune_deletes_what_is_beyond_the_limits(filled: Path, tmp_path: Path) -
     assert "no store" in command("prune", "--store", tmp_path / "none", "--newest", 5, code=2).stderr
     with Store.open(filled, read_only=True) as store:
         assert [row.trajectory.id for row in store.iterate()] == ["t18", "t19"]
+
+
+def test_erase_asks_and_then_tells_what_it_can_not_do(filled: Path) -> None:
+    assert "--yes" in command("erase", "agent", "--store", filled, code=2).stderr
+    shown = command("erase", "agent", "--store", filled, "--yes").stdout
+    assert "20 trajectories of 'agent' erased, with 20 feedbacks" in shown
+    assert "Learned from it all the same: v1" in shown
+    assert "sona versions rollback v0" in shown
+    assert "Backups are not covered" in shown
+    told = json.loads(command("erase", "agent", "--store", filled, "--yes", "--json").stdout)
+    assert (told["trajectories"], told["in_force"]) == (0, "v1")
+
+
+def test_doctor_says_what_is_wrong_and_repairs_it(filled: Path) -> None:
+    assert "nothing is wrong" in command("doctor", "--store", filled).stdout
+    with sqlite3.connect(filled / "store.db") as raw:
+        raw.execute("UPDATE trajectories SET payload = x'00' WHERE id = 't3'")
+    raw.close()
+    shown = command("doctor", "--store", filled, code=1).stdout
+    assert (
+        "damaged trajectories seq 4, id 't3': its checksum is not that of its values; --repair sets it aside" in shown
+    )
+    told = json.loads(command("doctor", "--store", filled, "--json", code=1).stdout)
+    assert (told["exit_code"], told["findings"][0]["severity"]) == (1, "damaged")
+    assert "repaired: set aside in quarantine/rows-1.jsonl" in command("doctor", "--store", filled, "--repair").stdout
+    assert command("doctor", "--store", "/no/such", code=2).stdout.startswith("fatal /no/such: there is no store")
+    with Store.open(filled):
+        assert "writes to it" in command("doctor", "--store", filled).stdout
+        assert "has one writer" in command("doctor", "--store", filled, "--repair", code=2).stderr

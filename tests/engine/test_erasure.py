@@ -171,9 +171,9 @@ def test_a_backup_keeps_what_it_had(store: Store, tmp_path: Path) -> None:
 
 def test_files_of_repairs_are_told_about(store: Store) -> None:
     (store.path / "store.db.damaged-1").write_text("old")
-    (store.path / "quarantine.jsonl").write_text("{}")
+    (store.path / "quarantine").mkdir()
     done = erase(store, Versions(store.path), EVE)
-    assert [Path(path).name for path in done.not_covered] == ["store.db.damaged-1", "quarantine.jsonl"]
+    assert [Path(path).name for path in done.not_covered] == ["store.db.damaged-1", "quarantine"]
 
 
 def test_a_damaged_version_goes_unless_it_is_in_force(store: Store) -> None:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from sona.bank.bank import Bank
 from sona.ports import Claim, Role
 from sona.storage.store import Store
@@ -29,11 +31,11 @@ def publish(store: Store, files: Mapping[str, bytes] | None = None, *, role: Rol
             (draft / ADAPTER).write_bytes(b"weights" * 100)
         else:
             os.link(folders.path(parent.id) / ADAPTER, draft / ADAPTER)
-        about = {"about.json": f'"{number}"'.encode(), "bank.msgpack": Bank().to_bytes()}
+        version = Version(id=f"v{number}", parent=parent.id, cycle=number, created_ns=number, digest="")
+        about = {"version.json": msgspec.json.encode(version), "bank.msgpack": Bank().to_bytes()}
         for name, data in {**about, **(files or {})}.items():
             (draft / name).write_bytes(data)
-        digest = folders.publish(draft, f"v{number}")
-    version = Version(id=f"v{number}", parent=parent.id, cycle=number, created_ns=number, digest=digest)
+        version = msgspec.structs.replace(version, digest=folders.publish(draft, version.id))
     store.commit_cycle(report(number, status="published", parent=parent.id, version=version.id), claims, version)
     return version
 

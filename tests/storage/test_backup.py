@@ -12,6 +12,7 @@ import pytest
 from sona.errors import InvalidInputError, StoreCorruptError, StoreError, StoreFullError
 from sona.storage import backup as backup_module
 from sona.storage.backup import back_up
+from sona.storage.doctor import diagnose
 from sona.storage.store import DATABASE, Store
 from sona.storage.versions import Versions
 from sona.storage.writer import Writer
@@ -44,6 +45,7 @@ def test_the_versions_files_are_in_it_and_outlive_the_originals(tmp_path: Path) 
         shutil.rmtree(store.path)
     for version in versions[1:]:
         Versions(tmp_path / "copy").verify(version)
+    assert diagnose(tmp_path / "copy").findings == ()
 
 
 def test_a_backup_on_another_disk_copies_a_shared_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +97,7 @@ def test_recording_goes_on_during_a_backup(tmp_path: Path) -> None:
             rows = list(copy.iterate())
             assert len(rows) == copy.counts().trajectories >= least
             assert all(row.quality == 0.5 for row in rows[:-1])
+        assert diagnose(tmp_path / f"copy{number}").exit_code == 0
 
 
 def test_a_target_that_is_taken_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -127,10 +130,10 @@ def test_a_damaged_version_is_left_out_and_named_unless_it_is_in_force(tmp_path:
         for name in "ab":
             add(store, rated([name]))
             publish(store)
-        spoil(store.path / "versions" / "v1" / "about.json")
+        spoil(store.path / "versions" / "v1" / "version.json")
         made = store.backup(tmp_path / "copy")
         assert (made.versions, made.damaged) == (("v2",), ("v1",))
-        spoil(store.path / "versions" / "v2" / "about.json")
+        spoil(store.path / "versions" / "v2" / "version.json")
         with pytest.raises(StoreCorruptError, match="sona doctor"):
             store.backup(tmp_path / "another")
     assert not (tmp_path / "another").exists()

@@ -1,0 +1,203 @@
+"""``sona doctor``: what is wrong with a store."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from sona.errors import SonaError, StoreCorruptError, StoreVersionError, UnknownIdError
+from sona.storage.connection import store_error
+from sona.storage.findings import Diagnosis, Finding, Severity
+from sona.storage.layout import DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
+from sona.storage.lock import owner_of
+from sona.storage.pages import Pages
+from sona.storage.quality import read_policy
+from sona.storage.row_checks import Checked, check
+from sona.storage.salvage import by_pages
+from sona.storage.schema import READER_PRAGMAS, SCHEMA_VERSION, form_of
+from sona.storage.versions import DRAFT, Versions
+from sona.types import BASE_VERSION, Version
+
+# What a file says that is damaged, rather than locked, unreadable for this user, or on a failing disk.
+_OF_DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.FormatError, UnicodeDecodeError)
+_KEPT = ("trajectories", "feedback", "claims", "cycles", "versions")
+ANEW = "makes a new database of all rows that are whole"
+
+
+@dataclass
+class Examination:
+    """What was found, and what a repair has to know of it."""
+
+    findings: list[Finding] = field(default_factory=list)
+    by_pages: bool = False
+    """Whether SQLite does not read it whole, so that its pages have to be."""
+    rebuild: bool = False
+    """Whether the database has to be made anew."""
+    form: int = SCHEMA_VERSION
+    versions: list[Version] = field(default_factory=list)
+    in_force: str | None = None
+
+    def add(self, severity: Severity, where: str, what: str, repair: str = "") -> None:
+        """One more finding."""
+        self.findings.append(Finding(severity=severity, where=where, what=what, repair=repair))
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether nothing can be done."""
+        return any(finding.severity == "fatal" for finding in self.findings)
+
+
+def diagnose(store: str | os.PathLike[str]) -> Diagnosis:
+    """Look at everything in a store's folder, and change nothing. Works beside a running agent.
+
+    It reads every row and every file of a version. Where nobody writes to the store it also opens the database's file
+    by itself, so it must not be called in a process that reads the store just then.
+
+    Raises:
+        StoreError: the folder can't be read, in the form of one of its subclasses.
+    """
+    folder = Path(store).absolute()
+    return Diagnosis(path=str(folder), findings=tuple(examine(folder).findings))
+
+
+def examine(folder: Path, *, is_mine: bool = False) -> Examination:
+    """As :func:`diagnose`; ``is_mine`` says that the caller has the writer's lock."""
+    found = Examination()
+    database = folder / DATABASE
+    if (folder / REBUILT).exists():
+        found.add("repairable", REBUILT, "a repair was cut short", "takes it to its end")
+    elif not database.is_file():
+        found.add("fatal", str(folder), "there is no store; see that the path is right")
+    if found.findings:
+        return found
+    owner = None if is_mine else owner_of(folder / LOCK)
+    if owner is not None:
+        found.add("note", LOCK, f"process {owner} writes to it")
+    try:
+        _examine_database(found, database, alone=owner is None)
+        if not found.is_fatal:
+            _examine_folders(found, Versions(folder))
+            _note_files(found, folder)
+    except OSError as error:
+        raise store_error(error, folder) from error
+    return found
+
+
+# The database
+
+
+def _examine_database(found: Examination, database: Path, *, alone: bool) -> None:
+    beyond = _beyond(database) if alone else 0
+    try:
+        checked = _read(found, database)
+    except StoreVersionError as error:
+        found.add("fatal", DATABASE, str(error))
+        return
+    except (*_OF_DAMAGE, StoreCorruptError) as error:
+        _examine_pages(found, database, str(error), alone=alone)
+        return
+    except apsw.Error as error:
+        raise store_error(error, database) from error
+    if beyond:
+        what = f"{beyond} transactions lie beyond damage, where SQLite passes them over"
+        found.add("damaged", f"{DATABASE}-wal", what, ANEW)
+        found.by_pages = True
+    if checked is not None:
+        found.findings += checked.findings
+        found.versions, found.in_force = checked.versions, checked.in_force
+    found.rebuild = any(finding.repair for finding in found.findings)
+
+
+def _beyond(database: Path) -> int:
+    with closing(Pages(database)) as pages:
+        return pages.transactions_beyond
+
+
+def _read(found: Examination, database: Path) -> Checked | None:
+    """What SQLite can tell; None where the tables are of another form."""
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    with closing(apsw.Connection(f"{database.as_uri()}?mode=ro", flags=flags)) as connection:
+        for pragma in READER_PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("BEGIN")
+        found.form = form_of(connection, database)
+        problems: list[Any] = connection.execute("PRAGMA integrity_check(5)").fetchall()
+        if problems != [("ok",)]:
+            raise StoreCorruptError("; ".join(" ".join(row[0].split()) for row in problems))
+        if found.form == SCHEMA_VERSION:
+            return check(connection, read_policy(connection))
+    what = f"schema {found.form}, its rows were not looked at; opening it for writing brings it to {SCHEMA_VERSION}"
+    found.add("note", DATABASE, what)
+    return None
+
+
+def _examine_pages(found: Examination, database: Path, why: str, *, alone: bool) -> None:
+    """What can still be read of a database that SQLite can't read whole."""
+    found.by_pages = found.rebuild = True
+    if not alone:
+        found.add("damaged", DATABASE, f"{why}; end its writer to see what can still be read", ANEW)
+        return
+    whole, damaged = Counter[str](), Counter[str]()
+    for table, _, is_whole in by_pages(database):
+        (whole if is_whole else damaged)[table.name] += 1
+    if not any(whole[name] for name in _KEPT):
+        found.add("fatal", DATABASE, f"{why}; there is no row of a store in it")
+        return
+    still = ", ".join(f"{whole[name]} {name}" for name in _KEPT)
+    found.add("damaged", DATABASE, f"{why}; still whole are {still}", ANEW)
+    if damaged.total():
+        what = f"{damaged.total()} rows can be read and are not whole"
+        found.add("damaged", DATABASE, what, "sets them aside")
+
+
+# The versions' folders
+
+
+def _examine_folders(found: Examination, folders: Versions) -> None:
+    damaged = {version.id: why for version in found.versions if (why := _damage(folders, version)) is not None}
+    for name, why in damaged.items():
+        if name == found.in_force:
+            found.add("damaged", f"version {name}, in force", why, "puts the nearest whole version before it in force")
+        elif why:
+            found.add("damaged", f"version {name}", why, "sets its folder aside")
+    if not folders.folder.is_dir() or not found.versions:
+        return
+    known = {version.id for version in found.versions}
+    for entry in sorted(folders.folder.iterdir()):
+        if entry.name.startswith(DRAFT):
+            found.add("note", f"{VERSIONS}/{entry.name}", "a draft that a crash left; the next start removes it")
+        elif entry.name not in known:
+            what = "no version has this name; a crash left it, and the next start removes it"
+            found.add("note", f"{VERSIONS}/{entry.name}", what)
+
+
+def _damage(folders: Versions, version: Version) -> str | None:
+    """Why a version can't be put in force; "" where its folder is gone, as pruning leaves it; None where it can."""
+    if version.id == BASE_VERSION:
+        return None
+    try:
+        folders.verify(version)
+    except UnknownIdError:
+        return ""
+    except SonaError as error:
+        return str(error)
+    return None
+
+
+def _note_files(found: Examination, folder: Path) -> None:
+    for path in _others(folder):
+        found.add("note", path.name, "a repair left it; delete it once nothing in it is missed")
+    for path in sorted(folder.glob("journal*")):
+        found.add("note", path.name, "records on their way into the database; the next start takes them in")
+
+
+def _others(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob(f"{DAMAGED}*"))
+    yield from folder.glob(QUARANTINE)

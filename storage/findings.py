@@ -1,0 +1,38 @@
+"""What a doctor finds in a store."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sona.types import Record
+
+Severity = Literal["fatal", "damaged", "repairable", "note"]
+"""``fatal``: the store can't be used, nor repaired. ``damaged``: something is lost, the rest can be kept.
+``repairable``: nothing is lost. ``note``: nothing is wrong."""
+
+
+class Finding(Record, kw_only=True):
+    """One thing about a store."""
+
+    severity: Severity
+    where: str
+    what: str
+    repair: str = ""
+    """What ``sona doctor --repair`` does about it; "" where it does nothing."""
+
+
+class Diagnosis(Record, kw_only=True):
+    """All that was found, and what was done."""
+
+    path: str
+    findings: tuple[Finding, ...]
+    done: tuple[str, ...] = ()
+    """What a repair did, before the findings, which are of afterwards."""
+
+    @property
+    def exit_code(self) -> int:
+        """0: fine; 1: something is damaged or to be repaired; 2: it can't be used."""
+        severities = {finding.severity for finding in self.findings}
+        if "fatal" in severities:
+            return 2
+        return 1 if severities & {"damaged", "repairable"} else 0

@@ -1,0 +1,155 @@
+"""What a doctor asks of a database that SQLite can read: that every row is whole, and that what is counted is true."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import apsw
+
+from sona.errors import StoreCorruptError
+from sona.storage.catalogue import TABLES, Row
+from sona.storage.erasure import is_under_way
+from sona.storage.findings import Finding
+from sona.storage.head import Head, read_head, read_versions
+from sona.storage.quality import Policy
+from sona.storage.recount import count_groups, count_left_out, count_totals, gaps, is_about, passed_by
+from sona.storage.salvage import COUNTED
+from sona.storage.sources import read_all_totals
+from sona.types import Version
+
+SHOWN = 10
+"""Rows of one table that are named; the others are counted."""
+_SET_ASIDE = "sets it aside"
+_COUNTS = "counts anew"
+
+
+class Checked(NamedTuple):
+    """What a database holds, and what is wrong with it."""
+
+    findings: list[Finding]
+    versions: list[Version]
+    in_force: str | None
+    """None where nothing says so."""
+
+
+def check(connection: apsw.Connection, policy: Policy) -> Checked:
+    """Look at every row; reads one snapshot."""
+    findings = list(_rows(connection))
+    if findings:  # what is counted of damaged rows can't be true
+        return Checked(findings, *_versions(connection))
+    head = read_head(connection)
+    findings += _totals(connection, policy)
+    findings += _claims(connection)
+    findings += _marks(connection, head)
+    findings += _references(connection)
+    if is_under_way(connection):
+        what = "an erasure was cut short; 'sona erase' of the same source takes it to its end"
+        findings.append(Finding(severity="damaged", where="state 'erasure'", what=what))
+    return Checked(findings, *_versions(connection))
+
+
+def _versions(connection: apsw.Connection) -> tuple[list[Version], str | None]:
+    try:
+        return read_versions(connection), read_head(connection).version
+    except StoreCorruptError:
+        return [], None
+
+
+def _rows(connection: apsw.Connection) -> Iterator[Finding]:
+    for table in TABLES:
+        damaged = 0
+        for values in connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}"):
+            row: Row = dict(zip(table.columns, values, strict=True))
+            if table.is_whole(row):
+                continue
+            damaged += 1
+            is_counted = table in COUNTED
+            if damaged <= SHOWN:
+                yield Finding(
+                    severity="repairable" if is_counted else "damaged",
+                    where=table.key(row),
+                    what="its checksum is not that of its values",
+                    repair=_COUNTS if is_counted else _SET_ASIDE,
+                )
+        if damaged > SHOWN:
+            what = f"{damaged - SHOWN} more rows are damaged"
+            yield Finding(severity="damaged", where=table.name, what=what, repair="sets them aside")
+    if connection.execute("SELECT count(*) FROM head").get != 1:
+        yield Finding(
+            severity="damaged",
+            where="head",
+            what="the row is missing",
+            repair="puts the newest version that is whole in force",
+        )
+
+
+def _totals(connection: apsw.Connection, policy: Policy) -> Iterator[Finding]:
+    unreadable: list[int] = []
+    counted = count_totals(connection, policy, unreadable.append)
+    for seq in unreadable:
+        yield Finding(severity="damaged", where=f"trajectories seq {seq}", what="it can't be read", repair=_SET_ASIDE)
+    found = {totals.source: totals for totals in read_all_totals(connection)}
+    for source in sorted({*counted, *found}):
+        if source not in counted or source not in found or not is_about(found[source], counted[source]):
+            yield Finding(
+                severity="repairable",
+                where=f"sources, source {source!r}",
+                what=f"{found.get(source, 'nothing')} is not what its rows come to, {counted.get(source, 'nothing')}",
+                repair=_COUNTS,
+            )
+
+
+def _claims(connection: apsw.Connection) -> Iterator[Finding]:
+    counted = count_groups(connection)
+    rows: list[Any] = connection.execute("SELECT cycle, role, skill, pattern, size FROM claim_groups").fetchall()
+    found = Counter({(cycle, role, skill, pattern): size for cycle, role, skill, pattern, size in rows})
+    for group in sorted({*counted, *found}):
+        if counted[group] != found[group]:
+            what = f"{found[group]} claims are counted, and {counted[group]} are there"
+            yield Finding(severity="repairable", where=f"claim_groups {group}", what=what, repair=_COUNTS)
+    for where in gaps(connection):
+        what = "the claims' numbers do not run from 0 without gaps"
+        yield Finding(severity="repairable", where=f"claims of {where}", what=what, repair="numbers them anew")
+    taken = Counter[tuple[int, str]]()
+    for (cycle, role, _, _), size in counted.items():
+        taken[cycle, role] += size
+    cycles: list[Any] = connection.execute("SELECT cycle, train, held_out FROM cycles").fetchall()
+    for cycle, train, held_out in cycles:
+        if (train, held_out) != (taken[cycle, "train"], taken[cycle, "held_out"]):
+            what = f"it says {train} were trained on and {held_out} held out, and the claims do not"
+            yield Finding(severity="repairable", where=f"cycles, cycle {cycle}", what=what, repair=_COUNTS)
+    lost = {cycle for cycle, _ in taken} - {row[0] for row in cycles}
+    for cycle in sorted(lost):
+        what = "it has claims, and no row"
+        yield Finding(severity="damaged", where=f"cycles, cycle {cycle}", what=what, repair="adds one without a report")
+
+
+def _marks(connection: apsw.Connection, head: Head) -> Iterator[Finding]:
+    left_out = count_left_out(connection)
+    if left_out != head.left_out:
+        what = f"{head.left_out} trajectories are said to be left out, and {left_out} are"
+        yield Finding(severity="repairable", where="head", what=what, repair=_COUNTS)
+    last = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'feedback'").get
+    if not 0 <= head.watermark <= last:
+        what = f"the watermark is {head.watermark}, beyond the last feedback, {last}"
+        yield Finding(severity="repairable", where="head", what=what, repair="sets it anew")
+    elif passed := passed_by(connection, head.watermark):
+        what = f"{len(passed)} trajectories have no claim, and no cycle would collect them: their claims are lost"
+        yield Finding(severity="damaged", where="claims", what=what, repair="sets them aside")
+    width = head.width or 0
+    other = "SELECT count(*) FROM trajectories WHERE embedding IS NOT NULL AND length(embedding) <> ?"
+    if wrong := connection.execute(other, (4 * width,)).get:
+        what = f"{wrong} embeddings have not the store's width, {head.width}"
+        yield Finding(severity="damaged", where="trajectories", what=what, repair="sets them aside")
+
+
+def _references(connection: apsw.Connection) -> Iterator[Finding]:
+    broken: Counter[tuple[str, str]] = Counter()
+    rows: list[Any] = connection.execute("PRAGMA foreign_key_check").fetchall()
+    for table, _, parent, _ in rows:
+        broken[table, parent] += 1
+    for (table, parent), count in broken.items():
+        what = f"{count} rows name a row of {parent} that is not there"
+        yield Finding(severity="damaged", where=table, what=what, repair="sets them aside")
