@@ -15,7 +15,7 @@ from tests.crash.nursery import Nursery
 from tests.crash.run import Run
 
 MOMENTS = ((None, 2.0), ("durable", 1.5), ("begins", 0.02), ("committed", 0.5))
-"""After which word of a life it is killed, and within how many seconds: while it opens, learns, commits, and goes on."""
+"""After which word of a life it is killed, and within how many seconds: as it opens, learns, commits, and goes on."""
 
 
 def kill_engine(run: Run) -> None:
