@@ -23,8 +23,8 @@ def write_again(database: Path) -> None:
         apsw.Error, OSError: it can't be read, written or synced.
     """
     path = Path(f"{database}-wal")
-    if not path.exists() or not (size := path.stat().st_size):
-        return
+    if not (database.exists() and path.exists() and (size := path.stat().st_size)):
+        return  # a log without its database is nothing: SQLite deletes it
     log = apsw.VFSFile("", str(path), [_FLAGS, 0])  # by the file layer that SQLite uses; "" is the default one
     try:
         for offset in range(0, size, _CHUNK):

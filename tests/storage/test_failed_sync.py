@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from sona.errors import StoreError
-from sona.storage.store import Store
+from sona.storage.store import DATABASE, Store
 from tests.crash.torn_disk import torn_disk
 from tests.storage.records import add, rated
 
@@ -50,6 +50,14 @@ def test_so_does_what_the_next_process_finds_there_and_acknowledges(tmp_path: Pa
             add(store, rated("ab"))
             disk.power_off(tmp_path / "left")
     assert held(tmp_path / "left") == set("ab")
+
+
+def test_a_log_without_its_database_is_nothing(tmp_path: Path) -> None:
+    """A power cut may leave the name of the one and not that of the other."""
+    (tmp_path / f"{DATABASE}-wal").write_bytes(bytes(5000))
+    with Store.open(tmp_path) as store:
+        add(store, rated("a"))
+    assert held(tmp_path) == {"a"}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
