@@ -26,6 +26,7 @@ from sona.errors import (
     StoreVersionError,
 )
 from sona.storage.schema import CREATION_PRAGMAS, READER_PRAGMAS, SCHEMA_VERSION, WRITER_PRAGMAS, form_of, migrate
+from sona.storage.wal import write_again
 
 FAILURES = (apsw.Error, UnicodeDecodeError)
 """What a statement fails with for the store's sake; the second one for a text that is none."""
@@ -60,7 +61,11 @@ def _configure(connection: apsw.Connection, pragmas: tuple[str, ...]) -> None:
 
 
 def open_writer(path: Path) -> apsw.Connection:
-    """The one writing connection to the database at ``path``, which is made or migrated if it has to be."""
+    """The one writing connection to the database at ``path``, which is made or migrated if it has to be.
+
+    What it sees is durable, whatever became of the connection before it.
+    """
+    write_again(path)
     connection = apsw.Connection(os.fspath(path))
     try:
         if form_of(connection, path) == 0:

@@ -29,7 +29,6 @@ class Transactions:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: apsw.Connection | None = None  # opened when it is needed: a failed commit does away with it
-        self._unsure = False
 
     def run(self, work: Callable[[apsw.Connection], _T], landed: Callable[[apsw.Connection], bool] | None = None) -> _T:
         """What ``work`` returns, once its transaction is durable.
@@ -91,7 +90,6 @@ class Transactions:
         except apsw.Error as error:
             translated = self._translated(error, connection)
             translated.__cause__ = error
-            self._unsure = True
             self.close()
             raise _CommitError(translated, result) from None
         return result
@@ -114,22 +112,9 @@ class Transactions:
         if self._writer is None:
             try:
                 self._writer = open_writer(self._path)
-                if self._unsure:
-                    self._settle(self._writer)
-            except FAILURES as error:
-                translated = self._translated(error, self._writer)
-                self.close()
-                raise translated from error
+            except (*FAILURES, OSError) as error:
+                raise store_error(error, self._path) from error
         return self._writer
-
-    def _settle(self, connection: apsw.Connection) -> None:
-        """After a failed sync the WAL may hold pages that the system shows but never wrote, and another sync of it
-        would succeed without writing them. Copying it into the database writes them anew, so what this connection sees
-        is durable.
-        """
-        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").get[0]:
-            raise apsw.BusyError("a reader keeps the WAL from being copied into the database")
-        self._unsure = False
 
     def _translated(self, error: apsw.Error | UnicodeDecodeError, connection: apsw.Connection | None) -> StoreError:
         return store_error(error, self._path, 0 if connection is None else connection.system_errno)

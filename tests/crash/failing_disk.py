@@ -60,9 +60,17 @@ def fail_at_work(run: Run) -> None:
     """While it records, commits and runs cycles, also as it opens and closes; now and then the power fails too."""
     for number in range(run.rounds):
         folder, ledger, trouble = run.new_folder(), Ledger(), _Trouble(run.rng)
+        cuts: list[tuple[Path, Ledger]] = []
         with torn_disk(run.rng) as disk:
-            disk.failure = trouble.failure
-            cuts = [cut for turn in range(4) for cut in _turn(run, disk, folder, ledger, trouble, f"f{number}-{turn}")]
+
+            def maybe_cut(disk: Disk = disk, ledger: Ledger = ledger, cuts: list[tuple[Path, Ledger]] = cuts) -> None:
+                if run.rng.random() < 0.003:
+                    cuts.append((run.new_folder(), ledger.copy()))  # the ledger first: it only grows
+                    disk.power_off(cuts[-1][0])
+
+            disk.failure, disk.before_operation = trouble.failure, maybe_cut
+            for turn in range(4):
+                _turn(run, folder, ledger, trouble, f"f{number}-{turn}")
         look(folder, ledger, run.counts)
         for left, then in cuts:
             look(left, then, run.counts, power_failed=True)
@@ -72,16 +80,14 @@ def fail_at_work(run: Run) -> None:
         shutil.rmtree(folder)
 
 
-def _turn(
-    run: Run, disk: Disk, folder: Path, ledger: Ledger, trouble: _Trouble, name: str
-) -> list[tuple[Path, Ledger]]:
-    """Open, work in trouble, recover, and close in trouble; what power cuts would have left, and what was told then."""
+def _turn(run: Run, folder: Path, ledger: Ledger, trouble: _Trouble, name: str) -> None:
+    """Open, work in trouble, recover, and close in trouble."""
     if run.rng.random() < 0.3:
         trouble.begin()
     with _only_typed(run.counts, "opening"):
         Host(folder, Ledger(), SMALL).drop()
     trouble.end()
-    host, cuts = Host(folder, ledger, SMALL), []
+    host = Host(folder, ledger, SMALL)
     for number in range(30):
         if run.rng.random() < 0.3:
             trouble.begin()
@@ -89,9 +95,6 @@ def _turn(
             _do_something(host, named(name, number), run.rng)
         if run.rng.random() < 0.5:
             trouble.end()
-        if run.rng.random() < 0.15:
-            cuts.append((run.new_folder(), ledger.copy()))  # in this order: nothing is told of that is not yet there
-            disk.power_off(cuts[-1][0])
     trouble.end()
     with _nothing_left(run.counts):
         host.flush()
@@ -99,7 +102,6 @@ def _turn(
     trouble.begin()
     host.drop()
     trouble.end()
-    return cuts
 
 
 def _do_something(host: Host, ids: list[str], rng: Random) -> None:

@@ -14,6 +14,9 @@ from tests.crash.ledger import Ledger
 from tests.crash.nursery import Nursery
 from tests.crash.run import Run
 
+MOMENTS = ((None, 2.0), ("durable", 1.5), ("begins", 0.02), ("committed", 0.5))
+"""After which word of a life it is killed, and within how many seconds: as it opens, learns, commits, and goes on."""
+
 
 def kill_engine(run: Run) -> None:
     folder, ledger = run.new_folder(), _EngineLedger()
@@ -22,7 +25,8 @@ def kill_engine(run: Run) -> None:
         for number in range(run.rounds):
             ledger.doing = "opening"
             life = nursery.bear("host", str(folder), number, tell=ledger.says)
-            run.counts.kills += life.kill(run.rng.uniform(0.0, 3.0))
+            once, within_s = MOMENTS[number % len(MOMENTS)]
+            run.counts.kills += life.kill(run.rng.uniform(0.0, within_s), once=once)
             died_in[ledger.doing] += 1
             ledger.look(folder, run.counts)
         nursery.bear("finish", str(folder), tell=ledger.says).end()

@@ -54,7 +54,7 @@ SCENARIOS = {
     "beside-a-reader": Scenario(two_processes.kill_beside_a_reader, 6, 120),
     "kill-readers": Scenario(two_processes.kill_readers, 5, 100),
     "clock-steps-back": Scenario(clock.step_back, 3, 60),
-    "follow-the-model": Scenario(model.follow_the_model, 12, 300),
+    "follow-the-model": Scenario(model.follow_the_model, 12, 150),
     "kill-engine": Scenario(killed_engine.kill_engine, 5, 40),
 }
 

@@ -12,7 +12,6 @@ import pytest
 
 from sona.storage.schema import WRITER_PRAGMAS
 from sona.storage.store import Store
-from sona.storage.transactions import Transactions
 from tests.crash.counts import Counts
 from tests.crash.host import ToldStore
 from tests.crash.ledger import Ledger, truth
@@ -92,7 +91,7 @@ def test_a_store_that_trusts_a_failed_sync_loses_what_it_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusts: bool
 ) -> None:
     if trusts:
-        monkeypatch.setattr(Transactions, "_settle", lambda *_: None)
+        monkeypatch.setattr("sona.storage.connection.write_again", lambda _: None)
     counts = Counts()
     for seed in range(12):
         folder, left = tmp_path / f"{seed}", tmp_path / f"left-{seed}"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from types import TracebackType
 from unittest import mock
 
 import apsw
@@ -152,16 +151,7 @@ class Disk:
         return data[: self._rng.randrange(len(data) + 1)]
 
 
-class _Silent:
-    """What SQLite passes over, such as a failure while it closes a file, apsw would print."""
-
-    def excepthook(
-        self, etype: type[BaseException] | None, evalue: BaseException | None, etraceback: TracebackType | None
-    ) -> bool:
-        return True
-
-
-class _File(_Silent, apsw.VFSFile):
+class _File(apsw.VFSFile):
     def __init__(self, disk: Disk, name: Name, flags: list[int]) -> None:
         self._disk = disk
         self._path = name.filename() if isinstance(name, apsw.URIFilename) else name or ""
@@ -196,7 +186,7 @@ class _File(_Silent, apsw.VFSFile):
             raise error
 
 
-class _FileLayer(_Silent, apsw.VFS):
+class _FileLayer(apsw.VFS):
     def __init__(self, disk: Disk) -> None:
         super().__init__("torn", "unix", makedefault=True)
         self._disk = disk
@@ -222,7 +212,8 @@ def torn_disk(rng: Random) -> Iterator[Disk]:
             disk.folder_synced()
 
     try:
-        with mock.patch("os.fsync", watched):
+        # A failure that SQLite passes over, such as one while it closes a file, apsw would print by the hook.
+        with mock.patch("os.fsync", watched), mock.patch("sys.excepthook"):
             yield disk
     finally:
         layer.unregister()

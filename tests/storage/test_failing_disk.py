@@ -11,7 +11,7 @@ from sona.errors import (
     StoreFullError,
 )
 from sona.ports import Claim
-from sona.storage.store import DATABASE, Store
+from sona.storage.store import Store
 from tests.processes import run
 from tests.storage.faulty_disk import faulty_disk
 from tests.storage.records import add, collected, rated, report, run_cycle
@@ -47,18 +47,6 @@ def test_a_cycle_that_landed_although_its_commit_failed_is_not_committed_again(t
         store.commit_cycle(report(1), [Claim(seq=1, role="train"), Claim(seq=2, role="train")], None)
         assert disk.failing_syncs == 0
         assert (store.counts().trained, store.next_cycle()) == (2, 2)
-
-
-def test_after_a_failed_sync_the_log_is_copied_before_anything_is_acknowledged(tmp_path: Path) -> None:
-    """What the log shows may be in memory only; finding the records there is no reason to call them durable."""
-    with faulty_disk() as disk, Store.open(tmp_path) as store:
-        disk.failing_syncs = 2
-        disk.synced.clear()
-        add(store, rated("a"))
-        assert disk.synced.count(DATABASE) == 1
-        disk.synced.clear()
-        add(store, rated("b"))
-        assert DATABASE not in disk.synced
 
 
 def test_a_disk_that_keeps_failing_is_an_error_and_nothing_is_acknowledged(tmp_path: Path) -> None:
