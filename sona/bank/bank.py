@@ -79,7 +79,7 @@ class Bank:
     def recall(self, query: Float32, k: int = 5) -> list[Recall]:
         """The ``k`` patterns nearest to ``query``, a float32 embedding (width,); [] before the first cycle.
 
-        Exact up to :data:`sona.bank.index.EXACT` patterns; beyond, of the ten nearest .99 are found.
+        Exact up to :data:`sona.bank.index.EXACT` patterns; beyond, about .98 of the nearest are found.
 
         Raises:
             DimensionMismatchError: ``query`` has another width than the bank's embeddings.

@@ -24,6 +24,9 @@ POWER = 2
 """Steps of the power iteration towards the longest axis of a cluster; 3 to 5 cost time and gain nothing."""
 TWO_MEANS = 2
 """Steps of 2-means from there."""
+SAME = 0.2
+"""A cluster whose sum moved by no more than this share of its length is cut as before: a cut is a guess that Lloyd's
+algorithm mends, and counts only if the sum of cosines rises."""
 LEAST_GAIN = 1e-6
 """As a share of the objective; less is rounding."""
 
@@ -35,14 +38,20 @@ class Cut(NamedTuple):
     """In the sum of cosines; -1 where it can't be cut."""
     half: Float32
     """(width,) sum of the rows of one of them."""
+    total: Float32
+    """(width,) sum of the rows of both."""
+
+    def still_holds(self, total: Float32) -> bool:
+        """Whether the cluster, of the sum ``total`` by now, is nearly the one that was cut."""
+        return _length(total - self.total) <= SAME * _length(self.total)
 
 
 def repaired(points: Points, partition: Partition) -> Partition:
     """``partition`` after as many splits and merges as help; the number of clusters stays the same."""
-    cuts: dict[bytes, Cut] = {}
+    cuts: list[Cut] = []
     for _ in range(ROUNDS):
         cuts = _cuts(points, partition, cuts)
-        sums = _exchanged(partition.sums, [cuts[total.tobytes()] for total in partition.sums])
+        sums = _exchanged(partition.sums, cuts)
         if sums is None:
             break
         moved = lloyd(points, around(points, unit_rows(sums), partition), SETTLE - 1)
@@ -52,30 +61,32 @@ def repaired(points: Points, partition: Partition) -> Partition:
     return partition
 
 
-def _cuts(points: Points, partition: Partition, known: dict[bytes, Cut]) -> dict[bytes, Cut]:
-    """By a cluster's sum its cut: the same sum is the same cluster, which was cut before."""
+def _cuts(points: Points, partition: Partition, before: list[Cut]) -> list[Cut]:
+    """Of each cluster; those ``before`` are kept where they still hold: most clusters take no part in an exchange."""
     order = np.argsort(partition.labels, kind="stable")
     ends = np.searchsorted(partition.labels[order], np.arange(len(partition.sums) + 1))
-    found = {}
+    cuts = []
     for label, total in enumerate(partition.sums):
-        key = total.tobytes()
+        if before and before[label].still_holds(total):
+            cuts.append(before[label])
+            continue
         members = order[ends[label] : ends[label + 1]]
-        found[key] = known.get(key) or _cut(points.rows[members], points.weighted[members], total)
-    return found
+        cuts.append(_cut(points.rows[members], points.weighted[members], total))
+    return cuts
 
 
 def _cut(rows: Float32, weighted: Float32, total: Float32) -> Cut:
     """Along the longest axis of the cluster, as far as a few steps find it, and then by 2-means. It is called for every
     cluster in every round, so it makes few calls.
     """
-    best, whole, side = Cut(-1.0, total), _length(total), _along_longest_axis(rows, total) > 0
+    best, whole, side = Cut(-1.0, total, total), _length(total), _along_longest_axis(rows, total) > 0
     for step in range(TWO_MEANS):
         if not 0 < np.count_nonzero(side) < len(rows):
             break
         half = np.einsum("n,nd->d", side.astype(np.float32), weighted)
         one, other = _length(half), _length(total - half)
         if one + other - whole > best.gain:
-            best = Cut(one + other - whole, half)
+            best = Cut(one + other - whole, half, total)
         if step < TWO_MEANS - 1:
             between = half / max(one, 1e-12) - (total - half) / max(other, 1e-12)
             side = np.einsum("nd,d->n", rows, between) > 0
