@@ -110,9 +110,11 @@ class Disk:
     # What the files below report
 
     def opened(self, path: str, *, is_new: bool) -> None:
+        database = path.removesuffix("-wal").removesuffix("-journal")
         with self._lock:
-            if path not in self._platters:
-                self._platters[path] = Platter(Path(path).read_bytes())
+            for one in (database, f"{database}-wal", f"{database}-journal"):  # a power cut may come before the others
+                if one not in self._platters and os.path.exists(one):
+                    self._platters[one] = Platter(Path(one).read_bytes())
             if is_new:
                 self._made.add(path)
 
