@@ -67,7 +67,10 @@ class FastLoop:
     def _put(self, record: Trajectory | Feedback) -> bool:
         taken = self._inbox.put(record)
         if not taken and not self._told_rejected:
-            log.warning("records are rejected: store.queue_bytes of them wait for the disk (told once, counted always)")
+            log.warning(
+                "records are rejected: store.queue_bytes of them wait for the disk, or the journal can't grow "
+                "(told once, counted always)"
+            )
             self._told_rejected = True
         return taken
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,11 +49,12 @@ def open_store(path: Path, config: StoreConfig) -> Store:
 
 def status(*, store: StorePath, json: AsJson = False) -> None:
     """What a store holds: sources, steps, rewards, patterns, versions. Works beside a running agent."""
+    from sona.storage.mapped import waiting_in
     from sona.storage.store import Store
 
     with Store.open(store, read_only=True) as opened:
         counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
-        sizes, arrivals = opened.sizes(), opened.arrivals()
+        sizes, arrivals, waiting = opened.sizes(), opened.arrivals(), waiting_in(store)
     try:
         patterns = _patterns(store, version)
     except StoreError as error:  # the counts are true all the same
@@ -61,7 +63,14 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
         patterns = []
     if json:
         rows = [{"id": p.id, "count": p.count, "quality_mean": p.quality_mean} for p in patterns]
-        told = {"store": counts, "sizes": sizes, "arrivals": arrivals, "sources": sources, "version": version.id}
+        told = {
+            "store": counts,
+            "waiting_in_journal": waiting,
+            "sizes": sizes,
+            "arrivals": arrivals,
+            "sources": sources,
+            "version": version.id,
+        }
         print(as_json({**told, "patterns": rows, "cycles": cycles}))
         return
     out.print(
@@ -71,6 +80,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    _print_waiting(store, waiting)
     came = [f"{one.trajectories} and {one.feedback} in the last {name}" for name, one in arrivals.items()]
     out.print(f"trajectories and feedbacks that came in: {', '.join(came)}", highlight=False, soft_wrap=True)
     out.print(
@@ -93,10 +103,13 @@ def backup(
     json: AsJson = False,
 ) -> None:
     """Copy a store, with its versions, to the folder TARGET, which is a store itself. Works beside a running agent."""
+    from sona.storage.mapped import waiting_in
     from sona.storage.store import Store
 
     with Store.open(store, read_only=True) as opened:
         made = opened.backup(target)
+    if (waiting := waiting_in(store)) and not json:
+        _print_waiting(store, waiting)
     if json:
         print(as_json(made))
         return
@@ -161,12 +174,16 @@ def erase(
     An agent that has the store open calls engine.erase().
     """
     from sona.erasure import erase as erase_source
+    from sona.storage.mapped import open_journal
     from sona.storage.versions import Versions
+    from sona.storage.writer import Writer
 
     if not yes:
         raise InvalidInputError(f"erase {source!r}: it can't be undone; say --yes")
     with open_store(store, StoreConfig()) as opened:
-        done = erase_source(opened, Versions(store), source)
+        with closing(Writer(opened, opened.config, open_journal(opened.path, opened.config))) as writer:
+            writer.flush()  # a killed agent may have left some of it in the journal
+            done = erase_source(opened, Versions(store), source, writer.wipe)
     if json:
         print(as_json(done))
         return
@@ -235,6 +252,17 @@ def _patterns(store: Path, version: Version) -> list[sona.Pattern]:
     if version.id == BASE_VERSION:
         return []
     return sorted(read_bank(Versions(store), version).patterns, key=lambda pattern: -pattern.count)
+
+
+def _print_waiting(store: Path, waiting: int) -> None:
+    """What no reader of the database sees yet."""
+    if waiting:
+        err.print(
+            f"[yellow]{number(waiting, 'record waits', 'records wait')} in {plain(str(store / 'journal'))}[/] for the "
+            "agent that writes to it, or for the next start; not counted here",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _print_sources(rows: list[Any]) -> None:

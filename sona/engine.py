@@ -393,9 +393,7 @@ class Engine:
     def _erase(self, source: str) -> Erased:
         parts = self._started()
         with parts.unchanging():
-            done = erase(parts.store, parts.folders, source)
-        parts.writer.wipe()
-        return done
+            return erase(parts.store, parts.folders, source, parts.writer.wipe)
 
     def _started(self) -> Parts:
         parts = self._parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sona.bank.bank import Bank
@@ -41,8 +42,9 @@ class Erased(Record, kw_only=True):
     """Files beside the database that may hold texts of the source; so may backups, wherever they are."""
 
 
-def erase(store: Store, folders: Versions, source: str) -> Erased:
-    """Erase all that ``source`` has sent so far, durably. No cycle may run meanwhile.
+def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None] = lambda: None) -> Erased:
+    """Erase all that ``source`` has sent so far, durably. No cycle may run meanwhile, and what the source sent before
+    has been flushed; ``wipe`` then leaves nothing of that in the journal.
 
     Cut short anywhere, it leaves a store that opens; begun again, it goes on to its end.
 
@@ -63,6 +65,7 @@ def erase(store: Store, folders: Versions, source: str) -> Erased:
     deleted = erasure.delete_rows()
     learned = erasure.forget()
     erasure.scrub()
+    wipe()
     erasure.end()
     current = store.current().id
     return Erased(

@@ -122,9 +122,9 @@ class Parts:
         with self._in_force:
             before = self.store.current()
             self.store.set_current(target_of(self.store, to))
+            self.serve_current(fall_back=before.id)
             if self.micro is not None:
                 self.micro.reset()
-            self.serve_current(fall_back=before.id)
             now = self.store.current()
             if self.events.mailboxes:
                 self.events.tell(RolledBack(version=now.id, before=before.id))
@@ -138,6 +138,9 @@ class Parts:
                 yield
             finally:
                 self.bank = read_bank(self.folders, self.store.current())
+                if self.micro is not None:
+                    self.micro.reset()
+                    self.micro.put_in_force(self.store.current(), self.bank, [])
 
     def keep_limits(self) -> None:
         """Delete the trajectories that are beyond the limits of the settings (``store.keep_*``); where that fails, it

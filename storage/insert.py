@@ -153,9 +153,19 @@ class _Batch:
             except _PER_RECORD as error:
                 results[place] = error
         self._add_trajectories(records, rows, results)
+        taken = {
+            record.id
+            for record, result in zip(records, results, strict=True)
+            if isinstance(record, Trajectory) and isinstance(result, ConflictError)
+        }
         for place, record in enumerate(records):
             if isinstance(record, Feedback):
                 try:
+                    if record.trajectory_id in taken:
+                        raise ConflictError(
+                            f"feedback {record.id!r}: trajectory {record.trajectory_id!r}, which it came with, was "
+                            "left out, as other content has its id"
+                        )
                     self._add_feedback(record)
                 except _PER_RECORD as error:
                     results[place] = error

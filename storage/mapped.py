@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from crc32c import crc32c
 
 from sona.config import StoreConfig
-from sona.errors import StoreCorruptError
+from sona.errors import StoreCorruptError, StoreError
 from sona.storage.connection import store_error
 from sona.storage.journal import Batch, Entry, Journal, MemoryJournal, oldest, size_of
 from sona.storage.rows import decode, encode
@@ -36,11 +37,27 @@ def open_journal(store: Path, config: StoreConfig) -> Journal:
         StoreFullError, StoreReadOnlyError, StoreError: its folder can't be used.
     """
     if config.journal == "memory":
+        if waiting := waiting_in(store):
+            raise StoreError(
+                f"{store / FOLDER}: {waiting} records wait in it; open the store once with store.journal = 'file', and "
+                "they are stored"
+            )
         return MemoryJournal(config.queue_bytes)
     try:
         return MappedJournal(store / FOLDER, config.queue_bytes)
     except OSError as error:
         raise store_error(error, store / FOLDER) from error
+
+
+def waiting_in(store: Path) -> int:
+    """How many records the journal of the store in folder ``store`` holds: for the process that writes to it now, or
+    for the next one.
+    """
+    count = 0
+    for path in (store / FOLDER).glob("*.seg"):
+        with suppress(FileNotFoundError):  # done with meanwhile
+            count += len(scan(path.read_bytes()).frames)
+    return count
 
 
 # The record, its size, the file that it lies in, and where its frame ends there. Not a class: one more costs 0.2 us.
@@ -70,6 +87,8 @@ class MappedJournal:
         self._waiting: deque[_Waiting] = deque()
         self._size = self._epoch = self._made = self._last_file = 0
         self._spare: deque[Segment] = deque()
+        self._idle: list[Segment | Remains] = []
+        """To be removed by the next release."""
         self._told = False
         folder.mkdir(exist_ok=True)
         self._recover()
@@ -106,7 +125,10 @@ class MappedJournal:
                 following = self._following(len(payload))
                 if following is None:
                     return False
-                segment = self._active = following
+                self._active = following
+                if not segment.waiting:  # no release will come by it any more
+                    self._idle += self._retired(segment)
+                segment = following
             end = segment.append(0 if type(record) is Trajectory else 1, payload, crc)
             self._size += size
             self._waiting.append((record, size, segment, end))
@@ -131,6 +153,8 @@ class MappedJournal:
                 home.mark(end)
                 if not home.waiting:
                     done += self._retired(home)
+            done += self._idle
+            self._idle = []
         self._remove(done)
 
     def make_room(self) -> None:
@@ -146,7 +170,7 @@ class MappedJournal:
     def wipe(self) -> None:
         """Leave nothing readable of what was released; segments that hold what waits are wiped when it is released."""
         with self._lock:
-            for segment in self._spare:
+            for segment in [*self._spare, *self._idle]:
                 segment.wipe()
             for _, _, home, _ in self._waiting:
                 home.reusable = False
@@ -162,9 +186,10 @@ class MappedJournal:
             needed = {home for _, _, home, _ in self._waiting}
             for home in needed:
                 home.close()
-            for home in {self._active, *self._spare} - needed:
+            for home in {self._active, *self._spare, *self._idle} - needed:
                 home.remove()
             self._spare.clear()
+            self._idle = []
 
     def _retired(self, home: Segment | Remains) -> list[Segment | Remains]:
         """What to remove, where nothing in ``home`` is needed any more. Under the lock."""
@@ -177,7 +202,10 @@ class MappedJournal:
                 return []
         if home is self._active:
             following = self._following(0)
-            if following is None:
+            if following is None:  # better used on than none: what was to be wiped is
+                home.wipe()
+                home.reusable = True
+                self._begun(home)
                 return []
             self._active = following
         return [home]

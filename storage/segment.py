@@ -152,7 +152,12 @@ class Remains:
             size = os.fstat(file.fileno()).st_size
             for start in range(0, size, len(_ZEROS)):
                 file.write(_ZEROS[: size - start])
+            file.flush()
+            os.fsync(file.fileno())  # of a file that is gone the system may write nothing
         _delete(self.path)
+
+    def wipe(self) -> None:
+        """Nothing: it is overwritten when it is removed."""
 
     def close(self) -> None:
         """Nothing: it is not open."""

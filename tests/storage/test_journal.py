@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sona.errors import StoreCorruptError, StoreError
+from sona.config import StoreConfig
+from sona.errors import ConflictError, StoreCorruptError, StoreError
 from sona.storage.journal import Batch, Journal, MemoryJournal
-from sona.storage.mapped import SMALLEST_SEGMENT, MappedJournal
+from sona.storage.mapped import SMALLEST_SEGMENT, MappedJournal, open_journal, waiting_in
 from sona.storage.segment import FIRST, HEADER_BYTES, Segment, scan
 from sona.storage.store import Store
 from sona.storage.writer import Writer
@@ -328,9 +329,6 @@ except StoreError as error:
 
 
 def test_a_folder_that_cannot_be_used_is_a_store_error(tmp_path: Path) -> None:
-    from sona.config import StoreConfig
-    from sona.storage.mapped import open_journal
-
     (tmp_path / "journal").write_text("a file")
     with pytest.raises(StoreError, match="journal"):
         open_journal(tmp_path, StoreConfig())
@@ -340,3 +338,38 @@ def test_a_folder_that_cannot_be_used_is_a_store_error(tmp_path: Path) -> None:
 def test_a_frame_is_whole_or_absent() -> None:
     assert HEADER_BYTES % 8 == 0
     assert FIRST % 8 == 0
+
+
+@pytest.mark.parametrize("bound", [1 << 22, 1 << 24])
+def test_large_records_cost_no_segment_for_good(tmp_path: Path, bound: int) -> None:
+    journal = MappedJournal(tmp_path / "journal", bound)
+    large = Trajectory(id="large", messages=ask("q"), response="swordfish " * (bound // 70))
+    for _ in range(25):
+        assert put(journal, large) == [True]  # into an empty queue: what is active then waits for nothing
+        journal.make_room()
+        drain(journal)
+    assert put(journal, *[trajectory(str(place)) for place in range(40)]) == [True] * 40
+    drain(journal)
+    assert len(list((tmp_path / "journal").iterdir())) <= journal._most
+    journal.wipe()
+    assert not any(b"swordfish" in path.read_bytes() for path in (tmp_path / "journal").iterdir())
+    journal.close()
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
+def test_memory_in_place_of_files_forgets_nothing(tmp_path: Path) -> None:
+    journal = MappedJournal(tmp_path / "journal", BOUND)
+    put(journal, trajectory("a"))
+    abandon(journal)
+    assert waiting_in(tmp_path) == 1
+    with pytest.raises(StoreError, match="1 records wait"):
+        open_journal(tmp_path, StoreConfig(journal="memory"))
+
+
+def test_feedback_that_came_with_a_left_out_trajectory_is_left_out(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        other = Trajectory(id="a", messages=ask("other"), response="bad")
+        assert store.append([trajectory("a"), feedback("a")]) == [None, None]
+        results = store.append([other, Feedback(trajectory_id="a", quality=0.0)])
+        assert [type(result) for result in results] == [ConflictError, ConflictError]
+        assert store.get("a").quality == 0.5
