@@ -180,10 +180,12 @@ def erase(
 
     if not yes:
         raise InvalidInputError(f"erase {source!r}: it can't be undone; say --yes")
-    with open_store(store, StoreConfig()) as opened:
-        with closing(Writer(opened, opened.config, open_journal(opened.path, opened.config))) as writer:
-            writer.flush()  # a killed agent may have left some of it in the journal
-            done = erase_source(opened, Versions(store), source, writer.wipe)
+    with (
+        open_store(store, StoreConfig()) as opened,
+        closing(Writer(opened, opened.config, open_journal(opened.path, opened.config))) as writer,
+    ):
+        writer.flush()  # a killed agent may have left some of it in the journal
+        done = erase_source(opened, Versions(store), source, writer.wipe)
     if json:
         print(as_json(done))
         return
