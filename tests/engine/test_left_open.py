@@ -162,5 +162,4 @@ def test_of_two_open_ones_with_one_id_each_ends_by_itself(tmp_path: Path) -> Non
         with pytest.raises(ConflictError, match="taken by other content"):
             second.durable()
         # The feedback was for the second: stored in one batch with it, it is left out too.
-        assert engine.status().conflicts in (1, 2)
-        assert engine.get("x").quality == 1.0
+        assert (engine.status().conflicts, engine.get("x").quality) in ((2, None), (1, 1.0))
