@@ -44,7 +44,7 @@ SCENARIOS = {
     "kill-migrating": Scenario(killed_host.kill_migrating, 4, 60),
     "kill-in-calls": Scenario(system_calls.kill_in_system_calls, 8, 500),
     "fail-in-calls": Scenario(system_calls.fail_system_calls, 8, 400),
-    "lose-power": Scenario(power_loss.lose_power, 60, 1500),
+    "lose-power": Scenario(power_loss.lose_power, 40, 1500),
     "fail-at-work": Scenario(failing_disk.fail_at_work, 4, 100),
     "fail-to-migrate": Scenario(failing_disk.fail_to_migrate, 10, 200),
     "fill-the-disk": Scenario(failing_disk.fill_the_disk, 4, 150),
@@ -54,8 +54,8 @@ SCENARIOS = {
     "beside-a-reader": Scenario(two_processes.kill_beside_a_reader, 6, 120),
     "kill-readers": Scenario(two_processes.kill_readers, 5, 100),
     "clock-steps-back": Scenario(clock.step_back, 3, 60),
-    "follow-the-model": Scenario(model.follow_the_model, 12, 150),
-    "kill-engine": Scenario(killed_engine.kill_engine, 5, 40),
+    "follow-the-model": Scenario(model.follow_the_model, 8, 150),
+    "kill-engine": Scenario(killed_engine.kill_engine, 4, 40),
 }
 
 
