@@ -201,7 +201,7 @@ class _Run:
         """The bank with the rows in it, and by trajectory id the pattern that it went to: its mean quality, its id."""
         members = members_of(rows, self.context.model, state.bank.width)
         placed = state.bank.learn(members, self.context.config.bank, cycle=self.cycle, seed=self.seed)
-        usual = {pattern.id: pattern.quality_mean for pattern in placed.bank.patterns}
+        usual = {pattern.id: pattern.verdict.mean for pattern in placed.bank.patterns}
         self.report(Progress(stage="place", done=len(rows), total=len(rows), note=f"{len(usual)} patterns"))
         patterns = {member.trajectory_id: name for member, name in zip(members, placed.pattern_ids, strict=True)}
         return placed.bank, {trajectory: usual[name] for trajectory, name in patterns.items()}, patterns

@@ -23,8 +23,9 @@ from sona.checks import Float32
 from sona.config import Config
 from sona.learn.micro import MicroLora
 from sona.loops.screen import Ready, ready
+from sona.patterns import Pattern
 from sona.ports import Claim, FastRow, ServedModel, Stored
-from sona.types import BASE_VERSION, Feedback, Pattern, Version
+from sona.types import BASE_VERSION, Feedback, Version
 
 log = logging.getLogger("sona.micro")
 
@@ -202,7 +203,7 @@ class MicroLoop:
         pattern = self._pattern(in_force[1], self._model.embed([made.prompt])[0])
         if pattern is None:
             return "like no pattern"
-        advantage = float(np.clip(feedback.quality - pattern.quality_mean, -1.0, 1.0))
+        advantage = float(np.clip(feedback.quality - pattern.verdict.mean, -1.0, 1.0))
         return self._move(made, pattern.id, advantage, in_force) if advantage else "as good as usual"
 
     def _move(self, made: Ready, pattern: str, advantage: float, in_force: tuple[str, Bank]) -> str:

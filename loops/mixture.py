@@ -138,7 +138,7 @@ def baselines(bank: Bank, embeddings: Sequence[Float32 | None]) -> list[float]:
             [embedding for embedding in embeddings if embedding is not None and len(embedding) == bank.width]
         )
         for place, pattern in zip(known, bank.nearest(rows), strict=True):
-            found[place] = NEUTRAL_QUALITY if pattern is None else pattern.quality_mean
+            found[place] = NEUTRAL_QUALITY if pattern is None else pattern.verdict.mean
     return found
 
 

@@ -40,7 +40,7 @@ _HOME = {
     "Engine": "sona.engine",
     "Feedback": "sona.types",
     "Message": "sona.types",
-    "Pattern": "sona.types",
+    "Pattern": "sona.patterns",
     "SonaError": "sona.errors",
     "Step": "sona.types",
     "SyncEngine": "sona.sync",
@@ -54,8 +54,9 @@ if TYPE_CHECKING:
     from sona.config import Config
     from sona.engine import Engine, open
     from sona.errors import SonaError
+    from sona.patterns import Pattern
     from sona.sync import SyncEngine, open_sync
-    from sona.types import CycleReport, Feedback, Message, Pattern, Step, Trajectory, Version
+    from sona.types import CycleReport, Feedback, Message, Step, Trajectory, Version
 
 
 def __getattr__(name: str) -> Any:

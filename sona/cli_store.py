@@ -62,7 +62,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
         err.print(f"'sona versions rollback --store {store}' puts the one before in force", highlight=False)
         patterns = []
     if json:
-        rows = [{"id": p.id, "count": p.count, "quality_mean": p.quality_mean} for p in patterns]
+        rows = [{"id": p.id, "count": p.count, "quality_mean": p.verdict.mean} for p in patterns]
         told = {
             "store": counts,
             "waiting_in_journal": waiting,
@@ -292,7 +292,7 @@ def _print_patterns(patterns: list[sona.Pattern], most: int = 10) -> None:
     table = Table("pattern", "count", "quality", "like", box=None)
     for pattern in patterns[:most]:
         like = pattern.exemplars[0].prompt if pattern.exemplars else ""
-        table.add_row(pattern.id, str(pattern.count), f"{pattern.quality_mean:.3f}", plain(" ".join(like.split())[:60]))
+        table.add_row(pattern.id, str(pattern.count), f"{pattern.verdict.mean:.3f}", plain(" ".join(like.split())[:60]))
     out.print(table)
     if len(patterns) > most:
         out.print(f"... and {number(len(patterns) - most, 'more pattern', 'more patterns')}", highlight=False)

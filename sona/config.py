@@ -121,12 +121,22 @@ class LoraConfig(Settings, kw_only=True):
 class BankConfig(Settings, kw_only=True):
     """The reasoning bank."""
 
-    cluster_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
-    """New trajectories are cut into about this many to a cluster before they are matched to known patterns."""
-    max_new_clusters: Annotated[int, Meta(ge=1, le=100_000)] = 64
-    """At most this many clusters in one cycle."""
+    grain: Annotated[float, Meta(ge=0.05, le=10.0)] = 0.5
+    """What evidence two groups of queries need to be two patterns, as a share of the Bayesian information criterion's
+    price of a group (:mod:`sona.bank.ward`): smaller makes more and finer patterns."""
+    max_patterns: Annotated[int, Meta(ge=1, le=10_000_000)] = 2000
+    """The fuller the bank the more evidence a new one needs; beyond it those of the least weight go."""
+    half_life: Annotated[float, Meta(ge=1.0, le=1e9)] = 336.0
+    """Cycles (two weeks of hours) after which a trajectory counts half in a pattern's weight and in what is recent."""
+    min_weight: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.5
+    """A pattern of less weight is dropped: of one trajectory after a half-life, of 64 after seven."""
+    cells: Annotated[int, Meta(ge=2, le=256)] = 12
+    """Parts that are kept of each pattern, so that it can be cut in two later; each takes 4 bytes for each number of an
+    embedding."""
     exemplars: Annotated[int, Meta(ge=0, le=1000)] = 5
-    """Kept for each pattern."""
+    """Shown of each pattern."""
+    lessons: Annotated[int, Meta(ge=0, le=100)] = 3
+    """Kept of each pattern."""
 
 
 class SkillsConfig(Settings, kw_only=True):

@@ -24,6 +24,7 @@ from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts, import_file
 from sona.intake import Intake, Receipt
 from sona.parts import Parts
+from sona.patterns import Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus, read_status
 from sona.stoppable import open_or_close
@@ -33,7 +34,6 @@ from sona.types import (
     CycleReport,
     Feedback,
     Message,
-    Recall,
     Reply,
     Trajectory,
     Version,

@@ -9,11 +9,12 @@ from sona.bank.bank import Bank
 from sona.checks import check_id
 from sona.errors import StoreCorruptError, UnknownIdError
 from sona.loops.version_files import BANK, read_bank
+from sona.patterns import Exemplar
 from sona.storage.erasure import Erasure
 from sona.storage.layout import DAMAGED, QUARANTINE
 from sona.storage.store import Store
 from sona.storage.versions import Versions
-from sona.types import BASE_VERSION, Exemplar, Record, Version
+from sona.types import BASE_VERSION, Record, Version
 
 
 class Erased(Record, kw_only=True):
@@ -115,11 +116,7 @@ def _clean(bank: Bank, version: Version, erasure: Erasure) -> int:
     if cleaned is bank:
         return 0
     erasure.replace_file(version, BANK, cleaned.to_bytes())
-    return _exemplars(bank) - _exemplars(cleaned)
-
-
-def _exemplars(bank: Bank) -> int:
-    return sum(len(pattern.exemplars) for pattern in bank.patterns)
+    return bank.exemplars() - cleaned.exemplars()
 
 
 def _nearest_without(store: Store, learned: set[str]) -> str:

@@ -21,10 +21,11 @@ from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts
 from sona.intake import Receipt
 from sona.loop_thread import LoopThread
+from sona.patterns import Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
-from sona.types import CycleReport, Recall, Reply, Trajectory, Version
+from sona.types import CycleReport, Reply, Trajectory, Version
 
 
 def open_sync(

@@ -11,7 +11,7 @@ import numpy as np
 from sona.bank.bank import Bank
 from sona.bank.vectors import unit_rows
 from sona.checks import Float32
-from sona.types import Pattern
+from sona.patterns import Pattern
 
 QUERIES = 300
 EACH = 100
@@ -71,6 +71,4 @@ def _directions(count: int, width: int, clustered: bool, rng: np.random.Generato
 
 
 def _pattern(name: str, row: Float32) -> Pattern:
-    return Pattern(
-        id=name, centroid=row.tobytes(), count=1, quality_count=0, quality_mean=0.5, quality_m2=0.0, spread=1.0
-    )
+    return Pattern(id=name, centroid=row.tobytes(), count=1, spread=1.0)

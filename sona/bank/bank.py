@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from sona.bank.clustering import unit_rows
-from sona.bank.groups import Group, Neighbours, groups_of
 from sona.bank.index import CentroidIndex
-from sona.bank.pattern import Member, found, join
+from sona.bank.pattern import Member
+from sona.bank.placing import Cycle
+from sona.bank.shelf import Body, Shelf, Stray
+from sona.bank.vectors import unit_rows
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, InvalidInputError, StoreCorruptError
-from sona.types import Exemplar, Pattern, Recall, Record
+from sona.patterns import Exemplar, Pattern, PatternChange, Recall
+from sona.types import Record
 
 AT_THE_MEAN = 1e-3
 """An embedding no farther from the mean than this share of its length is the mean itself, but for rounding."""
@@ -28,7 +30,7 @@ class Placement(NamedTuple):
     bank: Bank
     """The next bank."""
     pattern_ids: list[str]
-    """For each member that was given, its pattern's id."""
+    """For each member that was given, its pattern's id; "" where it lies far from every pattern."""
 
 
 class BankState(Record, kw_only=True):
@@ -38,6 +40,11 @@ class BankState(Record, kw_only=True):
     mean: bytes
     """float32 (width,): subtracted from every embedding; empty before the first cycle."""
     patterns: tuple[Pattern, ...]
+    bodies: tuple[Body, ...] = ()
+    """Of the patterns, in their order."""
+    strays: tuple[Stray, ...] = ()
+    forgotten: int = 0
+    changes: tuple[PatternChange, ...] = ()
 
 
 class Bank:
@@ -49,17 +56,43 @@ class Bank:
     """
 
     def __init__(self, patterns: Sequence[Pattern] = (), mean: Float32 | None = None) -> None:
-        self.patterns = tuple(patterns)
+        self._shelf = Shelf({pattern.id: pattern for pattern in patterns})
         self._mean = mean
+
+    @classmethod
+    def _of(cls, shelf: Shelf, mean: Float32 | None) -> Bank:
+        bank = cls((), mean)
+        bank._shelf = shelf
+        return bank
+
+    @cached_property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """All of them, in the order of their birth."""
+        return tuple(self._shelf.patterns.values())
 
     @property
     def width(self) -> int | None:
         """Width of its embeddings; None before the first cycle."""
         return None if self._mean is None else len(self._mean)
 
-    @cached_property
-    def _by_id(self) -> dict[str, Pattern]:
-        return {pattern.id: pattern for pattern in self.patterns}
+    @property
+    def changes(self) -> tuple[PatternChange, ...]:
+        """What happened to patterns, oldest first; the newest 2,000 lines."""
+        return self._shelf.changes
+
+    @property
+    def strays(self) -> int:
+        """Trajectories that lie far from every pattern, and wait for more of their kind."""
+        return sum(stray.cell.count for stray in self._shelf.strays)
+
+    @property
+    def learned(self) -> int:
+        """Trajectories that it has seen: in patterns, strays, and in patterns that were pruned."""
+        return self._shelf.learned
+
+    @property
+    def _by_id(self) -> Mapping[str, Pattern]:
+        return self._shelf.patterns
 
     @cached_property
     def _index(self) -> CentroidIndex:
@@ -67,12 +100,17 @@ class Bank:
         return CentroidIndex([pattern.id for pattern in self.patterns], centroids.reshape(-1, self.width or 1))
 
     def _with_index_of(self, before: Bank, changed: Collection[str] = ()) -> Bank:
-        """Itself, with the index of the bank before if that has one: what is ``changed`` or new is put into a copy."""
+        """Itself, with the index of the bank before if that has one: what is ``changed`` or new is put into a copy, and
+        what is gone is dropped from it.
+        """
         if "_index" in before.__dict__:
             index = before._index
-            if changed:
+            gone = [name for name in before._by_id if name not in self._by_id]
+            if changed or gone:
                 index = index.copy()
-                index.put([*changed], np.stack([self._by_id[name].vector() for name in changed]))
+                index.drop(gone)
+                if changed:
+                    index.put([*changed], np.stack([self._by_id[name].vector() for name in changed]))
             self.__dict__["_index"] = index
         return self
 
@@ -104,49 +142,37 @@ class Bank:
         return [self._by_id[row[0][0]] for row in self._index.search(self._centred(embeddings), 1)]
 
     def learn(self, members: Sequence[Member], settings: BankConfig, *, cycle: int, seed: int) -> Placement:
-        """The bank with ``members`` in it, and the pattern that each went to.
+        """The bank with ``members`` in it, and the pattern that each went to: see :mod:`sona.bank.placing`.
 
-        The members are clustered among themselves, so a cycle costs what is new. A cluster joins the known pattern
-        that is nearest to it if no gap lies between the two, by the rule that clusters are told apart with: see
-        :mod:`sona.bank.groups`. Otherwise it founds a pattern, whose id is never used again for anything else.
+        A pattern's id is never used again for anything else. It costs what is new: the members, and the patterns that
+        are near to them.
 
         Raises:
             DimensionMismatchError: an embedding has another width than the bank's.
+            InvalidInputError: an embedding holds NaN or infinities, or is all zero.
         """
         if not members:
             return Placement(self, [])
         rows = np.stack([member.embedding for member in members]).astype(np.float32)
-        bank = self if self._mean is not None else Bank((), rows.mean(0))
+        mean = rows.mean(0) if self._mean is None else self._mean
+        bank = self if self._mean is not None else Bank((), mean)
         x = bank._centred(rows)
-        k = int(np.clip(round(len(members) / settings.cluster_size), 1, settings.max_new_clusters))
-        return bank._take(x, Neighbours(groups_of(x, k, seed)), members, settings, cycle)
+        after, pattern_ids, changed = Cycle(bank._shelf, bank._nearest_to, members, settings, cycle, seed).run(x)
+        return Placement(Bank._of(after, mean)._with_index_of(bank, changed), pattern_ids)
 
-    def _take(
-        self, x: Float32, groups: Neighbours, members: Sequence[Member], settings: BankConfig, cycle: int
-    ) -> Placement:
-        patterns = {pattern.id: pattern for pattern in self.patterns}
-        pattern_ids = [""] * len(members)
-        for number, group in enumerate(groups):
-            known = self._match(group, groups)
-            name = known or f"p{cycle}-{number}"
-            grown = found(name, x[group.places], [members[place] for place in group.places], settings.exemplars, cycle)
-            patterns[name] = grown if known is None else join(patterns[name], grown, settings.exemplars)
-            for place in group.places:
-                pattern_ids[place] = name
-        grown_bank = Bank(tuple(patterns.values()), self._mean)._with_index_of(self, dict.fromkeys(pattern_ids))
-        return Placement(grown_bank, pattern_ids)
-
-    def _match(self, group: Group, groups: Neighbours) -> str | None:
-        if not self.patterns:
-            return None
-        pattern = self._by_id[self._index.search(group.centroid[None], 1)[0][0][0]]
-        return pattern.id if groups.is_one_with(group, pattern.vector(), pattern.spread) else None
+    def _nearest_to(self, x: Float32, k: int) -> list[list[tuple[str, float]]]:
+        """Of each of ``x``, unit rows in the centred space (n, width), the ids of the ``k`` nearest patterns."""
+        return self._index.search(np.ascontiguousarray(x, dtype=np.float32), k)
 
     def _centred(self, embeddings: Float32) -> Float32:
         assert self._mean is not None
         if embeddings.shape[1] != len(self._mean):
             raise DimensionMismatchError(
                 f"embedding of width {embeddings.shape[1]}; this store's have {len(self._mean)}: use the same embedder"
+            )
+        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+            raise InvalidInputError(
+                "embeddings: NaN, infinities or a row of zeros; finite numbers, not all zero, are allowed"
             )
         centred = embeddings - self._mean
         lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -157,27 +183,38 @@ class Bank:
 
     def without(self, gone: Callable[[Exemplar], bool]) -> Bank:
         """Without the exemplars of which ``gone`` is true; itself where there is none."""
-        kept = [tuple(one for one in pattern.exemplars if not gone(one)) for pattern in self.patterns]
-        if all(len(few) == len(pattern.exemplars) for few, pattern in zip(kept, self.patterns, strict=True)):
-            return self
-        patterns = [
-            msgspec.structs.replace(pattern, exemplars=few) for pattern, few in zip(self.patterns, kept, strict=True)
-        ]
-        return Bank(patterns, self._mean)._with_index_of(self)
+        shelf = self._shelf.without(gone)
+        return self if shelf is self._shelf else Bank._of(shelf, self._mean)._with_index_of(self)
+
+    def exemplars(self) -> int:
+        """How many it keeps, those that are not shown of a pattern included."""
+        return self._shelf.exemplars()
 
     def to_bytes(self) -> bytes:
         """Its stored form."""
         mean = b"" if self._mean is None else self._mean.astype("<f4").tobytes()
-        return msgspec.msgpack.encode(BankState(width=self.width or 0, mean=mean, patterns=self.patterns))
+        shelf = self._shelf
+        state = BankState(
+            width=self.width or 0,
+            mean=mean,
+            patterns=self.patterns,
+            bodies=tuple(shelf.body(name) for name in shelf.patterns),
+            strays=shelf.strays,
+            forgotten=shelf.forgotten,
+            changes=shelf.changes,
+        )
+        return msgspec.msgpack.encode(state)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Bank:
         """The bank that :meth:`to_bytes` wrote; StoreCorruptError for anything else."""
         try:
             state = msgspec.msgpack.decode(data, type=BankState)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, InvalidInputError) as error:
             raise StoreCorruptError(
                 f"the reasoning bank can't be read ({error}); roll back to an earlier version"
             ) from None
         mean = np.frombuffer(state.mean, dtype="<f4") if state.mean else None
-        return cls(state.patterns, mean)
+        patterns = {pattern.id: pattern for pattern in state.patterns}
+        bodies = dict(zip(patterns, state.bodies, strict=False))
+        return cls._of(Shelf(patterns, bodies, state.strays, state.forgotten, state.changes), mean)

@@ -35,13 +35,13 @@ def outliers(points: Points, partition: Partition) -> Mask:
     if len(points) < LEAST_ROWS:
         return np.zeros(len(points), dtype=np.bool_)
     cosines = left_out_cosines(points, partition)
-    far = (cosines < _bar(cosines)) & (points.weights < 2)
+    far = (cosines < bar(cosines)) & (points.weights < 2)
     order = np.argsort(partition.labels, kind="stable")
     ends = np.searchsorted(partition.labels[order], np.arange(len(partition.sums) + 1))
     for label in np.unique(partition.labels[far]):
         members = order[ends[label] : ends[label + 1]]
         if len(members) >= LEAST_ROWS:
-            far[members] &= cosines[members] < _bar(cosines[members])
+            far[members] &= cosines[members] < bar(cosines[members])
         elif far[members].all():
             far[members] = False
     return np.asarray(far)
@@ -67,7 +67,8 @@ def _to_others(rows: Float32, centroids: Float32, own: Ints) -> Float32:
     return np.asarray(np.where(len(centroids) > 1, cosines.max(1), 1.0), dtype=np.float32)
 
 
-def _bar(cosines: Float32) -> float:
+def bar(cosines: Float32) -> float:
+    """Below which one of `cosines` (n,) is far out: so many deviations below the median."""
     median = _median(cosines)
     deviation = TO_SIGMA * _median(np.abs(cosines - median))
     return median - DEVIATIONS * max(deviation, LEAST_DEVIATION)

@@ -1,17 +1,23 @@
-"""How a pattern is founded and how it grows: counts, quality statistics, centroid, exemplars."""
+"""A pattern from its cells: centroid, spread, verdicts, exemplars."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sona.bank.clustering import unit_rows
+from sona.bank.cell import FAILED, Cell, groups_of, outstanding
+from sona.bank.vectors import unit_rows
+from sona.bank.verdicts import ALL, faded, joined
 from sona.checks import Float32
-from sona.types import Exemplar, Pattern
+from sona.config import BankConfig
+from sona.patterns import Lesson, Pattern, Verdict
+
+NO_DIRECTION = 1e-6
+"""A mean of unit rows that is no longer than this is rounding."""
+MOST_FAILURES = 2
 
 
 @dataclass(frozen=True)
@@ -24,108 +30,66 @@ class Member:
     quality: float | None
     prompt: str
     response: str
+    routes: tuple[str, ...] = ()
+    """Which ways it took, such as ``tool:search`` or ``model:small``."""
+    recalled: tuple[str, ...] = ()
+    """Ids of the patterns and lessons that were recalled for it."""
 
 
-class Moments(NamedTuple):
-    """Count, mean and sum of squared differences from the mean."""
-
-    n: int
-    mean: float
-    m2: float
-
-
-EMPTY = Moments(0, 0.5, 0.0)
-NO_DIRECTION = 1e-6  # a mean of unit rows that is no longer than this is rounding
-EXCERPT = 200  # characters of a prompt or response that an exemplar keeps
-
-
-def moments(values: Sequence[float]) -> Moments:
-    """Of ``values``; a mean of 0.5 where there are none."""
-    if not values:
-        return EMPTY
-    array = np.asarray(values, dtype=np.float64)
-    return Moments(len(values), float(array.mean()), float(((array - array.mean()) ** 2).sum()))
-
-
-def merged(a: Moments, b: Moments) -> Moments:
-    """Moments of both sets together (Chan, Golub & LeVeque 1979, eq. 2.1)."""
-    if not a.n or not b.n:
-        return a if a.n else b
-    n, delta = a.n + b.n, b.mean - a.mean
-    return Moments(n, a.mean + delta * b.n / n, a.m2 + b.m2 + delta**2 * a.n * b.n / n)
-
-
-def found(name: str, rows: Float32, group: Sequence[Member], keep: int, cycle: int) -> Pattern:
-    """A new pattern from a cluster: its ``rows``, float32 (n, width) of norm 1, and the members that they stand for."""
-    centroid = _direction(rows.sum(0, dtype=np.float64), len(rows), rows[0])
-    similarity = rows @ centroid
-    quality = moments([member.quality for member in group if member.quality is not None])
+def pattern_of(
+    name: str,
+    cells: Sequence[Cell],
+    settings: BankConfig,
+    cycle: int,
+    *,
+    born: int,
+    weight: float,
+    lessons: tuple[Lesson, ...] = (),
+    family: str = "",
+) -> Pattern:
+    """The pattern ``name`` of these ``cells``, at least one, touched in ``cycle``."""
+    groups = groups_of(cells)
+    count = int(groups.counts.sum())
+    total = groups.sums.sum(0, dtype=np.float64)
+    centroid = _direction(total, count, groups.sums[0])
+    verdicts = joined((cell.verdicts for cell in cells), settings.half_life)
+    exemplars = [one for cell in cells for one in cell.exemplars]
+    chosen = outstanding(exemplars, settings.exemplars, MOST_FAILURES)
     return Pattern(
         id=name,
         centroid=centroid.astype("<f4").tobytes(),
-        count=len(group),
-        quality_count=quality.n,
-        quality_mean=quality.mean,
-        quality_m2=quality.m2,
-        spread=float(similarity.mean()),
-        exemplars=_best(_exemplars(group, similarity), keep),
-        born_cycle=cycle,
+        count=count,
+        spread=float(np.clip(total @ centroid / count, -1.0, 1.0)),
+        verdict=verdicts.pop(ALL, Verdict()),
+        routes=verdicts,
+        exemplars=chosen[: settings.exemplars],
+        failures=tuple(one for one in reversed(chosen) if one.quality < FAILED)[:MOST_FAILURES],
+        lessons=lessons,
+        family=family,
+        weight=min(weight, count),
+        born_cycle=born,
         touched_cycle=cycle,
     )
 
 
-def join(known: Pattern, new: Pattern, keep: int) -> Pattern:
-    """``known`` with the members of ``new`` in it, under its own id.
-
-    Centroid and spread are those of all members together: of unit rows, the mean cosine to their mean direction is the
-    length of their mean, so that count, spread and centroid are the sum of the rows.
-    """
-    total = known.count + new.count
-    sums = _sum(known) + _sum(new)
-    centroid = _direction(sums, total, known.vector())
-    quality = merged(
-        Moments(known.quality_count, known.quality_mean, known.quality_m2),
-        Moments(new.quality_count, new.quality_mean, new.quality_m2),
-    )
-    return Pattern(
-        id=known.id,
-        centroid=centroid.astype("<f4").tobytes(),
-        count=total,
-        quality_count=quality.n,
-        quality_mean=quality.mean,
-        quality_m2=quality.m2,
-        spread=float(sums @ centroid) / total,
-        exemplars=_best((*known.exemplars, *new.exemplars), keep),
-        born_cycle=known.born_cycle,
-        touched_cycle=new.touched_cycle,
-    )
+def weight_at(pattern: Pattern, cycle: int, half_life: float) -> float:
+    """Its weight as of a later ``cycle``."""
+    return pattern.weight * faded(cycle - pattern.touched_cycle, half_life)
 
 
-def _sum(pattern: Pattern) -> npt.NDArray[np.float64]:
+def sum_of(pattern: Pattern) -> npt.NDArray[np.float64]:
+    """(width,) the sum of its members' unit rows: its direction, and as long as the sum of their cosines to it."""
     return pattern.count * pattern.spread * pattern.vector().astype(np.float64)
 
 
-def _direction(sums: npt.NDArray[np.float64], count: int, otherwise: Float32) -> Float32:
-    """Of the sum of ``count`` unit rows; ``otherwise`` where they cancel out."""
-    return unit_rows(sums[None].astype(np.float32))[0] if np.linalg.norm(sums) > NO_DIRECTION * count else otherwise
+def _direction(total: npt.NDArray[np.float64], count: int, otherwise: npt.NDArray[np.floating]) -> Float32:
+    """Of the sum of ``count`` unit rows; where they cancel out that of the sum ``otherwise``."""
+    cancelled = np.linalg.norm(total) <= NO_DIRECTION * count
+    chosen = unit_rows((otherwise if cancelled else total)[None].astype(np.float32))[0]
+    return chosen if chosen.any() else _first_axis(len(chosen))
 
 
-def _exemplars(group: Sequence[Member], similarity: Float32) -> list[Exemplar]:
-    return [
-        Exemplar(
-            trajectory_id=member.trajectory_id,
-            quality=member.quality,
-            similarity=float(value),
-            prompt=member.prompt[:EXCERPT],
-            response=member.response[:EXCERPT],
-        )
-        for member, value in zip(group, similarity, strict=True)
-        if member.quality is not None
-    ]
-
-
-def _best(exemplars: Sequence[Exemplar], keep: int) -> tuple[Exemplar, ...]:
-    """The ``keep`` best rated, nearest to the centre first among equals, no prompt twice."""
-    ranked = sorted(exemplars, key=lambda exemplar: (-exemplar.quality, -exemplar.similarity))
-    unique = {exemplar.prompt or exemplar.trajectory_id: exemplar for exemplar in reversed(ranked)}
-    return tuple(sorted(unique.values(), key=ranked.index)[:keep])
+def _first_axis(width: int) -> Float32:
+    axis = np.zeros(width, dtype=np.float32)
+    axis[0] = 1.0
+    return axis

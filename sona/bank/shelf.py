@@ -1,0 +1,125 @@
+"""What is in a bank: patterns with their cells, rows that belong to none so far, and the history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import numpy as np
+
+from sona.bank.cell import Cell, groups_of
+from sona.bank.pattern import sum_of
+from sona.bank.verdicts import ALL
+from sona.checks import check_count, check_kind, tuple_of
+from sona.errors import InvalidInputError
+from sona.patterns import Exemplar, Pattern, PatternChange
+from sona.types import Record
+
+MOST_CHANGES = 2000
+"""Lines of history that are kept."""
+
+
+class Body(Record, kw_only=True):
+    """What a pattern is made of."""
+
+    cells: tuple[Cell, ...]
+    tested: int
+    """Its trajectories when it was last looked at whether it should be two."""
+
+    def __post_init__(self) -> None:
+        object_cells = tuple_of(self.cells, Cell, "cells")
+        if not object_cells or len({len(cell.total) for cell in object_cells}) != 1:
+            raise InvalidInputError("body: cells of different widths, or none")
+        check_count(self.tested, "tested")
+
+    @classmethod
+    def of(cls, pattern: Pattern) -> Body:
+        """Of a pattern of which nothing finer is known: one cell."""
+        cell = Cell(
+            count=max(pattern.count, 1),
+            total=sum_of(pattern).astype("<f4").tobytes(),
+            verdicts={ALL: pattern.verdict, **pattern.routes},
+            exemplars=(*pattern.exemplars, *pattern.failures),
+        )
+        return cls(cells=(cell,), tested=pattern.count)
+
+
+class Stray(Record, kw_only=True):
+    """What lay far from every pattern: it may be the first of its kind."""
+
+    cell: Cell
+    cycle: int
+    """That brought it."""
+
+    def __post_init__(self) -> None:
+        check_kind(self.cell, Cell, "cell")
+        check_count(self.cycle, "cycle")
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """All of it. Immutable."""
+
+    patterns: Mapping[str, Pattern] = field(default_factory=dict)
+    """By id, in the order of their birth."""
+    bodies: Mapping[str, Body] = field(default_factory=dict)
+    """By the same ids."""
+    strays: tuple[Stray, ...] = ()
+    forgotten: int = 0
+    """Trajectories of patterns that were pruned, and strays of long ago."""
+    changes: tuple[PatternChange, ...] = ()
+    """The newest :data:`MOST_CHANGES`, oldest first."""
+
+    def body(self, name: str) -> Body:
+        """What the pattern ``name`` is made of."""
+        found = self.bodies.get(name)
+        return Body.of(self.patterns[name]) if found is None else found
+
+    @property
+    def learned(self) -> int:
+        """Trajectories that it has seen: those of patterns, strays and what is forgotten."""
+        held = sum(pattern.count for pattern in self.patterns.values())
+        return held + sum(stray.cell.count for stray in self.strays) + self.forgotten
+
+    def rows_and_scatter(self) -> tuple[float, float]:
+        """How many rows lie in patterns, and the sum of their squared distances to their patterns' means."""
+        counts = np.asarray([pattern.count for pattern in self.patterns.values()], dtype=np.float64)
+        spreads = np.asarray([pattern.spread for pattern in self.patterns.values()], dtype=np.float64)
+        return float(counts.sum()), float((counts * np.maximum(1.0 - spreads**2, 0.0)).sum())
+
+    def strays_as_groups(self) -> tuple[list[int], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+        """Counts and sums of the strays."""
+        groups = groups_of([stray.cell for stray in self.strays])
+        return [stray.cell.count for stray in self.strays], groups.sums.astype(np.float32)
+
+    def without(self, gone: Callable[[Exemplar], bool]) -> Shelf:
+        """Without the exemplars of which ``gone`` is true; itself where there is none."""
+        if not any(gone(one) for one in self._exemplars()):
+            return self
+
+        def left(exemplars: tuple[Exemplar, ...]) -> tuple[Exemplar, ...]:
+            return tuple(one for one in exemplars if not gone(one))
+
+        def cleaned(cell: Cell) -> Cell:
+            return msgspec.structs.replace(cell, exemplars=left(cell.exemplars))
+
+        patterns = {
+            name: msgspec.structs.replace(one, exemplars=left(one.exemplars), failures=left(one.failures))
+            for name, one in self.patterns.items()
+        }
+        bodies = {
+            name: msgspec.structs.replace(body, cells=tuple(cleaned(cell) for cell in body.cells))
+            for name, body in self.bodies.items()
+        }
+        strays = tuple(msgspec.structs.replace(stray, cell=cleaned(stray.cell)) for stray in self.strays)
+        return replace(self, patterns=patterns, bodies=bodies, strays=strays)
+
+    def exemplars(self) -> int:
+        """How many different trajectories are exemplars."""
+        return len({one.trajectory_id for one in self._exemplars()})
+
+    def _exemplars(self) -> list[Exemplar]:
+        shown = [one for pattern in self.patterns.values() for one in (*pattern.exemplars, *pattern.failures)]
+        cells = [cell for body in self.bodies.values() for cell in body.cells]
+        return [*shown, *(one for cell in (*cells, *(s.cell for s in self.strays)) for one in cell.exemplars)]
