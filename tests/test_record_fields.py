@@ -157,6 +157,11 @@ BASES: dict[type[Record], dict[str, Any]] = {
     Feedback: {"trajectory_id": "a", "quality": 0.5},
     Exemplar: msgspec.structs.asdict(exemplar),
     Pattern: msgspec.structs.asdict(pattern),
+    Verdict: msgspec.structs.asdict(pattern.verdict),
+    Lesson: msgspec.structs.asdict(lesson),
+    PatternChange: {"cycle": 1, "change": "split", "pattern": "p1", "other": "p2"},
+    RouteEstimate: msgspec.structs.asdict(route),
+    BestRoute: {"chosen": route, "others": (), "pattern": "p1", "similarity": 0.5},
     Recall: {"pattern": pattern, "similarity": 0.5},
     GateCheck: msgspec.structs.asdict(failed),
     GateDecision: {"passed": False, "checks": (failed,)},
@@ -326,7 +331,8 @@ FIELDS = [
 def test_every_field_of_every_record_has_its_strategies() -> None:
     named = {(field.record, field.name) for field in FIELDS}
     assert named == {(record, field.name) for record in BASES for field in msgspec.structs.fields(record)}
-    assert {record for record in Record.__subclasses__() if record.__module__ == "sona.types"} == set(BASES)
+    public = {"sona.types", "sona.patterns"}
+    assert {record for record in Record.__subclasses__() if record.__module__ in public} == set(BASES)
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: f"{field.record.__name__}-{field.name}")

@@ -15,7 +15,9 @@ from sona.bank.verdicts import faded, together
 from sona.patterns import UNKNOWN, Pattern, RouteEstimate, Verdict
 
 PRIOR = 2.0
-"""Trajectories that the prior counts for."""
+"""Trajectories that a route's worth elsewhere counts for."""
+IGNORANCE = 1.0
+"""Trajectories, half of them good, that are counted besides: what is good everywhere else may not be so here."""
 DRAWS = 2000
 """Of each posterior; a probability comes out within .02."""
 SEED = 20_000
@@ -92,9 +94,9 @@ def _posterior(
     usual = _shrunk(whole[route], anything.mean if anything.count else UNKNOWN, cycle, half_life)
     own = pattern.routes.get(route, Verdict())
     weight = own.recent_weight * faded(cycle - own.cycle, half_life)
-    right = PRIOR * usual + weight * own.recent_mean
-    wrong = PRIOR * (1 - usual) + weight * (1 - own.recent_mean)
-    return max(right, 1e-3), max(wrong, 1e-3)  # a Beta distribution's are above 0
+    right = IGNORANCE * UNKNOWN + PRIOR * usual + weight * own.recent_mean
+    wrong = IGNORANCE * UNKNOWN + PRIOR * (1 - usual) + weight * (1 - own.recent_mean)
+    return right, wrong
 
 
 def _shrunk(verdict: Verdict, prior: float, cycle: int, half_life: float) -> float:
