@@ -17,6 +17,12 @@ intents; embedded by the shipped model, and by the word vectors of a ``--data`` 
 direction or a hundred around each centre, and how many of the ten nearest by exact search ``recall(query, 10)`` gives.
 ``recall.*.<n>`` is of width 256 and any direction, the hardest case for an index that does not look at everything.
 
+*Life*: 100 cycles of 100 trajectories from 20 groups (mid noise), and the same with another group every ten cycles.
+``cycle.last_over_second`` is the median CPU time of the last five cycles over that of the second to fourth, since a
+single one is noise; ``cycle.duplicates`` the pairs of patterns of a cosine above .98 in the end; purity and NMI are
+those of the nearest pattern of 2,000 fresh rows. ``cycle.growing.*`` is with new groups, ``cycle.peer.*`` the peer's:
+it is told the number of groups, which ours is not, and runs with the first seed alone, because it takes long.
+
 Of real queries and of predictions there are figures by each embedding, ``real.<data>.<embedding>.*``; those without one
 are by the word vectors where there are any.
 
@@ -44,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found when ru
 import faiss
 
 from benchmarks import intent_stream
-from benchmarks.bank import queries, recalling
+from benchmarks.bank import life, queries, recalling
 from benchmarks.bank.agreement import nmi, objective, purity
 from benchmarks.bank.given import given_data
 from benchmarks.bank.methods import Method, available, ours
@@ -54,13 +60,14 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.call import Call
 from benchmarks.table import Cell, spread
 
-PARTS = ("mixtures", "recall", "real")
+PARTS = ("mixtures", "recall", "life", "real")
 SIZES = (50, 1000, 10_000, 100_000, 1_000_000)
 WIDTHS = (256, 384)
 WIDEST_AT = 100_000  # patterns; more of the larger width would take more memory than many machines have
 RUNS = 5
 REAL_METHODS = ("ours", "faiss", "sklearn")
 QUICK_QUERIES = 2000
+QUICK_CYCLES = 20
 
 
 def run(call: Call) -> None:
@@ -73,6 +80,8 @@ def run(call: Call) -> None:
         _mixtures(call, methods)
     if "recall" in call.options.only:
         _recall(call)
+    if "life" in call.options.only:
+        _life(call, peer="peer" in methods)
     if "real" in call.options.only:
         _real(call, methods)
 
@@ -130,6 +139,38 @@ def _real(call: Call, methods: dict[str, Method]) -> None:
         names = [name for name in REAL_METHODS if name in methods]
         pairs = [column for name in names for column in (f"NMI, {name}", "cosine", "ms")]
         call.table("Real queries, as many clusters as intents", ["", "queries", "intents", *pairs], rows)
+
+
+def _life(call: Call, peer: bool) -> None:
+    rows: list[list[Cell]] = []
+    for grows in (False, True):
+        for seed in call.seeds:
+            call.progress(f"life, {'growing' if grows else 'stable'}, seed {seed}")
+            given = life.traffic(QUICK_CYCLES if call.quick else life.CYCLES, grows, seed)
+            _tell_life(call, "cycle.growing" if grows else "cycle", given, life.by_bank(given, seed))
+            if peer and seed == call.seeds[0]:
+                _tell_life(call, "cycle.peer.growing" if grows else "cycle.peer", given, life.by_peer(given))
+        name = f"{life.GROUPS} groups" + (", and more and more" if grows else "")
+        for who in ("", ".peer")[: 1 + peer]:
+            key = f"cycle{who}.growing" if grows else f"cycle{who}"
+            times = [spread(call.values(f"{key}.{figure}"), 1) for figure in ("second_ms", "last_ms")]
+            ratio = spread(call.values(f"{key}.last_over_second"), 2)
+            counts = [spread(call.values(f"{key}.{figure}"), 0) for figure in ("patterns", "duplicates")]
+            agree = [spread(call.values(f"{key}.{figure}")) for figure in ("purity", "nmi")]
+            rows.append([f"{name}, {'peer' if who else 'bank'}", *times, ratio, *counts, *agree])
+    columns = ["", "2nd to 4th, ms", "last five, ms", "ratio", "patterns", "duplicates", "purity", "NMI"]
+    note = f"CPU time of a cycle of {life.EACH}; duplicates: pairs of a cosine above {life.SAME}; the peer: one seed"
+    call.table(f"{QUICK_CYCLES if call.quick else life.CYCLES} cycles", columns, rows, note)
+
+
+def _tell_life(call: Call, key: str, given: life.Traffic, lived: life.Lived) -> None:
+    call.result(f"{key}.second_ms", 1000 * lived.second_s)
+    call.result(f"{key}.last_ms", 1000 * lived.last_s)
+    call.result(f"{key}.last_over_second", lived.last_s / lived.second_s)
+    call.result(f"{key}.patterns", len(lived.centroids))
+    call.result(f"{key}.duplicates", lived.duplicates)
+    call.result(f"{key}.purity", purity(lived.labels, given.truth))
+    call.result(f"{key}.nmi", nmi(lived.labels, given.truth))
 
 
 def _recall(call: Call) -> None:
