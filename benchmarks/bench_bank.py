@@ -23,6 +23,12 @@ single one is noise; ``cycle.duplicates`` the pairs of patterns of a cosine abov
 those of the nearest pattern of 2,000 fresh rows. ``cycle.growing.*`` is with new groups, ``cycle.peer.*`` the peer's:
 it is told the number of groups, which ours is not, and runs with the first seed alone, because it takes long.
 
+*Stability* (``--data``): domains (or topic groups) of real queries arrive one after the other, 250 queries a cycle.
+After each domain all earlier queries are looked up again: ``real.<data>.id_stability`` is the share whose nearest
+pattern has the id that it had before the domain, the mean over all domains but the first; ``real.<data>.bank_nmi`` that
+of the last ids and the intents. The baseline clusters everything anew after each domain (faiss.Kmeans, into as many
+clusters as the bank has patterns then) and hands ids on to the nearest centroids. A seed draws the order of arrival.
+
 Of real queries and of predictions there are figures by each embedding, ``real.<data>.<embedding>.*``; those without one
 are by the word vectors where there are any.
 
@@ -48,9 +54,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found when run as a program, too
 
 import faiss
+import numpy as np
 
 from benchmarks import intent_stream
-from benchmarks.bank import life, queries, recalling
+from benchmarks.bank import life, queries, recalling, stability
 from benchmarks.bank.agreement import nmi, objective, purity
 from benchmarks.bank.given import given_data
 from benchmarks.bank.methods import Method, available, ours
@@ -60,7 +67,7 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.call import Call
 from benchmarks.table import Cell, spread
 
-PARTS = ("mixtures", "recall", "life", "real")
+PARTS = ("mixtures", "recall", "life", "real", "stability")
 SIZES = (50, 1000, 10_000, 100_000, 1_000_000)
 WIDTHS = (256, 384)
 WIDEST_AT = 100_000  # patterns; more of the larger width would take more memory than many machines have
@@ -84,6 +91,8 @@ def run(call: Call) -> None:
         _life(call, peer="peer" in methods)
     if "real" in call.options.only:
         _real(call, methods)
+    if "stability" in call.options.only:
+        _stability(call)
 
 
 def _mixtures(call: Call, methods: dict[str, Method]) -> None:
@@ -171,6 +180,33 @@ def _tell_life(call: Call, key: str, given: life.Traffic, lived: life.Lived) -> 
     call.result(f"{key}.duplicates", lived.duplicates)
     call.result(f"{key}.purity", purity(lived.labels, given.truth))
     call.result(f"{key}.nmi", nmi(lived.labels, given.truth))
+
+
+def _stability(call: Call) -> None:
+    rows: list[list[Cell]] = []
+    for one in given_data(call, intent_stream.NEED, "stability of ids"):
+        read = queries.read(one.folder, one.embed, QUICK_QUERIES if call.quick else None)
+        for seed in call.seeds:
+            arrived = stability.arrivals(read.domains, seed)
+            ours_named = stability.by_bank(read.embeddings, arrived, seed)
+            anew = stability.by_reclustering(read.embeddings, arrived, seed, ours_named.patterns)
+            intents = read.intents[np.concatenate(arrived)]
+            for who, named in (("bank", ours_named), ("anew", anew)):
+                call.result(f"real.{one.key}.id_stability.{who}", named.id_stability)
+                call.result(f"real.{one.key}.{who}_nmi", nmi(named.labels, intents))
+            call.result(f"real.{one.key}.patterns", ours_named.patterns[-1])
+            if one.is_first:
+                call.result(f"real.{one.data}.id_stability", ours_named.id_stability)
+                call.result(f"real.{one.data}.bank_nmi", nmi(ours_named.labels, intents))
+        for who, name in (("bank", "bank"), ("anew", "k-means anew")):
+            figures = [spread(call.values(f"real.{one.key}.{key}")) for key in (f"id_stability.{who}", f"{who}_nmi")]
+            patterns = spread(call.values(f"real.{one.key}.patterns"), 0)
+            rows.append([f"{one.name}, {name}", len(intents), len(arrived), patterns, *figures])
+    if rows:
+        columns = ["", "queries", "domains", "patterns", "ids unchanged", "NMI"]
+        call.table(
+            "Domains arrive one after the other", columns, rows, "k-means: as many clusters as there are patterns"
+        )
 
 
 def _recall(call: Call) -> None:
