@@ -29,6 +29,15 @@ pattern has the id that it had before the domain, the mean over all domains but 
 of the last ids and the intents. The baseline clusters everything anew after each domain (faiss.Kmeans, into as many
 clusters as the bank has patterns then) and hands ids on to the nearest centroids. A seed draws the order of arrival.
 
+*Predict* (``--data``): tau_bench, reflexion_hotpotqa, react_trajectories, replayed in cycles of 20 attempts. The
+quality of each is foretold from the attempts before its cycle, by the bank (``Bank.predict``), by their mean (base),
+and by that of the ten nearest (k-NN, cosine). ``predict.<data>.auroc``, ``.base`` and ``.knn`` are the areas under the
+ROC curve of success, a quality of .5 or more; ``predict.<data>.brier.*`` the Brier scores. The first cycle, which no
+one can foretell, does not count. ``predict.<data>.seen_before`` is the share of queries that were in an earlier cycle
+word for word. The data have no clock: run comes after run and trial after trial, the tasks of a trial in an order that
+the seed draws, because some logs list successes first. tau_bench's query is the user's first message: the brief of the
+simulated user, which the agent never sees, would give the task away.
+
 Of real queries and of predictions there are figures by each embedding, ``real.<data>.<embedding>.*``; those without one
 are by the word vectors where there are any.
 
@@ -57,7 +66,7 @@ import faiss
 import numpy as np
 
 from benchmarks import intent_stream
-from benchmarks.bank import life, queries, recalling, stability
+from benchmarks.bank import attempts, life, predicting, queries, recalling, stability
 from benchmarks.bank.agreement import nmi, objective, purity
 from benchmarks.bank.given import given_data
 from benchmarks.bank.methods import Method, available, ours
@@ -67,7 +76,7 @@ from benchmarks.benchmark import Benchmark
 from benchmarks.call import Call
 from benchmarks.table import Cell, spread
 
-PARTS = ("mixtures", "recall", "life", "real", "stability")
+PARTS = ("mixtures", "recall", "life", "real", "stability", "predict")
 SIZES = (50, 1000, 10_000, 100_000, 1_000_000)
 WIDTHS = (256, 384)
 WIDEST_AT = 100_000  # patterns; more of the larger width would take more memory than many machines have
@@ -93,6 +102,8 @@ def run(call: Call) -> None:
         _real(call, methods)
     if "stability" in call.options.only:
         _stability(call)
+    if "predict" in call.options.only:
+        _predict(call)
 
 
 def _mixtures(call: Call, methods: dict[str, Method]) -> None:
@@ -207,6 +218,26 @@ def _stability(call: Call) -> None:
         call.table(
             "Domains arrive one after the other", columns, rows, "k-means: as many clusters as there are patterns"
         )
+
+
+def _predict(call: Call) -> None:
+    rows: list[list[Cell]] = []
+    for one in given_data(call, attempts.NEED, "predictions"):
+        for seed in call.seeds:
+            for figure, value in predicting.figures(attempts.in_time_order(one.folder, seed), one.embed, seed).items():
+                call.result(f"predict.{one.key}.{figure}", value)
+                if one.is_first:
+                    call.result(f"predict.{one.data}.{figure}", value)
+        key = f"predict.{one.key}"
+        cells: list[Cell] = [one.name, round(call.values(f"{key}.attempts")[0])]
+        cells += [spread(call.values(f"{key}.{figure}"), 2) for figure in ("successes", "seen_before")]
+        cells += [spread(call.values(f"{key}.{method}")) for method in ("auroc", "base", "knn")]
+        cells += [spread(call.values(f"{key}.brier.{method}")) for method in ("bank", "base", "knn")]
+        rows.append(cells)
+    if rows:
+        columns = ["", "attempts", "succeed", "seen", "AUROC", "base", "k-NN", "Brier", "base", "k-NN"]
+        note = "AUROC and Brier score (smaller is better) of the bank, then of the base rate and of k-NN"
+        call.table("Will it succeed?", columns, rows, note)
 
 
 def _recall(call: Call) -> None:

@@ -102,10 +102,10 @@ def test_it_runs_without_data_and_says_what_it_left_out(
     benchmark: Benchmark = bench_bank.BENCHMARK
     assert benchmark.trouble([]) == ""
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    parts = ["--quick", "--only", "real", "stability"]
+    parts = ["--quick", "--only", "real", "stability", "predict"]
     assert benchmark.main([*parts, "--out", str(tmp_path / "a.json")]) == 0
     said = capsys.readouterr().out
-    for part in ("real queries", "stability of ids"):
+    for part in ("real queries", "stability of ids", "predictions"):
         assert f"{part}: not measured, give --data DIR" in said
     assert "peer: not measured" in said
     assert json.loads((tmp_path / "a.json").read_text())["results"] == {}
@@ -114,3 +114,4 @@ def test_it_runs_without_data_and_says_what_it_left_out(
     results = json.loads((tmp_path / "b.json").read_text())["results"]
     assert results["real.queries.nmi"] == results["real.queries.words.nmi.ours"] == pytest.approx(1.0)
     assert {"real.queries.id_stability", "real.queries.bank_nmi", "real.queries.shipped.anew_nmi"} <= results.keys()
+    assert not any(key.startswith("predict") for key in results)
