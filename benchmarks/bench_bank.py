@@ -229,15 +229,14 @@ def _predict(call: Call) -> None:
                 if one.is_first:
                     call.result(f"predict.{one.data}.{figure}", value)
         key = f"predict.{one.key}"
-        cells: list[Cell] = [one.name, round(call.values(f"{key}.attempts")[0])]
-        cells += [spread(call.values(f"{key}.{figure}"), 2) for figure in ("successes", "seen_before")]
-        cells += [spread(call.values(f"{key}.{method}")) for method in ("auroc", "base", "knn")]
-        cells += [spread(call.values(f"{key}.brier.{method}")) for method in ("bank", "base", "knn")]
-        rows.append(cells)
+        known: list[Cell] = [round(call.values(f"{key}.attempts")[0])]
+        known += [spread(call.values(f"{key}.{figure}"), 2) for figure in ("successes", "seen_before")]
+        for method, name in (("bank", "bank"), ("base", "base rate"), ("knn", "k-NN")):
+            scores = ("auroc" if method == "bank" else method, f"brier.{method}")
+            rows.append([f"{one.name}, {name}", *known, *(spread(call.values(f"{key}.{score}")) for score in scores)])
     if rows:
-        columns = ["", "attempts", "succeed", "seen", "AUROC", "base", "k-NN", "Brier", "base", "k-NN"]
-        note = "AUROC and Brier score (smaller is better) of the bank, then of the base rate and of k-NN"
-        call.table("Will it succeed?", columns, rows, note)
+        columns = ["", "attempts", "succeed", "seen before", "AUROC", "Brier score"]
+        call.table("Will it succeed?", columns, rows, "a smaller Brier score is a better one")
 
 
 def _recall(call: Call) -> None:
