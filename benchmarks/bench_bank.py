@@ -170,7 +170,7 @@ def _life(call: Call, peer: bool) -> None:
             _tell_life(call, "cycle.growing" if grows else "cycle", given, life.by_bank(given, seed))
             if peer and seed == call.seeds[0]:
                 _tell_life(call, "cycle.peer.growing" if grows else "cycle.peer", given, life.by_peer(given))
-        name = f"{life.GROUPS} groups" + (", and more and more" if grows else "")
+        name = f"{life.GROUPS} groups" + (", growing" if grows else "")
         for who in ("", ".peer")[: 1 + peer]:
             key = f"cycle{who}.growing" if grows else f"cycle{who}"
             times = [spread(call.values(f"{key}.{figure}"), 1) for figure in ("second_ms", "last_ms")]
