@@ -69,7 +69,7 @@ def replay(attempts: Sequence[Attempt], embeddings: Float32, seed: int) -> Foret
     for cycle, start in enumerate(range(0, len(attempts), CYCLE)):
         now = slice(start, start + CYCLE)
         if start:
-            by_bank.append(_predict(bank, embeddings[now]))
+            by_bank.append(bank.predict(embeddings[now]))
             by_base.append(np.full(len(embeddings[now]), quality[:start].mean()))
             by_knn.append(nearest_mean(embeddings[now], embeddings[:start], quality[:start]))
         tried = zip(attempts[now], embeddings[now], strict=True)
@@ -97,7 +97,3 @@ def _member(place: int, attempt: Attempt, embedding: Float32) -> Member:
         response=attempt.response,
         routes=attempt.routes,
     )
-
-
-def _predict(bank: Bank, embeddings: Float32) -> Chances:
-    return np.array([0.5 if one is None else one.verdict.mean for one in bank.nearest(embeddings)])
