@@ -199,9 +199,7 @@ class _Run:
         )
 
     def _place(self, state: Checkpoint, rows: Sequence[Stored]) -> tuple[Bank, dict[str, float], dict[str, str]]:
-        """The bank with the rows in it; by trajectory id the quality that is usual for its pattern, and that one's id, "" of
-        a stray.
-        """
+        """The bank with the rows in it; by trajectory id what is usual for its pattern, and the pattern's id."""
         members = members_of(rows, self.context.model, state.bank.width)
         settings = self.context.config.bank
         placed = state.bank.learn(members, settings, cycle=self.cycle, seed=self.seed)

@@ -64,7 +64,8 @@ def by_reclustering(embeddings: Float32, arrived: Sequence[Ints], seed: int, pat
     ``patterns``: into how many clusters after each domain.
     """
     rows = unit_rows(embeddings - embeddings[arrived[0]].mean(0))
-    names, centroids = [], np.empty((0, rows.shape[1]), dtype=np.float32)
+    names: list[str] = []
+    centroids = np.empty((0, rows.shape[1]), dtype=np.float32)
     fresh, asked = count(), iter(patterns)
 
     def name(new: Ints, known: Ints) -> list[str]:

@@ -26,8 +26,9 @@ NEAREST = 8
 WIDTH = 0.1
 """Of the kernel: a cell counts by a factor of e less for each so much that its cosine to the query is below 1. From .05
 to .2 the forecasts on three streams of agents' attempts are equally good."""
-PRIOR_OF_PATTERN, PRIOR = 4.0, 1.0
-"""Trajectories that everything counts for in a pattern's quality, and the pattern's in a forecast."""
+PRIOR_OF_PATTERN, PRIOR = 16.0, 1.0
+"""Trajectories that everything counts for in a pattern's quality, and the pattern's in a forecast. 4 for the first is
+worse on all three streams."""
 
 
 class Evidence(NamedTuple):

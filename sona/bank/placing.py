@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from sona.bank.cell import Cell, Rated, as_one, cell_of, groups_of
-from sona.bank.outliers import LEAST_ROWS, bar
+from sona.bank.far import far_rows
 from sona.bank.pattern import Member, pattern_of, sum_of, weight_at
 from sona.bank.pieces import pieces_of
 from sona.bank.shelf import MOST_CHANGES, Body, Shelf, Stray
-from sona.bank.vectors import Ints, distinct, lengths, sums_by_label, unit_rows
+from sona.bank.vectors import Ints, distinct, unit_rows
 from sona.bank.ward import Floats, Groups, Mask, Scale, agglomerated, evidence_of_two, reduced, scale_of
 from sona.checks import Float32
 from sona.config import BankConfig
@@ -32,11 +32,6 @@ NEAR = 3
 STAY = 0.5
 """Two known patterns become one only where the evidence that they are two falls short by half of its price: what was
 told apart yesterday is not put together today for a few rows."""
-FAR = 2.0
-"""A row is far only if it is so many times as far (squared) from its group's mean as is usual: where rows are few or
-their cosines lopsided, deviations alone call one in a hundred far."""
-LOOSEST = 0.4
-"""A new group of few whose mean is shorter, squared, than this share of a usual one's is a heap of strays."""
 GROWN = 1.5
 """A pattern is looked at again, whether it should be two, when it has grown by this factor."""
 DUPLICATE = 0.98
@@ -44,6 +39,7 @@ DUPLICATE = 0.98
 BESIDE = 8
 """Patterns that are looked at for a duplicate: those under work, as they were before, may be among them."""
 MOST_STRAYS = 64
+"""The newest are kept."""
 EXCERPT = 200
 """Characters of a prompt or response that an exemplar keeps."""
 
@@ -100,7 +96,7 @@ class Cycle:
         groups, known = self._items(x, [rows[np.isin(rows, first)] for rows in pieces], near)
         scale = self._scale(Groups(groups.counts[: len(pieces)], groups.sums[: len(pieces)]))
         of = agglomerated(groups, scale, known=known, stay=STAY)
-        far = self._far(x, pieces, groups, of, known, usual=max(1.0 - scale.variance * x.shape[1], 0.0))
+        far = far_rows(x, _label_of_each(pieces, of), groups, of, known, scale, MOST_STRAYS)
         far &= count[of_row] == 1  # what is repeated is no accident
         drafts, strays = self._drafts(x, pieces, near, of, far)
         drafts = [half for draft in drafts for half in self._cut(draft, scale)]
@@ -119,8 +115,8 @@ class Cycle:
         return [name for name in self._before.patterns if name in found]
 
     def _items(self, x: Float32, pieces: list[Ints], near: list[str]) -> tuple[Groups, Mask]:
-        """Pieces, strays and near patterns as groups, in this order; and which are patterns. Equal rows count once: they
-        are no more evidence of a group than one of them.
+        """Pieces, strays and near patterns as groups, in this order; and which are patterns. The pieces come without
+        repeated rows: they are no more evidence of a group than one of them.
         """
         counts = [len(rows) for rows in pieces]
         sums = [np.stack([x[rows].sum(0, dtype=np.float64) for rows in pieces])]
@@ -145,32 +141,6 @@ class Cycle:
         return Scale.of(held + rows, scatter + own.variance * width * rows, width, grain)
 
     # Who belongs to whom
-
-    def _far(self, x: Float32, pieces: list[Ints], groups: Groups, of: Ints, known: Mask, usual: float) -> Mask:
-        """(rows,) those that lie far from the group that they came to, by the standard of this cycle's rows; and those
-        of a new group that is no more than a heap of what lies far from everything.
-
-        ``usual``: the squared length of the true mean of a usual group, for groups too small to tell their own.
-        """
-        totals = sums_by_label(groups.sums.astype(np.float64), of)
-        counts = np.bincount(of, groups.counts).astype(np.float64)
-        true = _true_squares(totals, counts)  # of a group's mean, without what is noise
-        label = np.empty(len(x), dtype=np.intp)
-        for number, places in enumerate(pieces):
-            label[places] = of[number]
-        others = counts[label] > 1
-        far = ~others & bool((counts > 1).any() or self._before.patterns)
-        if others.sum() >= LEAST_ROWS:
-            standard = np.where(counts < LEAST_ROWS, np.maximum(true, usual), true)[label[others]]
-            rows, rest, left = x[others].astype(np.float64), (totals[label] - x)[others], counts[label][others] - 1
-            short = _shortfall(rows, rest, left, standard)
-            outside = _squared_distance(rows, rest, left) > FAR * (1 - standard)
-            far[others] = (short < bar(short.astype(np.float32))) & outside
-        if self._before.patterns:
-            new = ~np.isin(np.arange(len(counts)), of[known])
-            loose = new & (counts <= MOST_STRAYS) & (true < LOOSEST * usual)
-            far |= loose[label]
-        return np.asarray(far)
 
     def _drafts(
         self, x: Float32, pieces: list[Ints], near: list[str], of: Ints, far: Mask
@@ -386,26 +356,12 @@ def best_lessons(lessons: Iterable[Lesson], most: int) -> tuple[Lesson, ...]:
     return tuple(sorted(unique.values(), key=lambda one: (-one.help_interval[0], -one.helpful, one.born_cycle))[:most])
 
 
-def _true_squares(totals: Floats, counts: Floats) -> Floats:
-    """(k,) the squared length of the true mean of each group's rows: that of the mean of n rows is longer by their
-    noise, (1 - μ²) / n.
-    """
-    measured = np.einsum("kd,kd->k", totals, totals) / counts**2
-    return np.asarray(np.clip((counts * measured - 1) / np.maximum(counts - 1, 1), 0.0, 1.0))
-
-
-def _shortfall(rows: Floats, rest: Floats, left: Floats, true: Floats) -> Floats:
-    """(n,) the cosine of each row to the ``rest`` of its group, the sum of so many rows as are ``left``, less what it
-    is for a group of that size whose true mean has the squared length ``true``.
-    """
-    cosines = np.einsum("nd,nd->n", rest, rows) / np.maximum(lengths(rest), 1e-12)
-    return np.asarray(cosines - true / np.sqrt(np.maximum(true + (1 - true) / left, 1e-12)))
-
-
-def _squared_distance(rows: Floats, rest: Floats, left: Floats) -> Floats:
-    """(n,) of each row to the mean of the ``rest``."""
-    apart = rows - rest / left[:, None]
-    return np.asarray(np.einsum("nd,nd->n", apart, apart))
+def _label_of_each(pieces: list[Ints], of: Ints) -> Ints:
+    """(rows,) the group that each row came to."""
+    label = np.empty(sum(len(rows) for rows in pieces), dtype=np.intp)
+    for number, rows in enumerate(pieces):
+        label[rows] = of[number]
+    return label
 
 
 def _rated(member: Member, cosine: float) -> Rated:

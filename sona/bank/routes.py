@@ -2,7 +2,8 @@
 
 A route's quality in a pattern is that of its trajectories there, what is recent counting most, after a prior: as much
 as two trajectories (:data:`PRIOR`) of what the route is worth in the whole bank, and that after as much of what
-anything is worth there. So a route that was never tried here has an estimate, and few trajectories don't make it certain.
+anything is worth there. So a route that was never tried here has an estimate, and a few trajectories don't make it
+certain.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def test_what_is_usual_for_a_small_pattern_is_drawn_towards_all() -> None:
     placed = Bank().learn([*members(0, [0.0] * 10, 1), *members(1, [1.0] * 90, 2)], BankConfig(), cycle=1, seed=0)
     few, many = placed.pattern_ids[0], placed.pattern_ids[-1]
     assert placed.bank.usual_quality(few) == pytest.approx(PRIOR_OF_PATTERN * 0.9 / (10 + PRIOR_OF_PATTERN))
-    assert placed.bank.usual_quality(many) > 0.99
+    assert placed.bank.usual_quality(many) > 0.98
     assert placed.bank.usual_quality("") == pytest.approx(0.9)
 
 

@@ -42,7 +42,7 @@ def lived(cycles: "list[list[Member]]", config: BankConfig = BankConfig()) -> Ba
 
 
 def test_patterns_are_the_groups_and_ids_mean_the_same_for_good() -> None:
-    bank, owners = Bank(), {}
+    bank, owners = Bank(), dict[str, set[int]]()
     for cycle in range(1, 31):
         some, truth = drawn(range(12), 100, cycle)
         placed = bank.learn(some, BankConfig(), cycle=cycle, seed=cycle)
@@ -131,7 +131,8 @@ def test_one_query_repeated_for_weeks_is_one_pattern() -> None:
     row = CENTRES[3] + CENTRES[4]
     bank = lived([members(np.repeat(row[None], 50, axis=0), cycle) for cycle in range(1, 11)])
     (pattern,) = bank.patterns
-    assert (pattern.count, pattern.spread) == (500, pytest.approx(1.0, abs=1e-5))
+    assert pattern.count == 500
+    assert pattern.spread == pytest.approx(1.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0])
