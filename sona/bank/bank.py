@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sona.bank.families import families_of
+from sona.bank.first_form import read_first_form
 from sona.bank.forecast import NEAREST, forecast, usual
 from sona.bank.index import CentroidIndex
 from sona.bank.pattern import Member
@@ -314,14 +315,26 @@ class Bank:
     @classmethod
     def from_bytes(cls, data: bytes) -> Bank:
         """The bank that :meth:`to_bytes` wrote; StoreCorruptError for anything else."""
-        try:
-            state = msgspec.msgpack.decode(data, type=BankState)
-        except (msgspec.DecodeError, InvalidInputError) as error:
-            raise StoreCorruptError(
-                f"the reasoning bank can't be read ({error}); roll back to an earlier version"
-            ) from None
+        state = _read(data)
         mean = np.frombuffer(state.mean, dtype="<f4") if state.mean else None
         patterns = {pattern.id: pattern for pattern in state.patterns}
         bodies = dict(zip(patterns, state.bodies, strict=False))
         shelf = Shelf(patterns, bodies, state.strays, state.forgotten, state.changes, state.cycle, state.half_life)
         return cls._of(shelf, mean)
+
+
+def _read(data: bytes) -> BankState:
+    """What a version's file holds, in today's form."""
+    try:
+        return msgspec.msgpack.decode(data, type=BankState)
+    except (msgspec.DecodeError, InvalidInputError) as error:
+        try:
+            if (first := read_first_form(data)) is not None:
+                patterns = tuple(pattern.today() for pattern in first.patterns)
+                cycle = max((pattern.touched_cycle for pattern in patterns), default=0)
+                return BankState(width=first.width, mean=first.mean, patterns=patterns, cycle=cycle)
+        except InvalidInputError:
+            pass  # what is wrong with it in today's form says more
+        raise StoreCorruptError(
+            f"the reasoning bank can't be read ({error}); roll back to an earlier version"
+        ) from None

@@ -1,6 +1,7 @@
 """The bank from cycle to cycle: nothing is lost from count, ids last, what is read back goes on as what lived."""
 
 import hypothesis.strategies as st
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -238,3 +239,41 @@ def test_foreign_bytes_are_no_bank(data: bytes) -> None:
 
     with pytest.raises(StoreCorruptError, match="roll back"):
         Bank.from_bytes(data)
+
+
+def test_a_bank_of_the_first_form_is_read_and_goes_on() -> None:
+    """Its bytes, as a version of sona wrote them before there were cells."""
+    centroid, width = unit_rows(CENTRES[:2]), WIDTH
+    first = {
+        "width": width,
+        "mean": np.zeros(width, "<f4").tobytes(),
+        "patterns": [
+            {
+                "id": f"p1-{at}",
+                "centroid": row.tobytes(),
+                "count": 40,
+                "quality_count": 30,
+                "quality_mean": 0.75,
+                "quality_m2": 2.0,
+                "spread": 0.8,
+                "exemplars": [
+                    {"trajectory_id": "a", "quality": 1.0, "similarity": 0.9, "prompt": "q", "response": "a"}
+                ],
+                "born_cycle": 1,
+                "touched_cycle": 3,
+            }
+            for at, row in enumerate(centroid)
+        ],
+    }
+    bank = Bank.from_bytes(msgspec.msgpack.encode(first))
+    assert [(one.id, one.count, one.verdict.count, one.verdict.mean) for one in bank.patterns] == [
+        ("p1-0", 40, 30, 0.75),
+        ("p1-1", 40, 30, 0.75),
+    ]
+    rows = (CENTRES[[0, 1] * 10] + 0.02).astype(np.float32)
+    placed = bank.learn(members(rows, 4), BankConfig(), cycle=4, seed=0)
+    assert set(placed.pattern_ids) == {"p1-0", "p1-1"}
+    assert placed.bank.learned == 100
+    check(placed.bank, BankConfig())
+    assert Bank.from_bytes(placed.bank.to_bytes()).patterns == placed.bank.patterns
+    assert Bank.from_bytes(msgspec.msgpack.encode({"width": 0, "mean": b"", "patterns": []})).patterns == ()
