@@ -161,6 +161,11 @@ class Writer:
         error = self._error
         return None if error is None else f"{type(error).__name__}: {error}"
 
+    @property
+    def trouble(self) -> str | None:
+        """What the disk has to do with records being rejected; None where more come than it takes, and no more."""
+        return self.degraded or self._journal.trouble
+
     def counts(self) -> WriterCounts:
         """What became of the records so far."""
         with self._lock:
