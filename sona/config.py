@@ -88,8 +88,8 @@ class RecordingConfig(Settings, kw_only=True):
     """Trajectories while they happen."""
 
     open_timeout_s: Annotated[float, Meta(ge=0.001, le=1e9)] = 3600.0
-    """One whose block is still open after this time is recorded as *abandoned*, as far as it has come. Looked for when
-    another begins, and at ``status``, ``flush`` and ``learn``."""
+    """One whose block is still open after this time is recorded as *abandoned*, as far as it has come. Looked for every
+    second, and when another begins, and at ``status``, ``flush`` and ``learn``."""
     max_open: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """At most this many are open; beyond it the oldest is recorded as *abandoned*."""
 

@@ -46,6 +46,7 @@ class Intake:
         self._mishaps: Counter[Mishap] = Counter()
         self._told_of: set[DropReason] = set()
         parts.writer.on_left_out = self._left_out
+        parts.writer.on_tick = self.sweep
         forked.watch(self)
 
     def count(self, mishap: Mishap) -> bool:
@@ -201,7 +202,7 @@ class Intake:
         self._tell(RecordDropped(kind="trajectory", id=trajectory.id, trajectory_id=trajectory.id, reason="late"))
 
     def sweep(self) -> None:
-        """Record as abandoned what is open for too long, or is too much."""
+        """Record as abandoned what is open for too long, or is too much. The writer's thread does it every second."""
         for trajectory in self.open.overdue():
             if trajectory.abandon() and self.count("abandoned"):
                 log.warning(

@@ -20,6 +20,7 @@ _log = logging.getLogger("sona.storage")
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
+TICK_S = 1.0
 DEFAULTS = StoreConfig()
 EXIT_S = 5.0
 """How long a writer that nobody closed goes on trying once the program has ended."""
@@ -86,6 +87,10 @@ class Writer:
         self._logged: set[type[Exception]] = set()
         self.on_left_out: Callable[[Trajectory | Feedback, Exception], None] | None = None
         """Told of each record that is left out, in the writer's thread; must neither wait nor raise."""
+        self.on_tick: Callable[[], None] | None = None
+        """Called in the writer's thread about every :data:`TICK_S` seconds, more seldom while a commit takes longer or
+        fails; must not wait."""
+        self._next_tick = 0.0
         self._last_error: str | None = None
         self._error: Exception | None = None
         self._closed = False
@@ -219,6 +224,7 @@ class Writer:
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._overdue():
+            self._tick()
             batch = self._journal.take(self._config.batch_records, self._config.batch_bytes)
             if not batch.records:
                 if self._closed and not self._journal.records:  # in this order: nothing comes in once it is closed
@@ -233,12 +239,12 @@ class Writer:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _sleep(self) -> None:
-        """Until something is put, the writer is closed, or a second has passed."""
+        """Until something is put, the writer is closed, or it is time for the next tick."""
         with self._lock:
             if self._journal.records or self._closed:
                 return
             self._asleep = True
-        if not self._bell.acquire(timeout=1.0):
+        if not self._bell.acquire(timeout=TICK_S):
             with self._lock:
                 if not self._asleep:  # it rang just now
                     self._bell.acquire()
@@ -249,6 +255,16 @@ class Writer:
         if self._asleep:
             self._asleep = False
             self._bell.release()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self.on_tick is None or self._closed or now < self._next_tick:
+            return
+        self._next_tick = now + TICK_S
+        try:
+            self.on_tick()
+        except Exception:  # the thread lives on
+            _log.exception("what is done every %g s failed", TICK_S)
 
     def _overdue(self) -> bool:
         """Whether to give up; also sees to it that a forgotten close() does not keep the program from ending."""
