@@ -326,7 +326,8 @@ class Engine:
         Raises:
             CycleError: training failed, a rollback came in between, or another cycle is under way; nothing has changed.
             ConfigError: ``config.lora`` is not what this store's adapter is.
-            SwapError: the published adapter could not be served; the version before is in force again.
+            SwapError: a version was published and can't be served; the one before it is in force again, and what the
+                cycle took stays taken.
         """
         self._started()
         return await self._cycles.learn(self.flush, on_progress)

@@ -77,6 +77,9 @@ class CycleFinished(_Happened, kw_only=True, tag="cycle_finished"):
     """One line for a person."""
     version: str | None = None
     """The version that it published."""
+    trouble: str | None = None
+    """What went wrong after the cycle was committed, such as a published version that can't be served: then the one
+    before it is in force again, and the cycle's trajectories stay taken. ``learn()`` raises it too."""
 
 
 class VersionPublished(_Happened, kw_only=True, tag="version_published"):

@@ -19,7 +19,7 @@ import pytest
 import sona
 from sona.broadcast import Broadcast
 from sona.config import Config, StoreConfig
-from sona.errors import ClosedError, CycleError, InvalidInputError, StoreError, StoreFullError
+from sona.errors import ClosedError, CycleError, InvalidInputError, StoreError, StoreFullError, SwapError
 from sona.event_stream import EventStream
 from sona.events import (
     CycleFinished,
@@ -33,6 +33,7 @@ from sona.events import (
     TrajectoryRecorded,
     VersionPublished,
 )
+from sona.serving.local import LocalModel
 from sona.storage.store import Store
 from tests.engine.loops import BACKENDS, run_on
 from tests.engine.small import SMALL, open_small, record_task
@@ -178,6 +179,28 @@ def test_a_cycle_tells_its_course(tmp_path: Path) -> None:
     assert isinstance(failed, CycleFinished)
     assert (failed.status, failed.version) == ("failed", None)
     assert "enough" in failed.reason
+
+
+def test_a_version_that_can_not_be_served_is_told_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_small(tmp_path / "store") as engine:
+        record_task(engine, 60, seed=1)
+        events = engine.events()
+        with monkeypatch.context() as patched:
+            patched.setattr(LocalModel, "swap", fail_to_swap)
+            with pytest.raises(SwapError, match=r"v1 was published.*no memory.*v0 answers"):
+                engine.learn()
+        assert engine.version.id == "v0"
+        assert engine.status().store.uncollected == 0, "what it took is taken"
+    *_, published, finished = told(events)
+    assert isinstance(published, VersionPublished)
+    assert isinstance(finished, CycleFinished)
+    assert (finished.status, finished.version) == ("published", "v1")
+    assert finished.trouble is not None
+    assert "no memory for it" in finished.trouble
+
+
+def fail_to_swap(*_: object) -> None:
+    raise RuntimeError("no memory for it")
 
 
 def test_who_is_too_slow_misses_the_oldest_and_is_told_how_many(tmp_path: Path) -> None:
