@@ -11,7 +11,6 @@ whose tables are the fields here::
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from typing import Annotated, Any, Literal, dataclass_transform
 import msgspec
 from msgspec import Meta
 
-from sona.checks import shown
+from sona.checks import nearest, shown
 from sona.errors import ConfigError
 
 
@@ -370,8 +369,7 @@ def _known_keys(raw: dict[str, Any], group: type[Settings], where: str) -> None:
     fields = {field.name: field.type for field in msgspec.structs.fields(group)}
     for key, value in raw.items():
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown setting {where}{key!r}; did you mean {where}{near!r}?")
+            raise ConfigError(f"unknown setting {where}{key!r}; did you mean {where}{nearest(key, fields)!r}?")
         kind = fields[key]
         if isinstance(kind, type) and issubclass(kind, Settings):
             if not isinstance(value, dict):

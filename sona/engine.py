@@ -38,6 +38,7 @@ from sona.types import (
     Trajectory,
     Version,
     new_id,
+    no_trajectory,
     to_messages,
 )
 
@@ -162,9 +163,11 @@ class Engine:
 
         Raises:
             DimensionMismatchError, UnknownTokenError: it does not fit this store or model.
-            InvalidInputError: ``quality`` is outside [0, 1], or ``wait_s`` is negative.
+            InvalidInputError: ``trajectory`` is none, ``quality`` is outside [0, 1], or ``wait_s`` is negative.
             StoreError: with ``wait_s=None``, why nothing can be stored.
         """
+        if not isinstance(trajectory, Trajectory):
+            raise no_trajectory(trajectory)
         feedback = None if quality is None else Feedback(trajectory_id=trajectory.id, quality=quality, giver=giver)
         if wait_s:
             check_number(wait_s, "wait_s", 0.0)

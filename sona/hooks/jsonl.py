@@ -40,14 +40,13 @@ import msgspec
 from sona.checks import shown
 from sona.errors import InvalidInputError
 from sona.hooks.spelling import meant
-from sona.types import OUTCOMES, Feedback, Message, Outcome, Step, ToolCall, Trajectory, to_messages
+from sona.types import MESSAGE_KEYS, OUTCOMES, Feedback, Message, Outcome, Step, ToolCall, Trajectory, to_messages
 
 KEYS = (
     *("id", "source", "agent", "env", "created_ns", "timestamp", "messages", "prompt", "task", "question", "response"),
     *("answer", "steps", "quality", "reward", "outcome", "embedding", "metadata"),
 )
 STEP_KEYS = ("name", "action", "reward", "latency_s", "content", "thought", "observation")
-MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 
 
 class Imported(NamedTuple):
@@ -245,6 +244,7 @@ def _openai_form(message: object) -> object:
     """A message with neither text nor calls, which some logs hold, is an empty turn: it reads as one blank."""
     if not isinstance(message, Mapping):
         return message
+    _check_names(message, MESSAGE_KEYS, "messages: ")
     kept = {key: value for key, value in message.items() if key in MESSAGE_KEYS}
     if (
         not kept.get("refusal")

@@ -271,6 +271,13 @@ def test_a_misspelt_field_of_a_step_is_refused(tmp_path: Path) -> None:
         read(tmp_path, {**ROW, "steps": [{"name": "x", "rewrd": 1}]})
 
 
+def test_a_misspelt_key_of_a_message_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="messages: 'contnet': did you mean 'content'"):
+        read(tmp_path, {"messages": [{"role": "user", "contnet": "q"}], "response": "a"})
+    (row,) = read(tmp_path, {"messages": [{"role": "user", "content": "q", "audio_id": 3}], "response": "a"})
+    assert row.trajectory.messages[0].content == "q"
+
+
 @pytest.mark.parametrize(
     "own",
     ["sources", "rewards", "step", "tasks", "created_at", "response_s", "prompt_id", "uid", "idx", "model", "user"],
