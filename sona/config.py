@@ -15,7 +15,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, dataclass_transform
+from typing import Annotated, Any, Literal, dataclass_transform, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -47,7 +47,18 @@ def _checked(value: object, kind: Any, name: str) -> object:
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, OverflowError) as error:  # an int may be larger than any float
-        raise ConfigError(f"{name}: {shown(value)}; {str(error)[0].lower()}{str(error)[1:]}") from None
+        why = f"{str(error)[0].lower()}{str(error)[1:]}"
+        if choices := _choices(kind):
+            why = f"one of {', '.join(choices)} is allowed"
+        raise ConfigError(f"{name}: {shown(value)}; {why}") from None
+
+
+def _choices(kind: Any) -> list[str]:
+    """The texts that a setting of this kind may be; [] where it may be other things."""
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    parts = [part for part in get_args(kind) if part is not type(None)]  # of `... | None`
+    return _choices(parts[0]) if len(parts) == 1 else []
 
 
 QualityPolicy = Literal["last", "first", "mean", "min", "max"]
@@ -356,7 +367,7 @@ def config_from(raw: dict[str, Any]) -> Config:
     """The settings in nested plain mappings; errors as :func:`load_config`."""
     if not isinstance(raw, dict):
         raise ConfigError(f"settings: a {type(raw).__name__}; a mapping of settings is allowed")
-    _known_keys(raw, Config, "")
+    _check(raw, Config, "")
     try:
         return msgspec.convert(raw, Config)
     except (msgspec.ValidationError, OverflowError) as error:
@@ -365,7 +376,8 @@ def config_from(raw: dict[str, Any]) -> Config:
         ) from None
 
 
-def _known_keys(raw: dict[str, Any], group: type[Settings], where: str) -> None:
+def _check(raw: dict[str, Any], group: type[Settings], where: str) -> None:
+    """Each key is a setting, and each value one that it may have; errors name them as the file does."""
     fields = {field.name: field.type for field in msgspec.structs.fields(group)}
     for key, value in raw.items():
         if key not in fields:
@@ -374,4 +386,6 @@ def _known_keys(raw: dict[str, Any], group: type[Settings], where: str) -> None:
         if isinstance(kind, type) and issubclass(kind, Settings):
             if not isinstance(value, dict):
                 raise ConfigError(f"settings: {where}{key} is a table of settings, not {shown(value)}")
-            _known_keys(value, kind, f"{where}{key}.")
+            _check(value, kind, f"{where}{key}.")
+        else:
+            _checked(value, kind, f"{where}{key}")
