@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,18 @@ def test_importing_twice_changes_nothing(tmp_path: Path) -> None:
         assert engine.status().store.feedback == 5
         with pytest.raises(InvalidInputError, match="is no file"):
             engine.import_jsonl(tmp_path / "none.jsonl")
+
+
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path) -> None:
+    rows = (json.dumps(ROW) + "\n").encode() * 3
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(pipe.write_bytes, rows)
+        got = list(read_jsonl(pipe))
+    (tmp_path / "stdin.jsonl").write_bytes(rows)
+    assert got == list(read_jsonl(tmp_path / "stdin.jsonl")), "also by their ids, whatever the pipe is called"
+    assert {one.trajectory.source for one in got} == {"stdin"}
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
