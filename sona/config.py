@@ -81,6 +81,9 @@ class StoreConfig(Settings, kw_only=True):
     """One commit takes at most this many records."""
     batch_bytes: Annotated[int, Meta(ge=4096, le=2**30)] = 4 * 1024 * 1024
     """... or this many bytes."""
+    close_timeout_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
+    """Where nothing can be stored, on a full disk, closing tries for so long; then it raises what keeps it, and what
+    waits is stored at the next start (``journal = "file"``) or lost (``"memory"``)."""
     keep_versions: Annotated[int, Meta(ge=2, le=100_000)] = 10
     """Adapter folders kept on disk beside the base, newest first; the current version's ancestors come first."""
     keep_days: Annotated[float, Meta(ge=0.0, le=100_000.0)] = 0.0

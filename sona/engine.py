@@ -113,7 +113,7 @@ class Engine:
         the files. A second call does nothing.
 
         Raises:
-            StoreError: something could not be stored in time; it says how much, and why.
+            StoreError: something could not be stored within ``store.close_timeout_s``; it says how much, and why.
         """
         parts, self._parts = self._parts, None
         if parts is None:

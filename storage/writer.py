@@ -186,8 +186,10 @@ class Writer:
                 **self._left_out,
             )
 
-    def close(self, timeout_s: float = 30.0) -> None:
+    def close(self, timeout_s: float | None = None) -> None:
         """Take nothing more, store what waits, and end the thread; a second call does nothing.
+
+        Where nothing can be stored it is tried for ``timeout_s`` seconds, None: ``store.close_timeout_s``.
 
         Raises:
             StoreError: something could not be stored in time; it says how much, and why. With a journal on disk the
@@ -197,8 +199,16 @@ class Writer:
             if self._closed:
                 return
             self._closed = True
+            timeout_s = self._config.close_timeout_s if timeout_s is None else timeout_s
             self._stop_at = time.monotonic() + timeout_s
             self._wake()
+        if self._error is not None and timeout_s:
+            _log.warning(
+                "closing waits for up to %g s (store.close_timeout_s), as %s; after that %s",
+                timeout_s,
+                self._waiting(),
+                self._fate,
+            )
         self._retry.set()
         self._thread.join(timeout_s + 0.1)
         with self._changed:
