@@ -96,7 +96,11 @@ def learn(
 @app.command(name="import")
 def import_(
     file: Annotated[
-        Path, Parameter(help="JSON lines; the form is in the docstring of sona.hooks.jsonl and in the README.")
+        Path,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="JSON lines; the form is in the docstring of sona.hooks.jsonl and in the README.",
+        ),
     ],
     *,
     store: StorePath,

@@ -122,7 +122,7 @@ def test_one_is_no_plural_and_no_file_makes_no_store(tmp_path: Path) -> None:
     assert "the path of a folder is allowed" in nowhere.stdout + nowhere.stderr
 
 
-@pytest.mark.parametrize("words", [("/dev/stdin",), ("--", "-")])
+@pytest.mark.parametrize("words", [("/dev/stdin",), ("-",)])
 def test_the_standard_input_is_imported(tmp_path: Path, words: tuple[str, ...]) -> None:
     line = '{"prompt": "a", "response": "b", "quality": 1}\n'
     store = tmp_path / "store"
