@@ -1,0 +1,212 @@
+"""The commands that show the reasoning bank. They only read, and work beside a running agent."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+from msgspec import to_builtins
+
+from sona.config import BankConfig, settings_of
+from sona.errors import InvalidInputError, UnknownIdError
+from sona.patterns import Pattern, PatternChange, Verdict
+from sona.terminal import AsJson, ConfigPath, StorePath, as_json, number, out, trajectories, when
+from sona.types import Version
+
+if TYPE_CHECKING:
+    from sona.bank.bank import Bank
+
+# Without version_flags: --version says which version's bank to read.
+bank = cyclopts.App(name="bank", help="What the agent is asked, and what has worked.", version_flags=[])
+
+VersionName = Annotated[str | None, Parameter(name="--version", help="Of this version; else of the one in force.")]
+MOST = 20
+"""Patterns in a table, unless told."""
+NEWEST = 50
+"""Lines of history, unless told."""
+
+
+@bank.command
+def show(
+    pattern: Annotated[str | None, Parameter(help="Everything about this one.")] = None,
+    *,
+    store: StorePath,
+    version: VersionName = None,
+    routes: Annotated[bool, Parameter(negative="", help="Each route, rather than the best and the worst.")] = False,
+    most: Annotated[int | None, Parameter(help=f"So many patterns; else {MOST} in a table, all in JSON.")] = None,
+    config: ConfigPath = None,
+    json: AsJson = False,
+) -> None:
+    """The patterns, heaviest first, or all about PATTERN. What came long ago weighs less (bank.half_life)."""
+    from sona.bank_view.table import pattern_details
+
+    _check_positive(most, "--most")
+    half_life = settings_of(config).bank.half_life
+    held = _read(store, version)
+    if pattern is not None:
+        one, history = held.pattern(pattern), held.history(pattern)
+        if json:
+            print(as_json({"version": held.version.id, **_told(one), "history": history}))
+        else:
+            out.print(pattern_details(one, history, held.weight(one, half_life)))
+        return
+    patterns = heaviest(held.bank, held.version.cycle, half_life)
+    if json:
+        head = {"version": held.version.id, "learned": held.bank.learned, "strays": held.bank.strays}
+        print(as_json({**head, "patterns": [_told(one) for one in patterns[:most]]}))
+        return
+    if patterns:
+        out.print(f"[bold]{held.version.id}[/]: {held.summary()}", highlight=False)
+    print_patterns(patterns, most or MOST, routes=routes)
+
+
+@bank.command
+def log(
+    *,
+    store: StorePath,
+    pattern: Annotated[str | None, Parameter(help="Only what this one had a part in.")] = None,
+    newest: Annotated[int | None, Parameter(help=f"The newest so many; else {NEWEST} in a table, all in JSON.")] = None,
+    version: VersionName = None,
+    json: AsJson = False,
+) -> None:
+    """The history of the patterns: births, splits, merges and deaths, the newest last. Up to 2,000 are kept."""
+    from sona.bank_view.table import history_table
+
+    _check_positive(newest, "--newest")
+    held = _read(store, version)
+    changes = held.bank.changes if pattern is None else held.history(pattern)
+    if json:
+        lines = changes[-newest:] if newest else changes
+        print(as_json({"version": held.version.id, "changes": [{**_whole(line)} for line in lines]}))
+        return
+    if not changes:
+        out.print("no history yet: the first cycle makes patterns ('sona learn')")
+        return
+    lines = changes[-(newest or NEWEST) :]
+    if len(lines) < len(changes):
+        out.print(
+            f"... after {number(len(changes) - len(lines), 'earlier change', 'earlier changes')}", highlight=False
+        )
+    out.print(history_table(lines, held.by_id, held.moments, out.width))
+
+
+def heaviest(bank: Bank, cycle: int, half_life: float = BankConfig().half_life) -> list[Pattern]:
+    """The patterns, those first that have most trajectories as of ``cycle``, where one of ``half_life`` cycles ago
+    counts half.
+    """
+    from sona.bank.pattern import weight_at
+
+    return sorted(bank.patterns, key=lambda one: (-weight_at(one, cycle, half_life), -one.count))
+
+
+def print_patterns(patterns: Sequence[Pattern], most: int, *, routes: bool = False) -> None:
+    """The first ``most`` of them as a table, and how many more there are."""
+    from sona.bank_view.table import pattern_table
+
+    if not patterns:
+        out.print("no patterns yet: the first cycle makes them ('sona learn')")
+        return
+    out.print(pattern_table(patterns[:most], out.width, routes=routes))
+    if len(patterns) > most:
+        out.print(f"... and {number(len(patterns) - most, 'more pattern', 'more patterns')}", highlight=False)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A version's bank, and when its cycles were."""
+
+    version: Version
+    bank: Bank
+    moments: Mapping[int, str]
+
+    @property
+    def by_id(self) -> dict[str, Pattern]:
+        return {one.id: one for one in self.bank.patterns}
+
+    def pattern(self, name: str) -> Pattern:
+        """By its id; UnknownIdError says which known one is nearest, and what became of one that is gone."""
+        if (found := self.by_id.get(name)) is None:
+            raise self._unknown(name, self.by_id)
+        return found
+
+    def history(self, name: str) -> list[PatternChange]:
+        """What ``name`` had a part in; UnknownIdError where nobody has heard of it."""
+        lines = [line for line in self.bank.changes if name in (line.pattern, line.other)]
+        if not lines and name not in self.by_id:
+            raise self._unknown(name, {*self.by_id, *(line.pattern for line in self.bank.changes)})
+        return lines
+
+    def weight(self, one: Pattern, half_life: float) -> float:
+        """As of this version."""
+        from sona.bank.pattern import weight_at
+
+        return weight_at(one, self.version.cycle, half_life)
+
+    def summary(self) -> str:
+        """How many there are, and of how many trajectories."""
+        far = f", {self.bank.strays} of them far from every pattern" if self.bank.strays else ""
+        count = number(len(self.bank.patterns), "pattern", "patterns")
+        return f"{count} from {trajectories(self.bank.learned)}{far}"
+
+    def _unknown(self, name: str, known: Collection[str]) -> UnknownIdError:
+        from sona.bank_view.words import what_happened
+
+        gone = [line for line in self.bank.changes if line.pattern == name and line.change in ("merged", "pruned")]
+        if gone:
+            return UnknownIdError(f"pattern {name!r} is gone since cycle {gone[-1].cycle}: {what_happened(gone[-1])}")
+        close = difflib.get_close_matches(name, known, 1, cutoff=0.0)
+        near = f"; the nearest is {close[0]!r}" if close else ""
+        return UnknownIdError(f"pattern {name!r} is not in {self.version.id}{near}; 'sona bank show' lists them")
+
+
+def _read(store: Path, version_id: str | None) -> _Held:
+    """The bank of a version, the one in force for None.
+
+    Raises:
+        StoreError: the store can't be read.
+        UnknownIdError: it has no such version, or its files were pruned.
+    """
+    from sona.loops.version_files import read_bank
+    from sona.storage.store import Store
+    from sona.storage.versions import Versions
+
+    with Store.open(store, read_only=True) as opened:
+        current, versions = opened.current(), {one.id: one for one in opened.versions()}
+        reports = opened.reports(1_000_000)
+    version = current if version_id is None else versions.get(version_id)
+    if version is None:
+        raise UnknownIdError(f"version {version_id!r} is not in {store}; 'sona versions list' shows those that are")
+    moments = {report.cycle: when(report.finished_ns) for report in reports}
+    return _Held(version, read_bank(Versions(store), version), moments)
+
+
+def _told(one: Pattern) -> dict[str, Any]:
+    """A pattern for a program: with what is worked out, and without its vector."""
+    whole = _whole(one)
+    del whole["centroid"], whole["verdict"]
+    routes = {name: _figures(verdict) for name, verdict in one.routes.items()}
+    return {**whole, **_figures(one.verdict), "routes": routes}
+
+
+def _figures(verdict: Verdict) -> dict[str, Any]:
+    """Of a verdict; null where nothing is known."""
+    from sona.bank_view.words import trend_of
+
+    known = {"quality_mean": verdict.mean, "quality_interval": verdict.interval} if verdict.count else {}
+    nothing: dict[str, Any] = {"quality_mean": None, "quality_interval": None}
+    return {"rated": verdict.count, **nothing, **known, "trend": trend_of(verdict)}
+
+
+def _whole(record: Pattern | PatternChange) -> dict[str, Any]:
+    """All its fields, those too that have their default."""
+    return {name: to_builtins(getattr(record, name)) for name in record.__struct_fields__}
+
+
+def _check_positive(value: int | None, name: str) -> None:
+    if value is not None and value < 1:
+        raise InvalidInputError(f"{name} {value}; 1 or more is allowed")
