@@ -15,7 +15,7 @@ from msgspec import to_builtins
 from sona.config import BankConfig, settings_of
 from sona.errors import InvalidInputError, UnknownIdError
 from sona.patterns import Pattern, PatternChange, Verdict
-from sona.terminal import AsJson, ConfigPath, StorePath, as_json, number, out, trajectories, when
+from sona.terminal import AsJson, ConfigPath, StorePath, as_json, number, out, plain, trajectories, when
 from sona.types import Version
 
 if TYPE_CHECKING:
@@ -95,6 +95,36 @@ def log(
     out.print(history_table(lines, held.by_id, held.moments, out.width))
 
 
+@bank.command(name="map")
+def map_(
+    *,
+    store: StorePath,
+    page: Annotated[Path, Parameter(name="--out", help="The page to write.")] = Path("bank-map.html"),
+    png: Annotated[Path | None, Parameter(name="--png", help="Write the picture here too; needs matplotlib.")] = None,
+    version: VersionName = None,
+) -> None:
+    """Draw the patterns as a page: near means alike, the area is the traffic, the colour the quality."""
+    from sona.bank_view.page import TITLE, map_page
+    from sona.bank_view.png import bank_png, check_drawable
+
+    for target in (page, *([png] if png else [])):
+        _check_target(target, store)
+    if png is not None:
+        check_drawable()
+        if png.resolve() == page.resolve():
+            raise InvalidInputError(f"--png {str(png)!r}: that is the page; name another file")
+    held = _read(store, version)
+    patterns = held.bank.patterns
+    about = f"{store.resolve().name}, version {held.version.id}"
+    _write(page, map_page(patterns, TITLE, f"{about}: {held.summary()}.").encode())
+    if png is not None:
+        _write(png, bank_png(patterns, f"{TITLE}: {about}"))
+    for target in (page, *([png] if png else [])):
+        out.print(
+            f"{plain(str(target))}: {number(len(patterns), 'pattern', 'patterns')}", highlight=False, soft_wrap=True
+        )
+
+
 def heaviest(bank: Bank, cycle: int, half_life: float = BankConfig().half_life) -> list[Pattern]:
     """The patterns, those first that have most trajectories as of ``cycle``, where one of ``half_life`` cycles ago
     counts half.
@@ -138,7 +168,7 @@ class _Held:
         """What ``name`` had a part in; UnknownIdError where nobody has heard of it."""
         lines = [line for line in self.bank.changes if name in (line.pattern, line.other)]
         if not lines and name not in self.by_id:
-            raise self._unknown(name, {*self.by_id, *(line.pattern for line in self.bank.changes)})
+            raise self._unknown(name, [*self.by_id, *(line.pattern for line in self.bank.changes)])
         return lines
 
     def weight(self, one: Pattern, half_life: float) -> float:
@@ -159,7 +189,8 @@ class _Held:
         gone = [line for line in self.bank.changes if line.pattern == name and line.change in ("merged", "pruned")]
         if gone:
             return UnknownIdError(f"pattern {name!r} is gone since cycle {gone[-1].cycle}: {what_happened(gone[-1])}")
-        close = difflib.get_close_matches(name, known, 1, cutoff=0.0)
+        begun = [one for one in known if one.startswith(name)]  # "p1" is nearer to "p1-0" than to "p9-1"
+        close = begun or difflib.get_close_matches(name, known, 1, cutoff=0.0)
         near = f"; the nearest is {close[0]!r}" if close else ""
         return UnknownIdError(f"pattern {name!r} is not in {self.version.id}{near}; 'sona bank show' lists them")
 
@@ -210,3 +241,20 @@ def _whole(record: Pattern | PatternChange) -> dict[str, Any]:
 def _check_positive(value: int | None, name: str) -> None:
     if value is not None and value < 1:
         raise InvalidInputError(f"{name} {value}; 1 or more is allowed")
+
+
+def _check_target(target: Path, store: Path) -> None:
+    """InvalidInputError where a file is not to be written: better now than when all is drawn."""
+    if target.is_dir() or not target.parent.is_dir():
+        raise InvalidInputError(f"{str(target)!r}: it can't be written; name a file in a folder that exists")
+    if target.resolve().is_relative_to(store.resolve()):
+        raise InvalidInputError(f"{str(target)!r}: it lies in the store, where only sona writes; name a file elsewhere")
+
+
+def _write(target: Path, data: bytes) -> None:
+    try:
+        target.write_bytes(data)
+    except OSError as error:
+        raise InvalidInputError(
+            f"{str(target)!r}: it can't be written ({error.strerror}); name a file where you may write"
+        ) from None

@@ -24,10 +24,9 @@ EXTRA: Mapping[str, Callable[[Pattern], str]] = {
     "last cycle": lambda pattern: str(pattern.touched_cycle),
 }
 """What a wide terminal shows too, where there is any of it."""
-
+NUMBERS = {"cycle", "count", "rated", "trend", "lessons", "last cycle"}
 LEAST = 8
 """Columns of a text, however narrow the terminal is."""
-NUMBERS = {"count", "rated", "trend", "lessons", "last cycle"}
 
 
 def pattern_table(patterns: Sequence[Pattern], width: int, *, routes: bool = False) -> Table:
@@ -39,23 +38,16 @@ def pattern_table(patterns: Sequence[Pattern], width: int, *, routes: bool = Fal
         routes: show each route rather than two.
     """
     extra = {name: of for name, of in EXTRA.items() if width >= WIDE and any(map(of, patterns))}
-    names = ["pattern", "count", "rated", "quality (90 %)", "trend", *extra]
-    lines: list[tuple[list[str], str, str]] = []
+    names = ["pattern", "count", "rated", "quality (90 %)", "trend", *extra, "like"]
+    lines: list[list[str]] = []
     for one in patterns:
-        cells = [excerpt(one.id), str(one.count), *_figures(one.verdict), *(of(one) for of in extra.values())]
-        lines.append((cells, like(one, PROMPT), ""))
+        rest = [*(of(one) for of in extra.values()), like(one, PROMPT)]
+        lines.append([excerpt(one.id), str(one.count), *_figures(one.verdict), *rest])
         for name, verdict in _routes(one, every=routes):
-            lines.append((["", "", *_figures(verdict), *[""] * len(extra)], f"  {name}", "dim"))
-    table = Table(box=None, pad_edge=False)
-    room = width
-    for place, name in enumerate(names):
-        needed = max(map(cell_len, (name, *(cells[place] for cells, _, _ in lines))))
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True, min_width=needed)
-        room -= needed + 2  # the gap to the next one
-    # What is left, said in figures: otherwise rich would take some of it from the other columns.
-    table.add_column("like", no_wrap=True, overflow="ellipsis", max_width=max(room, LEAST))
-    for cells, text, style in lines:
-        table.add_row(*map(Text, cells), Text(text), style=style)
+            lines.append(["", "", *_figures(verdict), *[""] * len(extra), f"  {name}"])
+    table = _fitted(names, lines, width)
+    for line in lines:
+        table.add_row(*map(Text, line), style="" if line[0] else "dim")
     return table
 
 
@@ -94,22 +86,32 @@ def history_table(
         moments: when each cycle was; those that are not known any more are missing.
         width: columns of the terminal.
     """
-    table = Table(box=None, pad_edge=False)
-    table.add_column("cycle", justify="right", no_wrap=True)
-    table.add_column("when", no_wrap=True)
-    table.add_column("what happened")
-    if width >= WIDE:
-        table.add_column("like", no_wrap=True, overflow="ellipsis", ratio=1)
+    lines: list[list[str]] = []
     before = None
     for change in changes:
         first = change.cycle != before
-        cells = [str(change.cycle), moments.get(change.cycle, "-")] if first else ["", ""]
-        cells.append(what_happened(change))
-        if width >= WIDE:
-            known = patterns.get(change.pattern)
-            cells.append(like(known, PROMPT) if known else "")
-        table.add_row(*map(Text, cells))
+        head = [str(change.cycle), moments.get(change.cycle, "-")] if first else ["", ""]
+        known = patterns.get(change.pattern)
+        lines.append([*head, what_happened(change), like(known, PROMPT) if known else ""])
         before = change.cycle
+    names = ["cycle", "when", "what happened", "like"]
+    if width < WIDE:
+        names, lines = names[:-1], [line[:-1] for line in lines]
+    table = _fitted(names, lines, width)
+    for line in lines:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def _fitted(names: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> Table:
+    """A table for ``lines`` whose last column has what the others leave of ``width``; those are never cut."""
+    table = Table(box=None, pad_edge=False)
+    for place, name in enumerate(names[:-1]):
+        needed = max(map(cell_len, (name, *(line[place] for line in lines))))
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True, min_width=needed)
+        width -= needed + 2  # the gap to the next one
+    # In figures: of a longer text rich would make room at the cost of the other columns.
+    table.add_column(names[-1], no_wrap=True, overflow="ellipsis", max_width=max(width, LEAST))
     return table
 
 

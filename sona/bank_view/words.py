@@ -25,13 +25,19 @@ class BestAndWorst(NamedTuple):
 
 def best_and_worst(routes: Mapping[str, Verdict]) -> BestAndWorst | None:
     """The route that is the best even at the low end of its interval, and of the others the one that is the worst even
-    at the high end of its own; None where fewer than two have enough evidence.
+    at the high end of its own.
+
+    None where fewer than two have enough evidence, or these two can't be told apart: the mean of each must lie outside
+    the other's interval.
     """
     sure = sorted(name for name, verdict in routes.items() if verdict.interval[1] - verdict.interval[0] <= SURE)
     if len(sure) < 2:
         return None
     best = max(sure, key=lambda name: routes[name].interval[0])
-    return BestAndWorst(best, min((name for name in sure if name != best), key=lambda name: routes[name].interval[1]))
+    worst = min((name for name in sure if name != best), key=lambda name: routes[name].interval[1])
+    above, below = routes[best], routes[worst]
+    apart = above.interval[0] > below.mean and above.mean > below.interval[1]
+    return BestAndWorst(best, worst) if apart else None
 
 
 def quality(verdict: Verdict) -> str:
