@@ -19,6 +19,7 @@ from sona.checks import pack_tokens
 from sona.config import Config
 from sona.loops.candidate import Candidate, CandidateTrainer
 from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from sona.loops.deep import deepened
 from sona.loops.gate import DEBT
 from sona.loops.members import members_of
 from sona.loops.roster import FEW, LATER
@@ -198,13 +199,16 @@ class _Run:
         )
 
     def _place(self, state: Checkpoint, rows: Sequence[Stored]) -> tuple[Bank, dict[str, float], dict[str, str]]:
-        """The bank with the rows in it, and by trajectory id the pattern that it went to: its mean quality, its id."""
+        """The bank with the rows in it; by trajectory id the quality that is usual for its pattern, and that one's id, "" of
+        a stray.
+        """
         members = members_of(rows, self.context.model, state.bank.width)
-        placed = state.bank.learn(members, self.context.config.bank, cycle=self.cycle, seed=self.seed)
-        usual = {pattern.id: pattern.verdict.mean for pattern in placed.bank.patterns}
-        self.report(Progress(stage="place", done=len(rows), total=len(rows), note=f"{len(usual)} patterns"))
+        settings = self.context.config.bank
+        placed = state.bank.learn(members, settings, cycle=self.cycle, seed=self.seed)
+        bank = deepened(placed.bank, settings, self.cycle)
+        self.report(Progress(stage="place", done=len(rows), total=len(rows), note=f"{len(bank.patterns)} patterns"))
         patterns = {member.trajectory_id: name for member, name in zip(members, placed.pattern_ids, strict=True)}
-        return placed.bank, {trajectory: usual[name] for trajectory, name in patterns.items()}, patterns
+        return bank, {trajectory: bank.usual_quality(name) for trajectory, name in patterns.items()}, patterns
 
     def _report(
         self, status: CycleStatus, reason: str, funnel: Funnel, candidate: Candidate | None = None

@@ -137,6 +137,8 @@ class BankConfig(Settings, kw_only=True):
     """Shown of each pattern."""
     lessons: Annotated[int, Meta(ge=0, le=100)] = 3
     """Kept of each pattern."""
+    families_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 24
+    """Cycles after which patterns are put into families anew."""
 
 
 class SkillsConfig(Settings, kw_only=True):

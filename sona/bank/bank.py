@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
+from sona.bank.families import families_of
+from sona.bank.forecast import NEAREST, forecast, usual
 from sona.bank.index import CentroidIndex
 from sona.bank.pattern import Member
 from sona.bank.placing import Cycle
+from sona.bank.routes import drawn, estimates, everywhere
 from sona.bank.shelf import Body, Shelf, Stray
 from sona.bank.vectors import unit_rows
+from sona.bank.verdicts import ALL
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, InvalidInputError, StoreCorruptError
-from sona.patterns import Exemplar, Pattern, PatternChange, Recall
+from sona.patterns import UNKNOWN, BestRoute, Exemplar, Pattern, PatternChange, Recall, RouteEstimate, Verdict
 from sona.types import Record
 
 AT_THE_MEAN = 1e-3
@@ -45,6 +51,16 @@ class BankState(Record, kw_only=True):
     strays: tuple[Stray, ...] = ()
     forgotten: int = 0
     changes: tuple[PatternChange, ...] = ()
+    cycle: int = 0
+    half_life: float = BankConfig().half_life
+
+    def __post_init__(self) -> None:
+        ids = {pattern.id for pattern in self.patterns}
+        widths = {len(pattern.centroid) for pattern in self.patterns} | {len(self.mean)}
+        if len(ids) != len(self.patterns) or len(self.bodies) not in (0, len(self.patterns)):
+            raise InvalidInputError("bank: patterns with the same id, or without their cells")
+        if len(widths) != 1 or len(self.mean) != 4 * self.width:
+            raise InvalidInputError("bank: patterns of different widths")
 
 
 class Bank:
@@ -123,7 +139,11 @@ class Bank:
             DimensionMismatchError: ``query`` has another width than the bank's embeddings.
             InvalidInputError: ``query`` is not of one dimension, holds NaN or infinities, or is all zero.
         """
-        if self._mean is None or not self.patterns:
+        patterns = self._by_id
+        return [Recall(pattern=patterns[name], similarity=value) for name, value in self._nearest_of(query, k)]
+
+    def _nearest_of(self, query: Float32, k: int) -> list[tuple[str, float]]:
+        if self._mean is None or not self._by_id:
             return []
         with np.errstate(over="ignore"):  # becomes an infinity, which is refused
             square = np.einsum("d,d->", query, query) if query.ndim == 1 else 0.0
@@ -131,9 +151,93 @@ class Bank:
             raise InvalidInputError(
                 f"query: shape {query.shape}; one vector of finite numbers, not all zero, within float32 is allowed"
             )
-        centred = self._centred(query[None])
-        patterns = self._by_id
-        return [Recall(pattern=patterns[name], similarity=value) for name, value in self._index.search(centred, k)[0]]
+        return self._index.search(self._centred(query[None]), k)[0]
+
+    def best_route(
+        self, query: Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+    ) -> BestRoute | None:
+        """Which route to take for ``query``, a float32 embedding (width,), by how the routes went for queries like it.
+
+        Args:
+            query: as :meth:`recall`.
+            kind: ``tool`` compares ``tool:search`` with ``tool:lookup`` and the like; None compares all routes that
+                the bank knows, which makes sense only where all are of one kind.
+            explore: draw a route, each as often as it may be the best (Thompson sampling), in place of the one of the
+                highest expected quality: whoever always takes that one never learns what another is worth.
+
+        Returns:
+            The route with its expected quality, its interval and the evidence behind it, and the others; None where no
+            route of this kind is known, or before the first cycle.
+
+        Raises:
+            As :meth:`recall`.
+        """
+        found = self._nearest_of(query, 1)
+        if not found:
+            return None
+        name, similarity = found[0]
+        ranked = self._estimates(name, kind)
+        if not ranked:
+            return None
+        chosen = ranked[0].route
+        if explore is not None:
+            shelf = self._shelf
+            routes = [one.route for one in ranked]
+            chosen = drawn(shelf.patterns[name], self._everywhere, routes, shelf.cycle, shelf.half_life, explore)
+        return BestRoute(
+            chosen=next(one for one in ranked if one.route == chosen),
+            others=tuple(one for one in ranked if one.route != chosen),
+            pattern=name,
+            similarity=similarity,
+        )
+
+    def _estimates(self, name: str, kind: str | None) -> list[RouteEstimate]:
+        """Of the routes of a pattern; worked out once, as the bank never changes."""
+        if (found := self._estimated.get((name, kind))) is None:
+            shelf = self._shelf
+            found = estimates(shelf.patterns[name], self._everywhere, kind, shelf.cycle, shelf.half_life)
+            self._estimated[name, kind] = found
+        return found
+
+    @cached_property
+    def _estimated(self) -> dict[tuple[str, str | None], list[RouteEstimate]]:
+        return {}
+
+    @cached_property
+    def _everywhere(self) -> dict[str, Verdict]:
+        return everywhere(self.patterns, self._shelf.half_life)
+
+    def predict(self, embeddings: Float32) -> npt.NDArray[np.float64]:
+        """(n,) the expected quality of an answer to each of the queries ``embeddings`` (n, width), by how answers to
+        queries like it went: see :mod:`sona.bank.forecast`. 0.5 before the first cycle.
+
+        Raises:
+            DimensionMismatchError, InvalidInputError: of ``embeddings``, as :meth:`recall`.
+        """
+        if self._mean is None or not self._by_id or not len(embeddings):
+            return np.full(len(embeddings), UNKNOWN)
+        x, shelf = self._centred(embeddings), self._shelf
+        strays = [stray.cell for stray in shelf.strays]
+        found = []
+        for row, line in zip(x, self._index.search(x, NEAREST), strict=True):
+            near = [self._by_id[name] for name, _ in line]
+            bodies = {pattern.id: shelf.body(pattern.id) for pattern in near}
+            found.append(forecast(row, near, bodies, strays, self._everywhere[ALL]))
+        return np.asarray(found)
+
+    def usual_quality(self, pattern_id: str) -> float:
+        """What is usual for a pattern's trajectories, or with "" for all: the mean quality, drawn towards that of all
+        where few are rated.
+        """
+        everything = self._everywhere.get(ALL, Verdict())
+        pattern = self._by_id.get(pattern_id)
+        return everything.mean if pattern is None else usual(pattern, everything)
+
+    def with_families(self) -> Bank:
+        """With each pattern in a family of similar ones (:mod:`sona.bank.families`), in time with their square."""
+        names = families_of(self.patterns)
+        patterns = {name: msgspec.structs.replace(pattern, family=names[name]) for name, pattern in self._by_id.items()}
+        return Bank._of(replace(self._shelf, patterns=patterns), self._mean)._with_index_of(self)
 
     def nearest(self, embeddings: Float32) -> list[Pattern | None]:
         """The nearest pattern of each embedding (n, width); None before the first cycle."""
@@ -202,6 +306,8 @@ class Bank:
             strays=shelf.strays,
             forgotten=shelf.forgotten,
             changes=shelf.changes,
+            cycle=shelf.cycle,
+            half_life=shelf.half_life,
         )
         return msgspec.msgpack.encode(state)
 
@@ -217,4 +323,5 @@ class Bank:
         mean = np.frombuffer(state.mean, dtype="<f4") if state.mean else None
         patterns = {pattern.id: pattern for pattern in state.patterns}
         bodies = dict(zip(patterns, state.bodies, strict=False))
-        return cls._of(Shelf(patterns, bodies, state.strays, state.forgotten, state.changes), mean)
+        shelf = Shelf(patterns, bodies, state.strays, state.forgotten, state.changes, state.cycle, state.half_life)
+        return cls._of(shelf, mean)

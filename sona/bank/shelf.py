@@ -12,6 +12,7 @@ from sona.bank.cell import Cell, groups_of
 from sona.bank.pattern import sum_of
 from sona.bank.verdicts import ALL
 from sona.checks import check_count, check_kind, tuple_of
+from sona.config import BankConfig
 from sona.errors import InvalidInputError
 from sona.patterns import Exemplar, Pattern, PatternChange
 from sona.types import Record
@@ -70,6 +71,10 @@ class Shelf:
     """Trajectories of patterns that were pruned, and strays of long ago."""
     changes: tuple[PatternChange, ...] = ()
     """The newest :data:`MOST_CHANGES`, oldest first."""
+    cycle: int = 0
+    """The last one that it learned from."""
+    half_life: float = BankConfig().half_life
+    """By which that cycle let things fade."""
 
     def body(self, name: str) -> Body:
         """What the pattern ``name`` is made of."""
