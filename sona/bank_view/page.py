@@ -68,7 +68,7 @@ COLUMNS = (
     Column("best route", "route", lambda one: _route(one, 0)),
     Column("worst route", "route", lambda one: _route(one, 1)),
     Column("lessons", "number", lambda one: str(len(one.lessons) or "")),
-    Column("family", "family", lambda one: excerpt(one.family)),
+    Column("family", "family", lambda one: excerpt(one.family, 40)),
     Column("last cycle", "number", lambda one: str(one.touched_cycle)),
 )
 
