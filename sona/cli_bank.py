@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
-from msgspec import to_builtins
 
 from sona.config import BankConfig, settings_of
 from sona.errors import InvalidInputError, UnknownIdError
 from sona.patterns import Pattern, PatternChange, Verdict
 from sona.terminal import AsJson, ConfigPath, StorePath, as_json, number, out, plain, trajectories, when
-from sona.types import Version
+from sona.types import Record, Version
 
 if TYPE_CHECKING:
     from sona.bank.bank import Bank
@@ -51,7 +50,7 @@ def show(
     if pattern is not None:
         one, history = held.pattern(pattern), held.history(pattern)
         if json:
-            print(as_json({"version": held.version.id, **_told(one), "history": history}))
+            print(as_json({"version": held.version.id, **_told(one), "history": _whole(history)}))
         else:
             out.print(pattern_details(one, history, held.weight(one, half_life)))
         return
@@ -78,11 +77,11 @@ def log(
     from sona.bank_view.table import history_table
 
     _check_positive(newest, "--newest")
-    held = _read(store, version)
+    held = _read(store, version, moments=not json)
     changes = held.bank.changes if pattern is None else held.history(pattern)
     if json:
         lines = changes[-newest:] if newest else changes
-        print(as_json({"version": held.version.id, "changes": [{**_whole(line)} for line in lines]}))
+        print(as_json({"version": held.version.id, "changes": _whole(lines)}))
         return
     if not changes:
         out.print("no history yet: the first cycle makes patterns ('sona learn')")
@@ -153,6 +152,7 @@ class _Held:
     version: Version
     bank: Bank
     moments: Mapping[int, str]
+    """Empty where they were not asked for."""
 
     @property
     def by_id(self) -> dict[str, Pattern]:
@@ -195,8 +195,8 @@ class _Held:
         return UnknownIdError(f"pattern {name!r} is not in {self.version.id}{near}; 'sona bank show' lists them")
 
 
-def _read(store: Path, version_id: str | None) -> _Held:
-    """The bank of a version, the one in force for None.
+def _read(store: Path, version_id: str | None, *, moments: bool = False) -> _Held:
+    """The bank of a version, the one in force for None, and the ``moments`` of its cycles if they are asked for.
 
     Raises:
         StoreError: the store can't be read.
@@ -208,17 +208,17 @@ def _read(store: Path, version_id: str | None) -> _Held:
 
     with Store.open(store, read_only=True) as opened:
         current, versions = opened.current(), {one.id: one for one in opened.versions()}
-        reports = opened.reports(1_000_000)
+        reports = opened.reports(1_000_000) if moments else []
     version = current if version_id is None else versions.get(version_id)
     if version is None:
         raise UnknownIdError(f"version {version_id!r} is not in {store}; 'sona versions list' shows those that are")
-    moments = {report.cycle: when(report.finished_ns) for report in reports}
-    return _Held(version, read_bank(Versions(store), version), moments)
+    times = {report.cycle: when(report.finished_ns) for report in reports}
+    return _Held(version, read_bank(Versions(store), version), times)
 
 
 def _told(one: Pattern) -> dict[str, Any]:
     """A pattern for a program: with what is worked out, and without its vector."""
-    whole = _whole(one)
+    whole: dict[str, Any] = _whole(one)
     del whole["centroid"], whole["verdict"]
     routes = {name: _figures(verdict) for name, verdict in one.routes.items()}
     return {**whole, **_figures(one.verdict), "routes": routes}
@@ -233,9 +233,11 @@ def _figures(verdict: Verdict) -> dict[str, Any]:
     return {"rated": verdict.count, **nothing, **known, "trend": trend_of(verdict)}
 
 
-def _whole(record: Pattern | PatternChange) -> dict[str, Any]:
-    """All its fields, those too that have their default."""
-    return {name: to_builtins(getattr(record, name)) for name in record.__struct_fields__}
+def _whole(value: object) -> Any:
+    """A record with all its fields, those too that have their default, and the records in it."""
+    if isinstance(value, Record):
+        return {name: _whole(getattr(value, name)) for name in value.__struct_fields__}
+    return [_whole(one) for one in value] if isinstance(value, (tuple, list)) else value
 
 
 def _check_positive(value: int | None, name: str) -> None:

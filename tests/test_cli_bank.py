@@ -133,7 +133,8 @@ def test_json_holds_what_is_measured_and_null_for_the_rest(store: Path) -> None:
     first, second, third = told["patterns"]
     assert first["routes"]["tool:good"]["quality_interval"] == pytest.approx([0.738, 0.966], abs=0.01)
     assert first["trend"] is None
-    assert second["lessons"][0]["helpful"] == 3
+    assert (second["lessons"][0]["helpful"], second["lessons"][0]["advice"]) == (3, "do")
+    assert second["exemplars"][0]["prompt"] == "where is my order"
     assert (third["rated"], third["quality_mean"], third["quality_interval"]) == (0, None, None)
     assert "centroid" not in first
     one = json.loads(command("bank", "show", "p1-0", "--store", store, "--json").stdout)
