@@ -35,7 +35,6 @@ table { border-collapse: collapse; width: 100%; font-size: .88rem; margin: 2rem 
 th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--muted); font-weight: 500; white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.id { white-space: nowrap; }
 .text { min-width: 12rem; overflow-wrap: anywhere; }
 .route { min-width: 7.5rem; overflow-wrap: anywhere; }
 tr:target td { background: var(--wash); }

@@ -27,6 +27,7 @@ STYLE = """
   stroke-linejoin: round; }
 .bank-map .legend text, .bank-map figcaption { fill: var(--muted); color: var(--muted); }
 .bank-map figcaption { font-size: .9rem; max-width: 46rem; }
+td.id { white-space: nowrap; }
 .swatch { width: .8rem; height: .8rem; vertical-align: -.05rem; margin-right: .4rem; }
 """
 """For a page that sets --ink, --muted and --wash."""
