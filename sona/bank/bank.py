@@ -15,7 +15,7 @@ from sona.bank.families import families_of
 from sona.bank.first_form import read_first_form
 from sona.bank.forecast import NEAREST, forecast, usual
 from sona.bank.index import CentroidIndex
-from sona.bank.pattern import Member
+from sona.bank.pattern import Member, weight_at
 from sona.bank.placing import Cycle
 from sona.bank.routes import drawn, estimates, everywhere
 from sona.bank.shelf import Body, Shelf, Stray
@@ -106,6 +106,15 @@ class Bank:
     def learned(self) -> int:
         """Trajectories that it has seen: in patterns, strays, and in patterns that were pruned."""
         return self._shelf.learned
+
+    @property
+    def cycle(self) -> int:
+        """The last cycle that it learned from; 0 before the first."""
+        return self._shelf.cycle
+
+    def weight(self, pattern: Pattern) -> float:
+        """How many trajectories a pattern has, where one of ``bank.half_life`` cycles ago counts half."""
+        return weight_at(pattern, self._shelf.cycle, self._shelf.half_life)
 
     @property
     def _by_id(self) -> Mapping[str, Pattern]:
