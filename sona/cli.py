@@ -157,7 +157,7 @@ def rollback(version: str | None = None, *, store: StorePath) -> None:
     """Put an earlier version in force: VERSION, or the one before. An agent that has the store open calls
     engine.roll_back().
     """
-    from sona.parts import roll_back_store
+    from sona.version_upkeep import roll_back_store
 
     before, now = roll_back_store(store, version)
     out.print(f"[bold]{now}[/] is in force; it was {before}", highlight=False)

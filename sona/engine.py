@@ -366,6 +366,32 @@ class Engine:
         """
         return self._started().roll_back(to)
 
+    def pin(self, version: str) -> None:
+        """Keep a version's files, however many versions follow (``store.keep_versions``), until :meth:`unpin`. A pinned
+        one stays pinned.
+
+        Raises:
+            UnknownIdError: no such version, or its files are gone.
+            StoreCorruptError: its files are damaged.
+            StoreError: the store could not be written; nothing has changed.
+        """
+        self._started().pin(version)
+
+    def unpin(self, version: str) -> None:
+        """Let go of a pinned version: its files go once it is beyond ``store.keep_versions``. Nothing happens to one
+        that is not pinned.
+
+        Raises:
+            UnknownIdError: no such version.
+            StoreError: the store could not be written; nothing has changed.
+        """
+        self._started().store.unpin(version)
+
+    def pinned(self) -> list[str]:
+        """The ids of the versions that are pinned, the one that has been so for the longest first."""
+        pins = self._started().store.pinned()
+        return sorted(pins, key=lambda name: pins[name])
+
     # ------------------------------------------------------------------------------------------------ the store
 
     async def backup(self, target: str | os.PathLike[str]) -> Backup:

@@ -158,6 +158,18 @@ class SyncEngine:
         """See :meth:`sona.Engine.roll_back`."""
         return self._engine.roll_back(to)
 
+    def pin(self, version: str) -> None:
+        """See :meth:`sona.Engine.pin`."""
+        self._engine.pin(version)
+
+    def unpin(self, version: str) -> None:
+        """See :meth:`sona.Engine.unpin`."""
+        self._engine.unpin(version)
+
+    def pinned(self) -> list[str]:
+        """See :meth:`sona.Engine.pinned`."""
+        return self._engine.pinned()
+
     def backup(self, target: str | os.PathLike[str]) -> Backup:
         """See :meth:`sona.Engine.backup`."""
         return self._started().call(self._engine.backup, target)

@@ -43,6 +43,7 @@ class Examination:
     form: int = SCHEMA_VERSION
     versions: list[Version] = field(default_factory=list)
     in_force: str | None = None
+    pinned: frozenset[str] = frozenset()
 
     def add(self, severity: Severity, where: str, what: str, repair: str = "") -> None:
         """One more finding."""
@@ -111,7 +112,7 @@ def _examine_database(found: Examination, database: Path, *, alone: bool) -> Non
         found.by_pages = True
     if checked is not None:
         found.findings += checked.findings
-        found.versions, found.in_force = checked.versions, checked.in_force
+        found.versions, found.in_force, found.pinned = checked.versions, checked.in_force, checked.pinned
     found.rebuild = any(finding.repair for finding in found.findings)
 
 
@@ -167,6 +168,9 @@ def _examine_folders(found: Examination, folders: Versions) -> None:
             found.add("damaged", f"version {name}, in force", why, "puts the nearest whole version before it in force")
         elif why:
             found.add("damaged", f"version {name}", why, "sets its folder aside")
+        elif name in found.pinned:
+            what = f"its files are gone, which no retention removes; 'sona versions unpin {name}' if nobody misses them"
+            found.add("damaged", f"version {name}, pinned", what)
     if not folders.folder.is_dir() or not found.versions:
         return
     known = {version.id for version in found.versions}

@@ -30,6 +30,7 @@ from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.layout import DATABASE, LOCK, REBUILT, VERSIONS
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
+from sona.storage.pins import delete_pin, read_pins, write_pin
 from sona.storage.quality import Policy, adopt_policy, rated, read_policy
 from sona.storage.replay import Replay
 from sona.storage.retention import Limits, Pruned, Retention
@@ -196,6 +197,17 @@ class Store:
 
         return self._transact(work)
 
+    def pin(self, version_id: str) -> None:
+        """Keep the files of a version from being removed by retention, durably; UnknownIdError where there is none of
+        this id.
+        """
+        at_ns = time.time_ns()
+        self._transact(lambda connection: write_pin(connection, version_id, at_ns))
+
+    def unpin(self, version_id: str) -> None:
+        """Let go of a pinned version, durably; UnknownIdError where there is none of this id."""
+        self._transact(lambda connection: delete_pin(connection, version_id))
+
     def prune(self, limits: Limits | None = None, now_ns: int | None = None) -> Pruned:
         """Delete what is beyond ``limits``, those of the settings if there are none given: see
         :meth:`sona.storage.retention.Retention.apply`. Records come in meanwhile.
@@ -303,6 +315,11 @@ class Store:
         """All versions, oldest first."""
         with self._snapshot() as connection:
             return read_versions(connection)
+
+    def pinned(self) -> dict[str, int]:
+        """By the id of each pinned version, since when, in nanoseconds since 1970."""
+        with self._snapshot() as connection:
+            return read_pins(connection)
 
     def read_state(self, name: str) -> bytes | None:
         """A value kept beside the records; None where there is none."""
