@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import sona
-from sona import cli_bank, cli_store
-from sona.errors import SonaError, UnknownIdError
+from sona import cli_bank, cli_store, cli_versions
+from sona.errors import SonaError
 from sona.hooks.jsonl import check_file
-from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, number, out, plain, when
+from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, number, out, plain
 from sona.types import CycleReport
 from sona.types import Progress as Stage
 
@@ -27,8 +27,7 @@ app = cyclopts.App(
     version=sona.__version__,
     suppress_keyboard_interrupt=False,  # main() says what Ctrl-C left behind
 )
-versions = cyclopts.App(name="versions", help="What was learned, and the way back.")
-app.command(versions)
+app.command(cli_versions.versions)
 app.command(cli_bank.bank)
 for command in (cli_store.status, cli_store.doctor, cli_store.backup, cli_store.prune, cli_store.erase):
     app.command(command)
@@ -112,55 +111,6 @@ def import_(
     check_file(file)  # before there is a store
     with sona.open_sync(store, config=config) as engine:
         _import(engine, file, source)
-
-
-@versions.command(name="list")
-def list_versions(*, store: StorePath, json: AsJson = False) -> None:
-    """All versions, oldest first; the star is in force."""
-    from sona.storage.store import Store
-
-    with Store.open(store, read_only=True) as opened:
-        rows, current = opened.versions(), opened.current().id
-    if json:
-        print(as_json({"current": current, "versions": rows}))
-        return
-    table = Table("", "version", "parent", "cycle", "made", "trajectories", "digest", box=None)
-    for row in rows:
-        star = "*" if row.id == current else ""
-        table.add_row(
-            star,
-            row.id,
-            row.parent or "-",
-            str(row.cycle),
-            when(row.created_ns),
-            str(row.trajectories),
-            row.digest[:12] or "-",
-        )
-    out.print(table)
-
-
-@versions.command
-def show(version: str, *, store: StorePath) -> None:
-    """All that is known of one version, as JSON: what made it, from what, with which figures and settings."""
-    from sona.storage.store import Store
-
-    with Store.open(store, read_only=True) as opened:
-        found = next((row for row in opened.versions() if row.id == version), None)
-        report = next((row for row in opened.reports(1_000_000) if row.version == version), None)
-    if found is None:
-        raise UnknownIdError(f"version {version!r} is not in {store}; 'sona versions list' shows those that are")
-    print(as_json({"version": found, "report": report}))
-
-
-@versions.command
-def rollback(version: str | None = None, *, store: StorePath) -> None:
-    """Put an earlier version in force: VERSION, or the one before. An agent that has the store open calls
-    engine.roll_back().
-    """
-    from sona.version_upkeep import roll_back_store
-
-    before, now = roll_back_store(store, version)
-    out.print(f"[bold]{now}[/] is in force; it was {before}", highlight=False)
 
 
 def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:

@@ -22,7 +22,7 @@ from sona.ports import Arrivals, Claim, Collected, Role, SourceCounts, StoreCoun
 from sona.storage import cycles, forked, reading
 from sona.storage.arrivals import read_arrivals
 from sona.storage.backup import Backup, back_up
-from sona.storage.claims import read_claims
+from sona.storage.claims import read_claims, read_trained_on
 from sona.storage.connection import Readers, store_error
 from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
@@ -276,6 +276,13 @@ class Store:
         """
         with self._snapshot() as connection:
             return read_claims(connection, cycle)
+
+    def trained_on(self, cycle: int) -> dict[str, str]:
+        """By the id of each trajectory that a cycle trained on as new, and that was not deleted since, the skill that
+        it was learned into.
+        """
+        with self._snapshot() as connection:
+            return read_trained_on(connection, cycle)
 
     def get(self, trajectory_id: str) -> Stored:
         """One trajectory; UnknownIdError where there is none of this id."""

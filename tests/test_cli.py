@@ -80,9 +80,9 @@ def test_status_works_beside_a_running_agent(learned: Path) -> None:
 def test_versions_can_be_seen_and_taken_back(learned: Path) -> None:
     listed = json.loads(command("versions", "list", "--store", learned, "--json").stdout)
     assert (listed["current"], [row["id"] for row in listed["versions"]]) == ("v1", ["v0", "v1"])
-    shown = json.loads(command("versions", "show", "v1", "--store", learned).stdout)
+    shown = json.loads(command("versions", "show", "v1", "--store", learned, "--json").stdout)
     assert shown["report"]["status"] == "published"
-    assert shown["version"]["settings"]["train"]["batch_size"] == 16
+    assert shown["settings"]["train"]["batch_size"] == 16
     assert "v0 is in force" in command("versions", "rollback", "--store", learned).stdout
     assert "v1 is in force" in command("versions", "rollback", "v1", "--store", learned).stdout
 
