@@ -95,6 +95,7 @@ class Versions:
         try:
             found = _digest(folder, _files(folder))
         except (OSError, InvalidInputError) as error:
+            self.path(version.id)  # retention may have removed it just now
             raise _damaged(version, folder, str(error)) from error
         if found != version.digest:
             raise _damaged(version, folder, f"digest {found}, published as {version.digest}")

@@ -292,3 +292,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     nowhere = command("versions", *given, "--store", tmp_path, code=2).stderr
     assert "no store" in nowhere
     assert not (tmp_path / "store.db").exists()
+
+
+def test_a_rollback_makes_no_store(tmp_path: Path) -> None:
+    assert "no store" in command("versions", "rollback", "--store", tmp_path, code=2).stderr
+    assert list(tmp_path.iterdir()) == []
