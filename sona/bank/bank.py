@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
+from sona.bank.erasing import Named, without
 from sona.bank.index import CentroidIndex
 from sona.bank.pattern import Member
 from sona.bank.placing import Cycle
-from sona.bank.shelf import Body, Shelf, Stray
+from sona.bank.shelf import Asked, Body, Shelf, Stray
 from sona.bank.vectors import unit_rows
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, InvalidInputError, StoreCorruptError
-from sona.patterns import Exemplar, Pattern, PatternChange, Recall
+from sona.patterns import Lesson, Pattern, PatternChange, Recall
 from sona.types import Record
 
 AT_THE_MEAN = 1e-3
@@ -45,6 +47,7 @@ class BankState(Record, kw_only=True):
     strays: tuple[Stray, ...] = ()
     forgotten: int = 0
     changes: tuple[PatternChange, ...] = ()
+    asked: dict[str, Asked] = msgspec.field(default_factory=dict)
 
 
 class Bank:
@@ -181,10 +184,28 @@ class Bank:
         at_mean = np.linalg.norm(centred, axis=1, keepdims=True) <= AT_THE_MEAN * lengths
         return unit_rows(np.where(at_mean, embeddings, centred))
 
-    def without(self, gone: Callable[[Exemplar], bool]) -> Bank:
-        """Without the exemplars of which ``gone`` is true; itself where there is none."""
-        shelf = self._shelf.without(gone)
+    @property
+    def asked(self) -> Mapping[str, Asked]:
+        """By pattern id, what is remembered of its lessons beside those that it has."""
+        return self._shelf.asked
+
+    def with_lessons(self, lessons: Mapping[str, tuple[Lesson, ...]], asked: Mapping[str, Asked]) -> Bank:
+        """With these ``lessons`` in the patterns of these ids, in place of theirs; ``asked``: as in :attr:`asked`."""
+        changed = {name: msgspec.structs.replace(self._by_id[name], lessons=new) for name, new in lessons.items()}
+        shelf = replace(self._shelf, patterns={**self._by_id, **changed}, asked=dict(asked))
+        return Bank._of(shelf, self._mean)._with_index_of(self)
+
+    def without(self, gone: Named, route_gone: Named = lambda route: False) -> Bank:
+        """Without the exemplars of trajectories of whose ids ``gone`` is true, without lessons whose distiller saw any
+        of them, and without verdicts on routes of which ``route_gone`` is true; itself where there is none.
+        """
+        shelf = without(self._shelf, gone, route_gone)
         return self if shelf is self._shelf else Bank._of(shelf, self._mean)._with_index_of(self)
+
+    @property
+    def lessons(self) -> int:
+        """How many it holds."""
+        return sum(len(pattern.lessons) for pattern in self.patterns)
 
     def exemplars(self) -> int:
         """How many it keeps, those that are not shown of a pattern included."""
@@ -202,6 +223,7 @@ class Bank:
             strays=shelf.strays,
             forgotten=shelf.forgotten,
             changes=shelf.changes,
+            asked=dict(shelf.asked),
         )
         return msgspec.msgpack.encode(state)
 
@@ -217,4 +239,5 @@ class Bank:
         mean = np.frombuffer(state.mean, dtype="<f4") if state.mean else None
         patterns = {pattern.id: pattern for pattern in state.patterns}
         bodies = dict(zip(patterns, state.bodies, strict=False))
-        return cls._of(Shelf(patterns, bodies, state.strays, state.forgotten, state.changes), mean)
+        shelf = Shelf(patterns, bodies, state.strays, state.forgotten, state.changes, state.asked)
+        return cls._of(shelf, mean)

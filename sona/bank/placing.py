@@ -277,7 +277,8 @@ class Cycle:
             for row in (row for part in draft.parts for row in part.rows):
                 ids[row] = draft.name if draft.name in patterns else ""
         changes = (*self._before.changes, *self._changes)[-MOST_CHANGES:]
-        after = Shelf(patterns, bodies, tuple(strays), self._before.forgotten + forgotten + lost, changes)
+        asked = {name: known for name, known in self._before.asked.items() if name in patterns}
+        after = Shelf(patterns, bodies, tuple(strays), self._before.forgotten + forgotten + lost, changes, asked)
         return after, ids, [name for name in under_work if name in patterns]
 
     def _without_duplicates(
