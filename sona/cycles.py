@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import anyio
 
+from sona.bank.lessons import Distiller
 from sona.config import Config
 from sona.errors import ClosedError, CycleError
 from sona.event_loop import EventLoop
@@ -22,8 +23,8 @@ from sona.types import CycleReport
 class Cycles:
     """Runs them for one engine, from any event loop."""
 
-    def __init__(self, parts: Parts, config: Config) -> None:
-        self._parts, self._config = parts, config
+    def __init__(self, parts: Parts, config: Config, distill: Distiller | None = None) -> None:
+        self._parts, self._config, self._distill = parts, config, distill
         self._under_way = threading.Lock()
         self._work: StoppableWork | None = None
         self._stopped = False
@@ -56,7 +57,8 @@ class Cycles:
 
         parts = self._parts
         with self._told() as tell:
-            outcome = run_cycle(CycleContext(parts.store, parts.folders, parts.model, self._config), report)
+            context = CycleContext(parts.store, parts.folders, parts.model, self._config, self._distill)
+            outcome = run_cycle(context, report)
             if outcome.version is not None:
                 tell(VersionPublished(version=outcome.version, parent=outcome.parent, cycle=outcome.cycle))
                 parts.serve_current(fall_back=outcome.parent)

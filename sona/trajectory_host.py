@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import numpy as np
 
+from sona.bank.prompting import with_text
 from sona.checks import Float32
 from sona.config import ServeConfig
-from sona.errors import ClosedError, ModelError
+from sona.errors import ClosedError, DimensionMismatchError, ModelError, SonaError
 from sona.intake import Intake
 from sona.parts import Parts
+from sona.patterns import Recall
 from sona.types import Message, Reply
 
 if TYPE_CHECKING:
@@ -51,6 +53,37 @@ class TrajectoryHost:
             log.exception("a query could not be embedded")
             return None
         return np.asarray(vectors[0])
+
+    async def recall(self, query: Sequence[Message] | Float32, k: int) -> list[Recall]:
+        """See :meth:`sona.Engine.recall`."""
+        if self._parts.closed:
+            raise ClosedError("the engine is closed; open it again to ask its bank")
+        if self._parts.model is None and isinstance(query, np.ndarray):
+            return self._recall(query, k)  # in microseconds: a thread would take longer
+        return await anyio.to_thread.run_sync(self._recall, query, k)
+
+    def _recall(self, query: Sequence[Message] | Float32, k: int) -> list[Recall]:
+        model, width = self._parts.model, self._parts.fast.width
+        count_tokens = None if model is None else model.count_tokens
+        if isinstance(query, np.ndarray) and width not in (None, len(query)):
+            raise DimensionMismatchError(
+                f"embedding of width {len(query)}; this store's have {width}: use the same embedder"
+            )
+        vector: Float32 = (
+            query if isinstance(query, np.ndarray) else self.model.embed([self.model.encode_prompt(query)])[0]
+        )
+        return [with_text(found, count_tokens) for found in self._parts.bank.recall(vector, k)]
+
+    async def recall_quietly(self, query: Sequence[Message] | Float32, k: int) -> list[Recall]:
+        """As :meth:`recall`; [], counted, where it failed for another reason than what it was given."""
+        try:
+            return await self.recall(query, k)
+        except SonaError:
+            raise
+        except Exception:  # a host can answer without what is known
+            self._intake.count("hook_errors")
+            log.exception("nothing could be recalled for a query")
+            return []
 
     async def generate(
         self,
