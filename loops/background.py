@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from sona.errors import SwapError
 from sona.types import CycleReport
 
 log = logging.getLogger("sona.background")
@@ -25,6 +26,9 @@ async def run_forever(learn: Callable[[], Awaitable[CycleReport]], interval_s: f
         began = time.monotonic()
         try:
             report = await learn()
+        except SwapError:
+            failures += 1
+            log.exception("a cycle published, and its version can't be served; the next cycle is tried later")
         except Exception:  # out of memory, a full disk, a fault of ours: none of it may end the host
             failures += 1
             log.exception("cycle failed, %d in a row; it is tried again", failures)

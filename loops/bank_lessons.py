@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller, LessonRequest, accepted, asked_after, asked_and_dropped, due, kept
@@ -59,12 +59,16 @@ def with_trials(
     return after.with_lessons(changed, asked), {f"lessons_{name}": float(count) for name, count in counts.items()}
 
 
-def _usual(before: Bank, after: Bank) -> dict[str, float]:
-    """By pattern id the mean quality ``before``; of what has been split since, that of the whole."""
-    usual = {pattern.id: pattern.verdict.mean for pattern in before.patterns}
-    for change in after.changes:
-        if change.change == "split" and change.other in usual:
-            usual.setdefault(change.pattern, usual[change.other])
+def _usual(before: Bank, after: Bank) -> Callable[[str], float]:
+    """By pattern id the usual quality ``before``; of what has been split since, that of the whole."""
+    known = {pattern.id for pattern in before.patterns}
+    whole = {one.pattern: one.other for one in after.changes if one.change == "split" and one.pattern not in known}
+
+    def usual(name: str) -> float:
+        while name in whole:
+            name = whole[name]
+        return before.usual_quality(name)
+
     return usual
 
 

@@ -22,7 +22,7 @@ def advantage_weights(
 
     Args:
         quality: (n,) in [0, 1].
-        baseline: (n,) mean quality of each answer's pattern.
+        baseline: (n,) the usual quality of each answer's pattern.
         settings: ``advantage_beta`` and ``max_weight``.
 
     Returns:
@@ -41,7 +41,7 @@ def push_weights(quality: Sequence[float], baseline: Sequence[float], settings: 
 
     Args:
         quality: (n,) in [0, 1].
-        baseline: (n,) mean quality of each answer's pattern.
+        baseline: (n,) the usual quality of each answer's pattern.
         settings: ``push_weight``.
 
     Returns:

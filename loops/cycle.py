@@ -22,6 +22,7 @@ from sona.config import Config
 from sona.loops.bank_lessons import with_new_lessons, with_trials
 from sona.loops.candidate import CandidateTrainer
 from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from sona.loops.deep import deepened
 from sona.loops.distiller import ModelDistiller
 from sona.loops.gate import DEBT
 from sona.loops.members import members_of
@@ -84,9 +85,8 @@ class _Placed:
 
     @property
     def baseline(self) -> dict[str, float]:
-        """By trajectory id the mean quality of its pattern, where it lies in one."""
-        usual = {pattern.id: pattern.verdict.mean for pattern in self.bank.patterns}
-        return {trajectory: usual[name] for trajectory, name in self.patterns.items() if name}
+        """By trajectory id what is usual for its pattern."""
+        return {trajectory: self.bank.usual_quality(name) for trajectory, name in self.patterns.items()}
 
 
 def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleReport:
@@ -234,8 +234,9 @@ class _Run:
 
     def _place(self, state: Checkpoint, rows: Sequence[Stored]) -> _Placed:
         """The bank with the rows in it."""
-        members = members_of(rows, self.context.model, state.bank.width)
-        bank, pattern_ids = state.bank.learn(members, self.context.config.bank, cycle=self.cycle, seed=self.seed)
+        members, settings = members_of(rows, self.context.model, state.bank.width), self.context.config.bank
+        learned, pattern_ids = state.bank.learn(members, settings, cycle=self.cycle, seed=self.seed)
+        bank = deepened(learned, settings, self.cycle)
         self.report(Progress(stage="place", done=len(rows), total=len(rows), note=f"{len(bank.patterns)} patterns"))
         return _Placed(state.bank, bank, members, pattern_ids)
 

@@ -4,15 +4,12 @@ training.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from sona.checks import largest_token
 from sona.errors import DimensionMismatchError, UnknownTokenError
 from sona.types import Feedback, Trajectory
-
-log = logging.getLogger("sona.fast")
 
 
 class Inbox(Protocol):
@@ -37,14 +34,13 @@ class FastLoop:
         """Of the store's embeddings; None until one has come."""
         self.on_feedback: Callable[[Feedback], None] | None = None
         """Told of each feedback that was taken; must neither wait nor raise."""
-        self._told_rejected = False
 
     def record(self, trajectory: Trajectory, quality: Feedback | None = None) -> bool:
         """Hand a trajectory over, with its feedback if there is one already.
 
         Returns:
-            Whether it was taken. False, counted and logged once, where more is waiting for the disk than the bound
-            allows: recording never blocks the host.
+            Whether it was taken. False where more is waiting for the disk than the bound allows: recording never blocks
+            the host.
 
         Raises:
             DimensionMismatchError: its embedding has another width than those before it.
@@ -52,26 +48,16 @@ class FastLoop:
         """
         width = self._checked_width(trajectory)
         self._check_tokens(trajectory)
-        taken = self._put(trajectory)
+        taken = self._inbox.put(trajectory)
         if taken and width is not None:
             self.width = width
         return taken and (quality is None or self.feedback(quality))
 
     def feedback(self, feedback: Feedback) -> bool:
         """Hand a feedback over; as :meth:`record`."""
-        taken = self._put(feedback)
+        taken = self._inbox.put(feedback)
         if taken and self.on_feedback is not None:
             self.on_feedback(feedback)
-        return taken
-
-    def _put(self, record: Trajectory | Feedback) -> bool:
-        taken = self._inbox.put(record)
-        if not taken and not self._told_rejected:
-            log.warning(
-                "records are rejected: store.queue_bytes of them wait for the disk, or the journal can't grow "
-                "(told once, counted always)"
-            )
-            self._told_rejected = True
         return taken
 
     def _checked_width(self, trajectory: Trajectory) -> int | None:

@@ -203,7 +203,7 @@ class MicroLoop:
         pattern = self._pattern(in_force[1], self._model.embed([made.prompt])[0])
         if pattern is None:
             return "like no pattern"
-        advantage = float(np.clip(feedback.quality - pattern.verdict.mean, -1.0, 1.0))
+        advantage = float(np.clip(feedback.quality - in_force[1].usual_quality(pattern.id), -1.0, 1.0))
         return self._move(made, pattern.id, advantage, in_force) if advantage else "as good as usual"
 
     def _move(self, made: Ready, pattern: str, advantage: float, in_force: tuple[str, Bank]) -> str:

@@ -128,7 +128,7 @@ class Mixture:
 
 
 def baselines(bank: Bank, embeddings: Sequence[Float32 | None]) -> list[float]:
-    """Mean quality of each embedding's pattern; 0.5 where there is no embedding or no pattern."""
+    """What is usual for each embedding's pattern; 0.5 where there is no embedding or no pattern."""
     known = [
         place for place, embedding in enumerate(embeddings) if embedding is not None and len(embedding) == bank.width
     ]
@@ -138,7 +138,7 @@ def baselines(bank: Bank, embeddings: Sequence[Float32 | None]) -> list[float]:
             [embedding for embedding in embeddings if embedding is not None and len(embedding) == bank.width]
         )
         for place, pattern in zip(known, bank.nearest(rows), strict=True):
-            found[place] = NEUTRAL_QUALITY if pattern is None else pattern.verdict.mean
+            found[place] = NEUTRAL_QUALITY if pattern is None else bank.usual_quality(pattern.id)
     return found
 
 

@@ -4,6 +4,7 @@ wrong.
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -41,6 +42,11 @@ def shown(value: object) -> str:
         return repr(value)[:80]
     except Exception:  # Python prints no int of more than 4,300 digits, and a foreign type may raise anything
         return f"a {type(value).__name__}"
+
+
+def nearest(word: object, names: Iterable[str]) -> str:
+    """The one of ``names`` that is most like ``word``."""
+    return difflib.get_close_matches(str(word), names, n=1, cutoff=0.0)[0]
 
 
 def pack_vector(value: VectorLike, name: str = "embedding") -> bytes:

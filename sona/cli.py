@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import sona
-from sona import cli_store
+from sona import cli_bank, cli_store
 from sona.errors import SonaError, UnknownIdError
 from sona.hooks.jsonl import check_file
 from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, number, out, plain, when
@@ -29,6 +29,7 @@ app = cyclopts.App(
 )
 versions = cyclopts.App(name="versions", help="What was learned, and the way back.")
 app.command(versions)
+app.command(cli_bank.bank)
 for command in (cli_store.status, cli_store.doctor, cli_store.backup, cli_store.prune, cli_store.erase):
     app.command(command)
 
@@ -96,7 +97,11 @@ def learn(
 @app.command(name="import")
 def import_(
     file: Annotated[
-        Path, Parameter(help="JSON lines; the form is in the docstring of sona.hooks.jsonl and in the README.")
+        Path,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="JSON lines; the form is in the docstring of sona.hooks.jsonl and in the README.",
+        ),
     ],
     *,
     store: StorePath,

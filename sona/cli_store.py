@@ -12,7 +12,7 @@ from msgspec import to_builtins
 from msgspec.structs import asdict
 from rich.table import Table
 
-import sona
+from sona.cli_bank import heaviest, print_patterns
 from sona.config import StoreConfig, settings_of
 from sona.errors import ConfigError, InvalidInputError, StoreError
 from sona.terminal import (
@@ -28,7 +28,7 @@ from sona.terminal import (
     trajectories,
     when,
 )
-from sona.types import BASE_VERSION, CycleReport, Version
+from sona.types import CycleReport
 
 if TYPE_CHECKING:
     from sona.storage.store import Store
@@ -49,20 +49,25 @@ def open_store(path: Path, config: StoreConfig) -> Store:
 
 def status(*, store: StorePath, json: AsJson = False) -> None:
     """What a store holds: sources, steps, rewards, patterns, versions. Works beside a running agent."""
+    from sona.loops.version_files import read_bank
     from sona.storage.mapped import waiting_in
     from sona.storage.store import Store
+    from sona.storage.versions import Versions
 
     with Store.open(store, read_only=True) as opened:
         counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
         sizes, arrivals, waiting = opened.sizes(), opened.arrivals(), waiting_in(store)
     try:
-        patterns = _patterns(store, version)
+        patterns = heaviest(read_bank(Versions(store), version))
     except StoreError as error:  # the counts are true all the same
         err.print(f"[yellow]{version.id} can't be read:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         err.print(f"'sona versions rollback --store {store}' puts the one before in force", highlight=False)
         patterns = []
     if json:
-        rows = [{"id": p.id, "count": p.count, "quality_mean": p.verdict.mean} for p in patterns]
+        rows = [
+            {"id": p.id, "count": p.count, "quality_mean": p.verdict.mean if p.verdict.count else None}
+            for p in patterns
+        ]
         told = {
             "store": counts,
             "waiting_in_journal": waiting,
@@ -92,7 +97,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
         soft_wrap=True,
     )
     _print_sources(sources)
-    _print_patterns(patterns)
+    print_patterns(patterns, 10)
     _print_cycles(cycles)
 
 
@@ -246,16 +251,6 @@ def doctor(
     sys.exit(found.exit_code)
 
 
-def _patterns(store: Path, version: Version) -> list[sona.Pattern]:
-    """Of the version in force, the largest first."""
-    from sona.loops.version_files import read_bank
-    from sona.storage.versions import Versions
-
-    if version.id == BASE_VERSION:
-        return []
-    return sorted(read_bank(Versions(store), version).patterns, key=lambda pattern: -pattern.count)
-
-
 def _print_waiting(store: Path, waiting: int) -> None:
     """What no reader of the database sees yet."""
     if waiting:
@@ -283,19 +278,6 @@ def _print_sources(rows: list[Any]) -> None:
             outcomes,
         )
     out.print(table)
-
-
-def _print_patterns(patterns: list[sona.Pattern], most: int = 10) -> None:
-    if not patterns:
-        out.print("no patterns yet: the first cycle makes them ('sona learn')")
-        return
-    table = Table("pattern", "count", "quality", "like", box=None)
-    for pattern in patterns[:most]:
-        like = pattern.exemplars[0].prompt if pattern.exemplars else ""
-        table.add_row(pattern.id, str(pattern.count), f"{pattern.verdict.mean:.3f}", plain(" ".join(like.split())[:60]))
-    out.print(table)
-    if len(patterns) > most:
-        out.print(f"... and {number(len(patterns) - most, 'more pattern', 'more patterns')}", highlight=False)
 
 
 def _print_cycles(cycles: list[CycleReport]) -> None:

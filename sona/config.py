@@ -11,17 +11,16 @@ whose tables are the fields here::
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, dataclass_transform
+from typing import Annotated, Any, Literal, dataclass_transform, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
-from sona.checks import shown
+from sona.checks import nearest, shown
 from sona.errors import ConfigError
 
 
@@ -48,7 +47,18 @@ def _checked(value: object, kind: Any, name: str) -> object:
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, OverflowError) as error:  # an int may be larger than any float
-        raise ConfigError(f"{name}: {shown(value)}; {str(error)[0].lower()}{str(error)[1:]}") from None
+        why = f"{str(error)[0].lower()}{str(error)[1:]}"
+        if choices := _choices(kind):
+            why = f"one of {', '.join(choices)} is allowed"
+        raise ConfigError(f"{name}: {shown(value)}; {why}") from None
+
+
+def _choices(kind: Any) -> list[str]:
+    """The texts that a setting of this kind may be; [] where it may be other things."""
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    parts = [part for part in get_args(kind) if part is not type(None)]  # of `... | None`
+    return _choices(parts[0]) if len(parts) == 1 else []
 
 
 QualityPolicy = Literal["last", "first", "mean", "min", "max"]
@@ -71,6 +81,9 @@ class StoreConfig(Settings, kw_only=True):
     """One commit takes at most this many records."""
     batch_bytes: Annotated[int, Meta(ge=4096, le=2**30)] = 4 * 1024 * 1024
     """... or this many bytes."""
+    close_timeout_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
+    """Where nothing can be stored, on a full disk, closing tries for so long; then it raises what keeps it, and what
+    waits is stored at the next start (``journal = "file"``) or lost (``"memory"``)."""
     keep_versions: Annotated[int, Meta(ge=2, le=100_000)] = 10
     """Adapter folders kept on disk beside the base, newest first; the current version's ancestors come first."""
     keep_days: Annotated[float, Meta(ge=0.0, le=100_000.0)] = 0.0
@@ -88,8 +101,8 @@ class RecordingConfig(Settings, kw_only=True):
     """Trajectories while they happen."""
 
     open_timeout_s: Annotated[float, Meta(ge=0.001, le=1e9)] = 3600.0
-    """One whose block is still open after this time is recorded as *abandoned*, as far as it has come. Looked for when
-    another begins, and at ``status``, ``flush`` and ``learn``."""
+    """One whose block is still open after this time is recorded as *abandoned*, as far as it has come. Looked for every
+    second, and when another begins, and at ``status``, ``flush`` and ``learn``."""
     max_open: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """At most this many are open; beyond it the oldest is recorded as *abandoned*."""
 
@@ -137,6 +150,8 @@ class BankConfig(Settings, kw_only=True):
     """Shown of each pattern."""
     lessons: Annotated[int, Meta(ge=0, le=100)] = 3
     """Kept of each pattern."""
+    families_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 24
+    """Cycles after which patterns are put into families anew."""
 
 
 class LessonsConfig(Settings, kw_only=True):
@@ -384,7 +399,7 @@ def config_from(raw: dict[str, Any]) -> Config:
     """The settings in nested plain mappings; errors as :func:`load_config`."""
     if not isinstance(raw, dict):
         raise ConfigError(f"settings: a {type(raw).__name__}; a mapping of settings is allowed")
-    _known_keys(raw, Config, "")
+    _check(raw, Config, "")
     try:
         return msgspec.convert(raw, Config)
     except (msgspec.ValidationError, OverflowError) as error:
@@ -393,14 +408,16 @@ def config_from(raw: dict[str, Any]) -> Config:
         ) from None
 
 
-def _known_keys(raw: dict[str, Any], group: type[Settings], where: str) -> None:
+def _check(raw: dict[str, Any], group: type[Settings], where: str) -> None:
+    """Each key is a setting, and each value one that it may have; errors name them as the file does."""
     fields = {field.name: field.type for field in msgspec.structs.fields(group)}
     for key, value in raw.items():
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown setting {where}{key!r}; did you mean {where}{near!r}?")
+            raise ConfigError(f"unknown setting {where}{key!r}; did you mean {where}{nearest(key, fields)!r}?")
         kind = fields[key]
         if isinstance(kind, type) and issubclass(kind, Settings):
             if not isinstance(value, dict):
                 raise ConfigError(f"settings: {where}{key} is a table of settings, not {shown(value)}")
-            _known_keys(value, kind, f"{where}{key}.")
+            _check(value, kind, f"{where}{key}.")
+        else:
+            _checked(value, kind, f"{where}{key}")

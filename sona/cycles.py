@@ -10,7 +10,7 @@ import anyio
 
 from sona.bank.lessons import Distiller
 from sona.config import Config
-from sona.errors import ClosedError, CycleError
+from sona.errors import ClosedError, CycleError, SwapError
 from sona.event_loop import EventLoop
 from sona.events import CycleFinished, CycleStarted, Event, VersionPublished
 from sona.loops.background import run_forever
@@ -56,28 +56,36 @@ class Cycles:
         from sona.loops.cycle import CycleContext, run_cycle  # torch takes seconds to import; recording never needs it
 
         parts = self._parts
-        with self._told() as tell:
-            context = CycleContext(parts.store, parts.folders, parts.model, self._config, self._distill)
-            outcome = run_cycle(context, report)
-            if outcome.version is not None:
-                tell(VersionPublished(version=outcome.version, parent=outcome.parent, cycle=outcome.cycle))
-                parts.serve_current(fall_back=outcome.parent)
-                parts.prune(self._config.store.keep_versions)
-            parts.keep_limits()
-            tell(_finished(outcome))
-        return outcome
-
-    @contextmanager
-    def _told(self) -> Iterator[Callable[[Event], None]]:
-        """Tell that a cycle begins, and where it raises, that it failed."""
-        cycle = self._parts.store.next_cycle()
+        cycle = parts.store.next_cycle()
         self._tell(CycleStarted(cycle=cycle))
         try:
-            yield self._tell
+            context = CycleContext(parts.store, parts.folders, parts.model, self._config, self._distill)
+            outcome = run_cycle(context, report)
         except BaseException as error:
-            reason = f"{type(error).__name__}: {error}"
-            self._tell(CycleFinished(cycle=cycle, status="failed", reason=reason))
+            self._tell(CycleFinished(cycle=cycle, status="failed", reason=_told(error)))
             raise
+        try:
+            self._put_in_force(outcome)
+        except BaseException as error:  # it is committed all the same: what it took is taken
+            self._tell(_finished(outcome, _told(error)))
+            raise
+        self._tell(_finished(outcome))
+        return outcome
+
+    def _put_in_force(self, outcome: CycleReport) -> None:
+        """What follows a cycle that is committed."""
+        parts = self._parts
+        if outcome.version is not None:
+            self._tell(VersionPublished(version=outcome.version, parent=outcome.parent, cycle=outcome.cycle))
+            try:
+                parts.serve_current(fall_back=outcome.parent)
+            except Exception as error:
+                raise SwapError(
+                    f"version {outcome.version} was published and can't be served ({_told(error)}); "
+                    f"{outcome.parent} answers, and what cycle {outcome.cycle} took stays taken"
+                ) from error
+            parts.prune(self._config.store.keep_versions)
+        parts.keep_limits()
 
     def _tell(self, event: Event) -> None:
         if self._parts.events.mailboxes:
@@ -102,6 +110,16 @@ class Cycles:
             await self._work.stop()
 
 
-def _finished(outcome: CycleReport) -> CycleFinished:
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _finished(outcome: CycleReport, trouble: str | None = None) -> CycleFinished:
     """A report as an event."""
-    return CycleFinished(cycle=outcome.cycle, status=outcome.status, reason=outcome.reason, version=outcome.version)
+    return CycleFinished(
+        cycle=outcome.cycle,
+        status=outcome.status,
+        reason=outcome.reason,
+        version=outcome.version,
+        trouble=trouble,
+    )

@@ -40,6 +40,7 @@ from sona.types import (
     Trajectory,
     Version,
     new_id,
+    no_trajectory,
     to_messages,
 )
 
@@ -130,7 +131,7 @@ class Engine:
         the files. A second call does nothing.
 
         Raises:
-            StoreError: something could not be stored in time; it says how much, and why.
+            StoreError: something could not be stored within ``store.close_timeout_s``; it says how much, and why.
         """
         parts, self._parts = self._parts, None
         if parts is None:
@@ -182,9 +183,11 @@ class Engine:
 
         Raises:
             DimensionMismatchError, UnknownTokenError: it does not fit this store or model.
-            InvalidInputError: ``quality`` is outside [0, 1], or ``wait_s`` is negative.
+            InvalidInputError: ``trajectory`` is none, ``quality`` is outside [0, 1], or ``wait_s`` is negative.
             StoreError: with ``wait_s=None``, why nothing can be stored.
         """
+        if not isinstance(trajectory, Trajectory):
+            raise no_trajectory(trajectory)
         feedback = None if quality is None else Feedback(trajectory_id=trajectory.id, quality=quality, giver=giver)
         if wait_s:
             check_number(wait_s, "wait_s", 0.0)
@@ -354,7 +357,8 @@ class Engine:
         Raises:
             CycleError: training failed, a rollback came in between, or another cycle is under way; nothing has changed.
             ConfigError: ``config.lora`` is not what this store's adapter is.
-            SwapError: the published adapter could not be served; the version before is in force again.
+            SwapError: a version was published and can't be served; the one before it is in force again, and what the
+                cycle took stays taken.
         """
         self._started()
         return await self._cycles.learn(self.flush, on_progress)

@@ -31,7 +31,8 @@ class Erased(Record, kw_only=True):
     lessons: int
     """... that were written from such trajectories, with others or without."""
     rewritten: tuple[str, ...]
-    """Versions that had such exemplars or lessons, or verdicts on routes that no trajectory of another source took."""
+    """Versions that had such exemplars or lessons, verdicts on routes that no trajectory of another source took, or
+    families that were named by what is not there any more."""
     removed: tuple[str, ...]
     """Versions whose files were removed: they were damaged, so nobody could tell what is in them."""
     learned: tuple[str, ...]

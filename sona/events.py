@@ -20,7 +20,7 @@ import msgspec
 
 from sona.types import CycleStatus, Outcome, Record
 
-DropReason = Literal["queue full", "closed", "late", "unrecordable", "conflict", "unknown id", "invalid"]
+DropReason = Literal["queue full", "disk", "closed", "late", "unrecordable", "conflict", "unknown id", "invalid"]
 
 
 class _Happened(Record, kw_only=True):
@@ -53,10 +53,12 @@ class RecordDropped(_Happened, kw_only=True, tag="record_dropped"):
     trajectory_id: str
     """Of a trajectory its own id, of a feedback that of what it rates."""
     reason: DropReason
-    """``queue full``: more waits for the disk than ``store.queue_bytes``. ``closed``: the engine was closed, or this is
-    a forked child. ``late``: the block ended after its trajectory had been recorded as abandoned; its answer is not
-    stored. ``unrecordable``: what an open trajectory was given makes no record, or its feedback has none to rate.
-    ``conflict``, ``unknown id``, ``invalid``: the store left it out, after it had been told as recorded."""
+    """``queue full``: records come faster than the disk takes them, and ``store.queue_bytes`` of them wait. ``disk``:
+    the queue is full because nothing can be stored just now, or there is no room for the journal; ``status().degraded``
+    and the log say why. ``closed``: the engine was closed, or this is a forked child. ``late``: the block ended after
+    its trajectory had been recorded as abandoned; its answer is not stored. ``unrecordable``: what an open trajectory
+    was given makes no record, or its feedback has none to rate. ``conflict``, ``unknown id``, ``invalid``: the store
+    left it out, after it had been told as recorded."""
 
 
 class CycleStarted(_Happened, kw_only=True, tag="cycle_started"):
@@ -75,6 +77,9 @@ class CycleFinished(_Happened, kw_only=True, tag="cycle_finished"):
     """One line for a person."""
     version: str | None = None
     """The version that it published."""
+    trouble: str | None = None
+    """What went wrong after the cycle was committed, such as a published version that can't be served: then the one
+    before it is in force again, and the cycle's trajectories stay taken. ``learn()`` raises it too."""
 
 
 class VersionPublished(_Happened, kw_only=True, tag="version_published"):

@@ -44,7 +44,9 @@ class Intake:
         self.open = OpenTrajectories(settings)
         self._lock = threading.RLock()
         self._mishaps: Counter[Mishap] = Counter()
+        self._told_of: set[DropReason] = set()
         parts.writer.on_left_out = self._left_out
+        parts.writer.on_tick = self.sweep
         forked.watch(self)
 
     def count(self, mishap: Mishap) -> bool:
@@ -124,8 +126,25 @@ class Intake:
 
     def _reject(self, record: Trajectory | Feedback) -> Receipt:
         self.count("rejected")
-        self._tell_dropped(record, "closed" if self._parts.closed else "queue full")
+        trouble = self._parts.writer.trouble
+        reason: DropReason = "closed" if self._parts.closed else "queue full" if trouble is None else "disk"
+        if reason not in self._told_of:
+            self._told_of.add(reason)
+            log.warning("records are rejected: %s (told once, counted always)", self._why_rejected(trouble))
+        self._tell_dropped(record, reason)
         return "rejected"
+
+    def _why_rejected(self, trouble: str | None) -> str:
+        """And what to do about it."""
+        if self._parts.closed:
+            return CLOSED
+        bound = self._parts.store.config.queue_bytes
+        if trouble is not None:
+            return f"the disk does not take them ({trouble})"
+        return (
+            "they come faster than the disk takes them, or one is larger than all that may wait, store.queue_bytes "
+            f"({bound}); make it larger, or record with wait_s="
+        )
 
     # ------------------------------------------------------------------------------------------ open trajectories
 
@@ -169,10 +188,8 @@ class Intake:
         if self._parts.closed:
             log.error("trajectory %s ended after the engine was closed, and is not recorded", trajectory.id)
             return ClosedError(f"trajectory {trajectory.id!r} is not recorded: {CLOSED}")
-        return StoreError(
-            f"trajectory {trajectory.id!r} was rejected: store.queue_bytes of records wait for the disk; "
-            "make it larger, or see status().degraded"
-        )
+        why = self._why_rejected(self._parts.writer.trouble)
+        return StoreError(f"trajectory {trajectory.id!r} was rejected, as others are: {why}")
 
     def ended_late(self, trajectory: OpenTrajectory) -> None:
         """Its block ended after it had been recorded as abandoned: its answer can't be stored under the same id."""
@@ -185,7 +202,7 @@ class Intake:
         self._tell(RecordDropped(kind="trajectory", id=trajectory.id, trajectory_id=trajectory.id, reason="late"))
 
     def sweep(self) -> None:
-        """Record as abandoned what is open for too long, or is too much."""
+        """Record as abandoned what is open for too long, or is too much. The writer's thread does it every second."""
         for trajectory in self.open.overdue():
             if trajectory.abandon() and self.count("abandoned"):
                 log.warning(

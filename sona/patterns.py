@@ -142,6 +142,8 @@ class Lesson(Record, kw_only=True):
         for name in ("helpful", "harmful", "born_cycle"):
             check_count(getattr(self, name), f"lesson {name}")
         check_kind(self.trials, bytes, "lesson trials")
+        if len(self.trials) % 8:
+            raise InvalidInputError(f"lesson trials: {len(self.trials)} bytes; 8 for each trial are allowed")
 
     @property
     def help_interval(self) -> tuple[float, float]:
@@ -249,3 +251,48 @@ class PatternChange(Record, kw_only=True):
         if self.other:
             check_id(self.other, "pattern id")
         check_count(self.count, "count")
+
+
+class RouteEstimate(Record, kw_only=True):
+    """What one route is worth for queries of a pattern."""
+
+    route: str
+    quality: float
+    """Expected: the pattern's own evidence, and as much as two trajectories of what the route is worth elsewhere."""
+    low: float
+    high: float
+    """... which lies in between by 90 %."""
+    count: int
+    """Rated trajectories of this pattern that took it: the evidence behind it. 0: known from elsewhere only."""
+    best: float
+    """Probability that it is the best of those that were compared."""
+
+    def __post_init__(self) -> None:
+        check_id(self.route, "route")
+        for name in ("quality", "low", "high", "best"):
+            _set(self, name, check_quality(getattr(self, name), name))
+        check_count(self.count, "count")
+
+
+class BestRoute(Record, kw_only=True):
+    """Which route to take for a query."""
+
+    chosen: RouteEstimate
+    """The one of the highest expected quality; where exploration was asked for, the one that was drawn."""
+    others: tuple[RouteEstimate, ...]
+    """The best first."""
+    pattern: str
+    """The pattern that the query is like."""
+    similarity: float
+    """Cosine of the query to its centroid."""
+
+    def __post_init__(self) -> None:
+        check_kind(self.chosen, RouteEstimate, "chosen")
+        _set(self, "others", tuple_of(self.others, RouteEstimate, "others"))
+        check_id(self.pattern, "pattern id")
+        _set(self, "similarity", check_number(self.similarity, "similarity", *COSINES))
+
+    @property
+    def route(self) -> str:
+        """The name of the chosen one."""
+        return self.chosen.route

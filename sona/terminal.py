@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sona.checks import folder_of
+from sona.excerpt import printable
 
 out = Console()
 err = Console(stderr=True)
@@ -38,8 +39,8 @@ def as_json(value: object) -> str:
 
 
 def plain(text: str) -> str:
-    """Text of a user's, in which rich must not look for markup."""
-    return escape(text)
+    """Text of a user's, in which rich must not look for markup, nor the terminal for escape sequences."""
+    return escape(printable(text))
 
 
 def megabytes(size_bytes: int) -> str:

@@ -34,6 +34,7 @@ from sona.checks import (
     check_quality,
     check_text,
     check_time,
+    nearest,
     pack_tokens,
     pack_vector,
     shown,
@@ -56,6 +57,9 @@ BASE_VERSION = "v0"
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ROUTE_KEYS = ("model", "plan", "prompt", "route", "agent")
 """Metadata that say which way a trajectory took: ``{"model": "small"}`` is the route ``model:small``."""
+MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations")
+"""What a message that is no Message may hold; of the last, which says where in the text a citation stands, nothing is
+kept."""
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 MAX_FLOAT = sys.float_info.max
 COSINES = (-1.001, 1.001)  # of float32 vectors: rounding may lead out of [-1, 1]
@@ -257,6 +261,21 @@ class Trajectory(Record, kw_only=True):
         return None if self.response_ids is None else np.frombuffer(self.response_ids, dtype="<i4")
 
 
+def no_trajectory(value: object) -> InvalidInputError:
+    """The error for something that was given in place of a trajectory; of a mapping it names the keys to mend."""
+    what = f"trajectory: a {type(value).__name__}; a sona.Trajectory is allowed"
+    if not isinstance(value, Mapping):
+        return InvalidInputError(what)
+    hints = [_key_hint(key) for key in value if key not in Trajectory.__struct_fields__]
+    return InvalidInputError("; ".join([f"{what}, made of the same by sona.Trajectory(**fields)", *hints]))
+
+
+def _key_hint(key: object) -> str:
+    if key == "quality":
+        return "'quality' goes to record(..., quality=)"
+    return f"{shown(key)} is no field of it, did you mean {nearest(key, Trajectory.__struct_fields__)!r}?"
+
+
 def to_messages(value: object) -> tuple[Message, ...]:
     """A conversation from messages or plain ``{"role": ..., "content": ...}`` mappings; a text is one user message.
 
@@ -279,9 +298,15 @@ def _to_message(item: object, index: int) -> Message:
     if not isinstance(item, Mapping):
         raise InvalidInputError(f"messages[{index}]: {type(item).__name__}; a Message or a mapping is allowed")
     fields = {key: value for key, value in item.items() if value is not None}
+    for key in fields:
+        if key not in MESSAGE_KEYS:
+            raise InvalidInputError(
+                f"messages[{index}]: {shown(key)} is no key of a message; did you mean {nearest(key, MESSAGE_KEYS)!r}? "
+                f"({', '.join(MESSAGE_KEYS[:-1])} are allowed)"
+            )
     calls = fields.pop("tool_calls", ())
     refusal = fields.pop("refusal", "")  # OpenAI's place for the text of an answer that declines
-    fields.pop("annotations", None)  # where in the text a citation stands
+    fields.pop("annotations", None)
     try:
         fields["content"] = _joined(fields.get("content") or refusal)
         return msgspec.convert({**fields, "tool_calls": [_flat_call(call) for call in calls]}, Message)

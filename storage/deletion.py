@@ -18,7 +18,7 @@ from sona.storage.cycles import shrink_cycle
 from sona.storage.head import read_head, write_head
 from sona.storage.quality import Policy, effective
 from sona.storage.replay import renew
-from sona.storage.rows import FeedbackRow, TrajectoryRow, damaged, read_feedback, read_trajectory, row_crc
+from sona.storage.rows import FeedbackRow, TrajectoryRow, check_crc, damaged, read_feedback, read_trajectory, row_crc
 from sona.storage.sources import Totals, read_totals, write_totals
 from sona.types import Trajectory
 
@@ -30,7 +30,7 @@ _BY_PLACE = f"""
 SELECT {CLAIM_COLUMNS} FROM claims c
 WHERE c.cycle = ? AND c.role = ? AND c.skill = ? AND c.pattern = ? AND c.place = ?
 """
-_LEARNED = "SELECT trajectories, crc FROM learned WHERE source = ? AND cycle = ?"
+_LEARNED = "SELECT source, cycle, trajectories, crc FROM learned WHERE source = ? AND cycle = ?"
 
 
 @dataclass
@@ -80,8 +80,18 @@ def delete(
         remember: which source something was of that a cycle trained on, so that an erasure still knows.
 
     Raises:
-        StoreCorruptError: totals, marks, or the claim that would take over a number, are damaged.
+        StoreCorruptError: totals, marks, what is remembered, the claim that would take over a number, or an index are
+            damaged.
     """
+    try:
+        return _delete(connection, seqs, policy, unlearned=unlearned, remember=remember)
+    except apsw.ConstraintError as error:  # of rows that are whole none breaks
+        raise damaged("an index", str(error)) from error
+
+
+def _delete(
+    connection: apsw.Connection, seqs: Iterable[int], policy: Policy, *, unlearned: bool, remember: bool
+) -> Deleted:
     work = _Deletion(connection, policy, remember)
     for seq in seqs:
         try:
@@ -105,10 +115,16 @@ def _read(connection: apsw.Connection, seq: int) -> _Whole | None:
         return None
     record = read_trajectory(TrajectoryRow(*row))
     rows: list[Any] = connection.execute(_FEEDBACK, (seq,)).fetchall()
-    qualities = [read_feedback(FeedbackRow(*row[1:])).quality for row in rows]
-    claim = connection.execute(_CLAIM, (seq,)).get
+    given = [read_feedback(FeedbackRow(*row[1:])) for row in rows]
+    found = connection.execute(_CLAIM, (seq,)).get
+    claim = None if found is None else read_claim(found)
+    # Found by an index, which may be damaged where the rows are whole.
+    if any(one.trajectory_id != record.id for one in given):
+        raise damaged(f"trajectory {record.id!r}", "feedback of another one stands at it")
+    if claim is not None and claim.feedback not in [row[0] for row in rows]:
+        raise damaged(f"trajectory {record.id!r}", "the feedback that its claim names is not found at it")
     last_feedback = rows[-1][0] if rows else 0
-    return _Whole(seq, record, qualities, last_feedback, None if claim is None else read_claim(claim))
+    return _Whole(seq, record, [one.quality for one in given], last_feedback, claim)
 
 
 @dataclass
@@ -182,5 +198,10 @@ class _Deletion:
 
     def _remember(self, source: str, cycle: int) -> None:
         row = self.connection.execute(_LEARNED, (source, cycle)).get
-        values = (source, cycle, 1 if row is None else row[0] + 1)
+        before = 0
+        if row is not None:
+            *known, crc = row
+            check_crc(crc, *known, row=f"what cycle {cycle} learned")
+            before = known[-1]
+        values = (source, cycle, before + 1)
         self.connection.execute("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?)", (*values, row_crc(*values)))

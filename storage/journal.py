@@ -78,6 +78,10 @@ class Journal(Protocol):
     def size(self) -> int:
         """About how many bytes of memory they take."""
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the disk turned the last record away that was; None where it was the bound, or none was."""
+
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
 
@@ -109,6 +113,7 @@ class MemoryJournal:
     """A queue in memory: what waits in it dies with the process."""
 
     survives = False
+    trouble = None
 
     def __init__(self, bound_bytes: int) -> None:
         self._bound = bound_bytes

@@ -89,7 +89,8 @@ class MappedJournal:
         self._spare: deque[Segment] = deque()
         self._idle: list[Segment | Remains] = []
         """To be removed by the next release."""
-        self._told = False
+        self.trouble: str | None = None
+        """Why the disk turned the last record away that was; None where it was the bound, or none was."""
         folder.mkdir(exist_ok=True)
         self._recover()
         self._active = self._begun(self._make(self._segment_bytes))
@@ -119,6 +120,7 @@ class MappedJournal:
         record, size, payload, crc = entry
         with self._lock:
             if self._size + size > self._bound:
+                self.trouble = None
                 return False
             segment = self._active
             if not segment.fits(len(payload)):
@@ -222,13 +224,12 @@ class MappedJournal:
             if self._spare:
                 return self._begun(self._spare.popleft())
             if self._made >= self._most:
+                self.trouble = None
                 return None
         try:
             return self._begun(self._make(max(self._segment_bytes, Segment.bytes_for(payload_bytes))))
         except OSError as error:
-            if not self._told:
-                self._told = True
-                log.error("the journal can't grow, and records are rejected (told once): %s", error)
+            self.trouble = f"the journal can't grow: {error}"
             return None
 
     def _make(self, size: int) -> Segment:

@@ -20,6 +20,7 @@ _log = logging.getLogger("sona.storage")
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
+TICK_S = 1.0
 DEFAULTS = StoreConfig()
 EXIT_S = 5.0
 """How long a writer that nobody closed goes on trying once the program has ended."""
@@ -86,6 +87,10 @@ class Writer:
         self._logged: set[type[Exception]] = set()
         self.on_left_out: Callable[[Trajectory | Feedback, Exception], None] | None = None
         """Told of each record that is left out, in the writer's thread; must neither wait nor raise."""
+        self.on_tick: Callable[[], None] | None = None
+        """Called in the writer's thread about every :data:`TICK_S` seconds, more seldom while a commit takes longer or
+        fails; must not wait."""
+        self._next_tick = 0.0
         self._last_error: str | None = None
         self._error: Exception | None = None
         self._closed = False
@@ -161,6 +166,11 @@ class Writer:
         error = self._error
         return None if error is None else f"{type(error).__name__}: {error}"
 
+    @property
+    def trouble(self) -> str | None:
+        """What the disk has to do with records being rejected; None where more come than it takes, and no more."""
+        return self.degraded or self._journal.trouble
+
     def counts(self) -> WriterCounts:
         """What became of the records so far."""
         with self._lock:
@@ -176,8 +186,10 @@ class Writer:
                 **self._left_out,
             )
 
-    def close(self, timeout_s: float = 30.0) -> None:
+    def close(self, timeout_s: float | None = None) -> None:
         """Take nothing more, store what waits, and end the thread; a second call does nothing.
+
+        Where nothing can be stored it is tried for ``timeout_s`` seconds, None: ``store.close_timeout_s``.
 
         Raises:
             StoreError: something could not be stored in time; it says how much, and why. With a journal on disk the
@@ -187,8 +199,16 @@ class Writer:
             if self._closed:
                 return
             self._closed = True
+            timeout_s = self._config.close_timeout_s if timeout_s is None else timeout_s
             self._stop_at = time.monotonic() + timeout_s
             self._wake()
+        if self._error is not None and timeout_s:
+            _log.warning(
+                "closing waits for up to %g s (store.close_timeout_s), as %s; after that %s",
+                timeout_s,
+                self._waiting(),
+                self._fate,
+            )
         self._retry.set()
         self._thread.join(timeout_s + 0.1)
         with self._changed:
@@ -214,6 +234,7 @@ class Writer:
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._overdue():
+            self._tick()
             batch = self._journal.take(self._config.batch_records, self._config.batch_bytes)
             if not batch.records:
                 if self._closed and not self._journal.records:  # in this order: nothing comes in once it is closed
@@ -228,12 +249,12 @@ class Writer:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _sleep(self) -> None:
-        """Until something is put, the writer is closed, or a second has passed."""
+        """Until something is put, the writer is closed, or it is time for the next tick."""
         with self._lock:
             if self._journal.records or self._closed:
                 return
             self._asleep = True
-        if not self._bell.acquire(timeout=1.0):
+        if not self._bell.acquire(timeout=TICK_S):
             with self._lock:
                 if not self._asleep:  # it rang just now
                     self._bell.acquire()
@@ -244,6 +265,16 @@ class Writer:
         if self._asleep:
             self._asleep = False
             self._bell.release()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self.on_tick is None or self._closed or now < self._next_tick:
+            return
+        self._next_tick = now + TICK_S
+        try:
+            self.on_tick()
+        except Exception:  # the thread lives on
+            _log.exception("what is done every %g s failed", TICK_S)
 
     def _overdue(self) -> bool:
         """Whether to give up; also sees to it that a forgotten close() does not keep the program from ending."""

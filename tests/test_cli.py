@@ -27,11 +27,12 @@ probe_tokens = 16
 """
 
 
-def command(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def command(*words: object, code: int = 0, given: str = "") -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-c", "from sona.cli import main; main()", *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+        input=given,
         capture_output=True,
         text=True,
         timeout=100,
@@ -119,6 +120,17 @@ def test_one_is_no_plural_and_no_file_makes_no_store(tmp_path: Path) -> None:
     assert "1 trajectory, 1 feedback:" in command("status", "--store", store).stdout
     nowhere = command("status", "--store", "", code=2)
     assert "the path of a folder is allowed" in nowhere.stdout + nowhere.stderr
+
+
+@pytest.mark.parametrize("words", [("/dev/stdin",), ("-",)])
+def test_the_standard_input_is_imported(tmp_path: Path, words: tuple[str, ...]) -> None:
+    line = '{"prompt": "a", "response": "b", "quality": 1}\n'
+    store = tmp_path / "store"
+    for known in ("", ", 1 known already"):
+        done = command("import", "--store", store, *words, given=line)
+        assert f"1 with a quality{known}\n" in done.stderr
+    assert "stdin" in command("status", "--store", store).stdout
+    assert "line 1: JSON is malformed" in command("import", "--store", store, *words, given="nothing", code=2).stderr
 
 
 def test_help_names_every_command() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sona.config import Config, CycleConfig, LoraConfig, TrainConfig, config_from, load_config, settings_of
+from sona.config import Config, CycleConfig, LoraConfig, StoreConfig, TrainConfig, config_from, load_config, settings_of
 from sona.errors import ConfigError
 
 
@@ -30,6 +30,10 @@ def test_toml_maps_onto_the_tree(tmp_path: Path) -> None:
         ({"cycle": {"min_trajectories": 50, "max_trajectories": 3}}, "above max_trajectories"),
         ({"serve": {"device": "gpu"}}, "device"),
         ({"seed": "x"}, "seed"),
+        ({"store": {"journal": "disk"}}, r"store\.journal: 'disk'; one of file, memory is allowed"),
+        ({"store": {"quality": "avg"}}, r"store\.quality: 'avg'; one of last, first, mean, min, max is allowed"),
+        ({"skills": {"mode": 3}}, r"skills\.mode: 3; one of auto, routed, shared is allowed"),
+        ({"store": {"queue_bytes": 1}}, r"store\.queue_bytes: 1; expected `int` >= 4096"),
         ({"gate": {"confidence": float("nan")}}, "confidence"),
         ({"lora": {"alpha": 10**400}}, "alpha|float"),
         ({3: 4}, "unknown setting 3"),
@@ -42,6 +46,8 @@ def test_a_wrong_setting_is_an_error_that_names_it(raw: Any, message: str) -> No
 
 
 def test_settings_built_in_code_are_checked_too() -> None:
+    with pytest.raises(ConfigError, match=r"store\.journal: 'disk'; one of file, memory is allowed"):
+        StoreConfig(journal="disk")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"train\.batch_size"):
         TrainConfig(batch_size=0)
 

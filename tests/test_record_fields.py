@@ -11,17 +11,24 @@ from hypothesis import given, settings
 from hypothesis.strategies import SearchStrategy
 
 from sona.errors import InvalidInputError
+from sona.patterns import (
+    BestRoute,
+    Exemplar,
+    Lesson,
+    Pattern,
+    PatternChange,
+    Recall,
+    RouteEstimate,
+    Verdict,
+)
 from sona.types import (
     CycleReport,
-    Exemplar,
     Feedback,
     Funnel,
     GateCheck,
     GateDecision,
     Message,
-    Pattern,
     Progress,
-    Recall,
     Record,
     Reply,
     Step,
@@ -62,6 +69,7 @@ not_cosine: SearchStrategy[Any] = not_number | st.sampled_from([None, 1.1, -1.1]
 not_measure: SearchStrategy[Any] = st.sampled_from(["1", None, True, 1j, HUGE, -HUGE])
 not_a_list: SearchStrategy[Any] = st.sampled_from([None, 7, "text", b"bytes", {"a": 1}])
 not_bool: SearchStrategy[Any] = st.sampled_from([None, 0, 1, "yes", 1.0])
+not_bytes: SearchStrategy[Any] = st.sampled_from([None, 7, "text of 8", b"1234567", [1]])
 not_mapping: SearchStrategy[Any] = st.sampled_from([None, 7, "text", ["a"], {"": "a"}, {1: "a"}])
 not_schema: SearchStrategy[Any] = st.sampled_from([0, 2, -1, True, None, "1", 1.0, HUGE])
 not_vector: SearchStrategy[Any] = st.sampled_from(
@@ -130,12 +138,13 @@ pattern = Pattern(
     id="p1",
     centroid=np.ones(2, "<f4").tobytes(),
     count=2**40,
-    quality_count=2**30,
-    quality_mean=0.5,
-    quality_m2=1.0,
+    verdict=Verdict(count=2**30, mean=0.5, m2=1.0, recent_weight=1.0, recent_mean=0.5, cycle=1),
+    weight=2.0,
     spread=0.5,
     touched_cycle=2**62,
 )
+lesson = Lesson(title="t", when="w", advice="do", text="x", trajectory_ids=("a",), id="l1")
+route = RouteEstimate(route="tool:a", quality=0.5, low=0.2, high=0.8, count=3, best=0.6)
 failed = GateCheck(name="gain", value=0.0, bound=1.0, passed=False)
 gate = GateDecision(passed=False, checks=(failed,))
 funnel = Funnel(collected=3, trained=1, held_out=1, left_out={"no answer": 1})
@@ -149,6 +158,11 @@ BASES: dict[type[Record], dict[str, Any]] = {
     Feedback: {"trajectory_id": "a", "quality": 0.5},
     Exemplar: msgspec.structs.asdict(exemplar),
     Pattern: msgspec.structs.asdict(pattern),
+    Verdict: msgspec.structs.asdict(pattern.verdict),
+    Lesson: msgspec.structs.asdict(lesson),
+    PatternChange: {"cycle": 1, "change": "split", "pattern": "p1", "other": "p2"},
+    RouteEstimate: msgspec.structs.asdict(route),
+    BestRoute: {"chosen": route, "others": (), "pattern": "p1", "similarity": 0.5},
     Recall: {"pattern": pattern, "similarity": 0.5},
     GateCheck: msgspec.structs.asdict(failed),
     GateDecision: {"passed": False, "checks": (failed,)},
@@ -217,15 +231,52 @@ FIELDS = [
     Field(Pattern, "id", ids, not_id),
     Field(Pattern, "centroid", vectors, not_vector),
     Field(Pattern, "count", st.integers(2**30, 2**63 - 1), not_count | st.integers(0, 2**30 - 1)),
-    Field(Pattern, "quality_count", st.integers(4, 2**40), not_count | st.integers(2**40 + 1) | st.just(3)),
-    Field(Pattern, "quality_mean", qualities, not_quality),
-    Field(Pattern, "quality_m2", st.floats(0, 2**28), not_number | st.sampled_from([None, -1e-6, 2.0**29])),
+    Field(Verdict, "count", st.integers(4, 2**40), not_count | st.just(3)),
+    Field(Verdict, "mean", qualities, not_quality),
+    Field(Verdict, "m2", st.floats(0, 2**28), not_number | st.sampled_from([None, -1e-6, 2.0**29])),
+    Field(Verdict, "recent_weight", st.floats(0, 2**30), not_number | st.sampled_from([None, -1e-6, 2.0**31])),
+    Field(Verdict, "recent_mean", qualities, not_quality),
+    Field(Verdict, "cycle", counts, not_count),
+    Field(Lesson, "title", said, not_said),
+    Field(Lesson, "when", said, not_said),
+    Field(Lesson, "advice", st.sampled_from(["do", "avoid"]), st.sampled_from(["", "Do", None, 1])),
+    Field(Lesson, "text", said, not_said),
+    Field(Lesson, "trajectory_ids", lists(ids), wrong_items(not_id)),
+    Field(Lesson, "id", ids, not_id),
+    Field(Lesson, "helpful", counts, not_count),
+    Field(Lesson, "harmful", counts, not_count),
+    Field(Lesson, "born_cycle", counts, not_count),
+    Field(Lesson, "shown", lists(ids), wrong_items(not_id)),
+    Field(Lesson, "trials", st.binary(max_size=4).map(lambda part: 8 * part), not_bytes),
+    Field(Pattern, "verdict", st.just(pattern.verdict), st.sampled_from([None, 0.5, exemplar])),
+    Field(Pattern, "routes", mapping(st.just(pattern.verdict)), wrong_mapping(st.just(0.5))),
     Field(Pattern, "spread", cosines, not_cosine),
     Field(Pattern, "exemplars", lists(st.just(exemplar)), wrong_items(st.just("a"))),
+    Field(Pattern, "failures", lists(st.just(exemplar)), wrong_items(st.just("a"))),
+    Field(Pattern, "lessons", lists(st.just(lesson)), wrong_items(st.just("a"))),
+    Field(Pattern, "family", texts, not_text),
+    Field(Pattern, "weight", st.floats(0, 2**40), not_number | st.sampled_from([None, -1e-6, 2.0**41])),
     Field(Pattern, "born_cycle", st.integers(0, 2**62), not_count | st.integers(2**62 + 1, 2**63 - 1)),
     Field(Pattern, "touched_cycle", counts, not_count),
+    Field(PatternChange, "cycle", counts, not_count),
+    Field(PatternChange, "change", st.sampled_from(["born", "split", "merged", "pruned"]), st.sampled_from(["", None])),
+    Field(PatternChange, "pattern", ids, not_id),
+    Field(PatternChange, "other", ids | st.just(""), st.sampled_from(["a\x00b", "x" * 201])),
+    Field(PatternChange, "count", counts, not_count),
+    Field(RouteEstimate, "route", ids, not_id),
+    Field(RouteEstimate, "quality", qualities, not_quality),
+    Field(RouteEstimate, "low", qualities, not_quality),
+    Field(RouteEstimate, "high", qualities, not_quality),
+    Field(RouteEstimate, "count", counts, not_count),
+    Field(RouteEstimate, "best", qualities, not_quality),
+    Field(BestRoute, "chosen", st.just(route), st.sampled_from([None, "tool:a"])),
+    Field(BestRoute, "others", lists(st.just(route)), wrong_items(st.just("a"))),
+    Field(BestRoute, "pattern", ids, not_id),
+    Field(BestRoute, "similarity", cosines, not_cosine),
     Field(Recall, "pattern", st.just(pattern), st.sampled_from([None, "p1", exemplar])),
     Field(Recall, "similarity", cosines, not_cosine),
+    Field(Recall, "text", texts, not_text),
+    Field(Recall, "tokens", optional(counts), st.integers(max_value=-1) | st.sampled_from(["1", 1.0, True, 2**63])),
     Field(GateCheck, "name", ids, not_id),
     Field(GateCheck, "value", measures, not_measure),
     Field(GateCheck, "bound", rewards, not_number | st.none()),
@@ -285,7 +336,8 @@ FIELDS = [
 def test_every_field_of_every_record_has_its_strategies() -> None:
     named = {(field.record, field.name) for field in FIELDS}
     assert named == {(record, field.name) for record in BASES for field in msgspec.structs.fields(record)}
-    assert {record for record in Record.__subclasses__() if record.__module__ == "sona.types"} == set(BASES)
+    public = {"sona.types", "sona.patterns"}
+    assert {record for record in Record.__subclasses__() if record.__module__ in public} == set(BASES)
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: f"{field.record.__name__}-{field.name}")

@@ -9,17 +9,23 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from sona.bank.erasing import Named, without
+from sona.bank.families import families_of, has_stale_names
+from sona.bank.first_form import read_first_form
+from sona.bank.forecast import NEAREST, forecast, usual
 from sona.bank.index import CentroidIndex
-from sona.bank.pattern import Member
+from sona.bank.pattern import Member, weight_at
 from sona.bank.placing import Cycle
+from sona.bank.routes import drawn, estimates, everywhere
 from sona.bank.shelf import Asked, Body, Shelf, Stray
 from sona.bank.vectors import unit_rows
+from sona.bank.verdicts import ALL
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, InvalidInputError, StoreCorruptError
-from sona.patterns import Lesson, Pattern, PatternChange, Recall
+from sona.patterns import UNKNOWN, BestRoute, Lesson, Pattern, PatternChange, Recall, RouteEstimate, Verdict
 from sona.types import Record
 
 AT_THE_MEAN = 1e-3
@@ -47,7 +53,17 @@ class BankState(Record, kw_only=True):
     strays: tuple[Stray, ...] = ()
     forgotten: int = 0
     changes: tuple[PatternChange, ...] = ()
+    cycle: int = 0
+    half_life: float = BankConfig().half_life
     asked: dict[str, Asked] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids = {pattern.id for pattern in self.patterns}
+        widths = {len(pattern.centroid) for pattern in self.patterns} | {len(self.mean)}
+        if len(ids) != len(self.patterns) or len(self.bodies) not in (0, len(self.patterns)):
+            raise InvalidInputError("bank: patterns with the same id, or without their cells")
+        if len(widths) != 1 or len(self.mean) != 4 * self.width:
+            raise InvalidInputError("bank: patterns of different widths")
 
 
 class Bank:
@@ -94,6 +110,15 @@ class Bank:
         return self._shelf.learned
 
     @property
+    def cycle(self) -> int:
+        """The last cycle that it learned from; 0 before the first."""
+        return self._shelf.cycle
+
+    def weight(self, pattern: Pattern) -> float:
+        """How many trajectories a pattern has, where one of ``bank.half_life`` cycles ago counts half."""
+        return weight_at(pattern, self._shelf.cycle, self._shelf.half_life)
+
+    @property
     def _by_id(self) -> Mapping[str, Pattern]:
         return self._shelf.patterns
 
@@ -126,7 +151,11 @@ class Bank:
             DimensionMismatchError: ``query`` has another width than the bank's embeddings.
             InvalidInputError: ``query`` is not of one dimension, holds NaN or infinities, or is all zero.
         """
-        if self._mean is None or not self.patterns:
+        patterns = self._by_id
+        return [Recall(pattern=patterns[name], similarity=value) for name, value in self._nearest_of(query, k)]
+
+    def _nearest_of(self, query: Float32, k: int) -> list[tuple[str, float]]:
+        if self._mean is None or not self._by_id:
             return []
         with np.errstate(over="ignore"):  # becomes an infinity, which is refused
             square = np.einsum("d,d->", query, query) if query.ndim == 1 else 0.0
@@ -134,9 +163,93 @@ class Bank:
             raise InvalidInputError(
                 f"query: shape {query.shape}; one vector of finite numbers, not all zero, within float32 is allowed"
             )
-        centred = self._centred(query[None])
-        patterns = self._by_id
-        return [Recall(pattern=patterns[name], similarity=value) for name, value in self._index.search(centred, k)[0]]
+        return self._index.search(self._centred(query[None]), k)[0]
+
+    def best_route(
+        self, query: Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+    ) -> BestRoute | None:
+        """Which route to take for ``query``, a float32 embedding (width,), by how the routes went for queries like it.
+
+        Args:
+            query: as :meth:`recall`.
+            kind: ``tool`` compares ``tool:search`` with ``tool:lookup`` and the like; None compares all routes that
+                the bank knows, which makes sense only where all are of one kind.
+            explore: draw a route, each as often as it may be the best (Thompson sampling), in place of the one of the
+                highest expected quality: whoever always takes that one never learns what another is worth.
+
+        Returns:
+            The route with its expected quality, its interval and the evidence behind it, and the others; None where no
+            route of this kind is known, or before the first cycle.
+
+        Raises:
+            As :meth:`recall`.
+        """
+        found = self._nearest_of(query, 1)
+        if not found:
+            return None
+        name, similarity = found[0]
+        ranked = self._estimates(name, kind)
+        if not ranked:
+            return None
+        chosen = ranked[0].route
+        if explore is not None:
+            shelf = self._shelf
+            routes = [one.route for one in ranked]
+            chosen = drawn(shelf.patterns[name], self._everywhere, routes, shelf.cycle, shelf.half_life, explore)
+        return BestRoute(
+            chosen=next(one for one in ranked if one.route == chosen),
+            others=tuple(one for one in ranked if one.route != chosen),
+            pattern=name,
+            similarity=similarity,
+        )
+
+    def _estimates(self, name: str, kind: str | None) -> list[RouteEstimate]:
+        """Of the routes of a pattern; worked out once, as the bank never changes."""
+        if (found := self._estimated.get((name, kind))) is None:
+            shelf = self._shelf
+            found = estimates(shelf.patterns[name], self._everywhere, kind, shelf.cycle, shelf.half_life)
+            self._estimated[name, kind] = found
+        return found
+
+    @cached_property
+    def _estimated(self) -> dict[tuple[str, str | None], list[RouteEstimate]]:
+        return {}
+
+    @cached_property
+    def _everywhere(self) -> dict[str, Verdict]:
+        return everywhere(self.patterns, self._shelf.half_life)
+
+    def predict(self, embeddings: Float32) -> npt.NDArray[np.float64]:
+        """(n,) the expected quality of an answer to each of the queries ``embeddings`` (n, width), by how answers to
+        queries like it went: see :mod:`sona.bank.forecast`. 0.5 before the first cycle.
+
+        Raises:
+            DimensionMismatchError, InvalidInputError: of ``embeddings``, as :meth:`recall`.
+        """
+        if self._mean is None or not self._by_id or not len(embeddings):
+            return np.full(len(embeddings), UNKNOWN)
+        x, shelf = self._centred(embeddings), self._shelf
+        strays = [stray.cell for stray in shelf.strays]
+        found = []
+        for row, line in zip(x, self._index.search(x, NEAREST), strict=True):
+            near = [self._by_id[name] for name, _ in line]
+            bodies = {pattern.id: shelf.body(pattern.id) for pattern in near}
+            found.append(forecast(row, near, bodies, strays, self._everywhere[ALL]))
+        return np.asarray(found)
+
+    def usual_quality(self, pattern_id: str) -> float:
+        """What is usual for a pattern's trajectories, or with "" for all: the mean quality, drawn towards that of all
+        where few are rated.
+        """
+        everything = self._everywhere.get(ALL, Verdict())
+        pattern = self._by_id.get(pattern_id)
+        return everything.mean if pattern is None else usual(pattern, everything)
+
+    def with_families(self) -> Bank:
+        """With each pattern in a family of similar ones (:mod:`sona.bank.families`), in time with their square."""
+        names = families_of(self.patterns)
+        patterns = {name: msgspec.structs.replace(pattern, family=names[name]) for name, pattern in self._by_id.items()}
+        return Bank._of(replace(self._shelf, patterns=patterns), self._mean)._with_index_of(self)
 
     def nearest(self, embeddings: Float32) -> list[Pattern | None]:
         """The nearest pattern of each embedding (n, width); None before the first cycle."""
@@ -197,10 +310,12 @@ class Bank:
 
     def without(self, gone: Named, route_gone: Named = lambda route: False) -> Bank:
         """Without the exemplars of trajectories of whose ids ``gone`` is true, without lessons whose distiller saw any
-        of them, and without verdicts on routes of which ``route_gone`` is true; itself where there is none.
+        of them, and without verdicts on routes of which ``route_gone`` is true; itself where there is none. Families
+        are made anew where one has a name that no pattern shows any more.
         """
         shelf = without(self._shelf, gone, route_gone)
-        return self if shelf is self._shelf else Bank._of(shelf, self._mean)._with_index_of(self)
+        bank = self if shelf is self._shelf else Bank._of(shelf, self._mean)._with_index_of(self)
+        return bank.with_families() if has_stale_names(bank.patterns) else bank
 
     @property
     def lessons(self) -> int:
@@ -223,6 +338,8 @@ class Bank:
             strays=shelf.strays,
             forgotten=shelf.forgotten,
             changes=shelf.changes,
+            cycle=shelf.cycle,
+            half_life=shelf.half_life,
             asked=dict(shelf.asked),
         )
         return msgspec.msgpack.encode(state)
@@ -230,14 +347,35 @@ class Bank:
     @classmethod
     def from_bytes(cls, data: bytes) -> Bank:
         """The bank that :meth:`to_bytes` wrote; StoreCorruptError for anything else."""
-        try:
-            state = msgspec.msgpack.decode(data, type=BankState)
-        except (msgspec.DecodeError, InvalidInputError) as error:
-            raise StoreCorruptError(
-                f"the reasoning bank can't be read ({error}); roll back to an earlier version"
-            ) from None
+        state = _read(data)
         mean = np.frombuffer(state.mean, dtype="<f4") if state.mean else None
         patterns = {pattern.id: pattern for pattern in state.patterns}
         bodies = dict(zip(patterns, state.bodies, strict=False))
-        shelf = Shelf(patterns, bodies, state.strays, state.forgotten, state.changes, state.asked)
+        shelf = Shelf(
+            patterns,
+            bodies,
+            state.strays,
+            state.forgotten,
+            state.changes,
+            state.cycle,
+            state.half_life,
+            state.asked,
+        )
         return cls._of(shelf, mean)
+
+
+def _read(data: bytes) -> BankState:
+    """What a version's file holds, in today's form."""
+    try:
+        return msgspec.msgpack.decode(data, type=BankState)
+    except (msgspec.DecodeError, InvalidInputError) as error:
+        try:
+            if (first := read_first_form(data)) is not None:
+                patterns = tuple(pattern.today() for pattern in first.patterns)
+                cycle = max((pattern.touched_cycle for pattern in patterns), default=0)
+                return BankState(width=first.width, mean=first.mean, patterns=patterns, cycle=cycle)
+        except InvalidInputError:
+            pass  # what is wrong with it in today's form says more
+        raise StoreCorruptError(
+            f"the reasoning bank can't be read ({error}); roll back to an earlier version"
+        ) from None

@@ -17,27 +17,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from sona.bank.cell import Cell, Rated, as_one, cell_of, groups_of
-from sona.bank.clustering import spherical_kmeans
-from sona.bank.outliers import LEAST_ROWS, bar
+from sona.bank.far import far_rows
 from sona.bank.pattern import Member, pattern_of, sum_of, weight_at
+from sona.bank.pieces import pieces_of
 from sona.bank.shelf import MOST_CHANGES, Body, Shelf, Stray
-from sona.bank.vectors import Ints, distinct, lengths, sums_by_label, unit_rows
+from sona.bank.vectors import Ints, distinct, unit_rows
 from sona.bank.ward import Floats, Groups, Mask, Scale, agglomerated, evidence_of_two, reduced, scale_of
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.patterns import Change, Exemplar, Lesson, Pattern, PatternChange
 
-ALONE = 256
-"""Up to so many rows of a cycle each is a piece of its own."""
-PIECE, MOST_PIECES = 8, 1024
-"""Of more, so many rows make a piece, until there are so many pieces."""
 NEAR = 3
 """Patterns that are looked at for each piece."""
 STAY = 0.5
 """Two known patterns become one only where the evidence that they are two falls short by half of its price: what was
 told apart yesterday is not put together today for a few rows."""
-LOOSEST = 0.4
-"""A new group of few whose mean is shorter, squared, than this share of a usual one's is a heap of strays."""
 GROWN = 1.5
 """A pattern is looked at again, whether it should be two, when it has grown by this factor."""
 DUPLICATE = 0.98
@@ -45,6 +39,7 @@ DUPLICATE = 0.98
 BESIDE = 8
 """Patterns that are looked at for a duplicate: those under work, as they were before, may be among them."""
 MOST_STRAYS = 64
+"""The newest are kept."""
 EXCERPT = 200
 """Characters of a prompt or response that an exemplar keeps."""
 
@@ -95,12 +90,14 @@ class Cycle:
         """The next shelf; for each row of ``x`` (members, width), unit rows, its pattern's id, "" for a stray; and the
         ids of the patterns that have changed.
         """
-        pieces = _pieces(x, self._seed)
+        pieces = pieces_of(x, self._seed)
         near = self._near(x, pieces)
-        groups, known = self._items(x, pieces, near)
+        first, of_row, count = distinct(x)
+        groups, known = self._items(x, [rows[np.isin(rows, first)] for rows in pieces], near)
         scale = self._scale(Groups(groups.counts[: len(pieces)], groups.sums[: len(pieces)]))
         of = agglomerated(groups, scale, known=known, stay=STAY)
-        far = self._far(x, pieces, groups, of, known, usual=max(1.0 - scale.variance * x.shape[1], 0.0))
+        far = far_rows(x, _label_of_each(pieces, of), groups, of, known, scale, MOST_STRAYS)
+        far &= count[of_row] == 1  # what is repeated is no accident
         drafts, strays = self._drafts(x, pieces, near, of, far)
         drafts = [half for draft in drafts for half in self._cut(draft, scale)]
         return self._closed(drafts, strays)
@@ -118,7 +115,9 @@ class Cycle:
         return [name for name in self._before.patterns if name in found]
 
     def _items(self, x: Float32, pieces: list[Ints], near: list[str]) -> tuple[Groups, Mask]:
-        """Pieces, strays and near patterns as groups, in this order; and which are patterns."""
+        """Pieces, strays and near patterns as groups, in this order; and which are patterns. The pieces come without
+        repeated rows: they are no more evidence of a group than one of them.
+        """
         counts = [len(rows) for rows in pieces]
         sums = [np.stack([x[rows].sum(0, dtype=np.float64) for rows in pieces])]
         if self._before.strays:
@@ -142,31 +141,6 @@ class Cycle:
         return Scale.of(held + rows, scatter + own.variance * width * rows, width, grain)
 
     # Who belongs to whom
-
-    def _far(self, x: Float32, pieces: list[Ints], groups: Groups, of: Ints, known: Mask, usual: float) -> Mask:
-        """(rows,) those that lie far from the group that they came to, by the standard of this cycle's rows; and those
-        of a new group that is no more than a heap of what lies far from everything.
-
-        ``usual``: the squared length of the true mean of a usual group, for groups too small to tell their own.
-        """
-        totals = sums_by_label(groups.sums.astype(np.float64), of)
-        counts = np.bincount(of, groups.counts).astype(np.float64)
-        true = _true_squares(totals, counts)  # of a group's mean, without what is noise
-        label, repeated = np.empty(len(x), dtype=np.intp), np.zeros(len(x), dtype=np.bool_)
-        for number, rows in enumerate(pieces):
-            label[rows] = of[number]
-            repeated[rows] = len(rows) > 1 and bool((x[rows] == x[rows[0]]).all())
-        others = counts[label] > 1
-        far = ~others & bool((counts > 1).any() or self._before.patterns)
-        if others.sum() >= LEAST_ROWS:
-            standard = np.where(counts < LEAST_ROWS, np.maximum(true, usual), true)[label[others]]
-            short = _shortfall(x[others].astype(np.float64), totals[label[others]], counts[label[others]], standard)
-            far[others] = short < bar(short.astype(np.float32))
-        if self._before.patterns:
-            new = ~np.isin(np.arange(len(counts)), of[known])
-            loose = new & (counts <= MOST_STRAYS) & (true < LOOSEST * usual)
-            far |= loose[label] & ~repeated
-        return np.asarray(far & ~repeated)
 
     def _drafts(
         self, x: Float32, pieces: list[Ints], near: list[str], of: Ints, far: Mask
@@ -222,7 +196,8 @@ class Cycle:
         )
 
     def _new(self, parts: list[_Part]) -> _Draft:
-        draft = _Draft(self._name(), parts, self._number, float(sum(part.cell.count for part in parts)), tested=0)
+        count = sum(part.cell.count for part in parts)  # just looked at
+        draft = _Draft(self._name(), parts, self._number, float(count), tested=count)
         self._note("born", draft.name, "", draft.count)
         return draft
 
@@ -277,8 +252,16 @@ class Cycle:
             for row in (row for part in draft.parts for row in part.rows):
                 ids[row] = draft.name if draft.name in patterns else ""
         changes = (*self._before.changes, *self._changes)[-MOST_CHANGES:]
-        asked = {name: known for name, known in self._before.asked.items() if name in patterns}
-        after = Shelf(patterns, bodies, tuple(strays), self._before.forgotten + forgotten + lost, changes, asked)
+        after = Shelf(
+            patterns,
+            bodies,
+            tuple(strays),
+            self._before.forgotten + forgotten + lost,
+            changes,
+            self._number,
+            self._settings.half_life,
+            {name: known for name, known in self._before.asked.items() if name in patterns},
+        )
         return after, ids, [name for name in under_work if name in patterns]
 
     def _without_duplicates(
@@ -374,32 +357,12 @@ def best_lessons(lessons: Iterable[Lesson], most: int) -> tuple[Lesson, ...]:
     return tuple(sorted(unique.values(), key=lambda one: (-one.help_interval[0], -one.helpful, one.born_cycle))[:most])
 
 
-def _pieces(x: Float32, seed: int) -> list[Ints]:
-    """The places of the rows of each piece: equal rows are one, and of many rows those that are alike."""
-    if len(x) <= ALONE:
-        labels = distinct(x)[1]
-    else:
-        k = min(max(ALONE, len(x) // PIECE), MOST_PIECES)
-        labels = spherical_kmeans(x, k, seed, exchanges=False).labels.astype(np.intp)
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-
-
-def _true_squares(totals: Floats, counts: Floats) -> Floats:
-    """(k,) the squared length of the true mean of each group's rows: that of the mean of n rows is longer by their
-    noise, (1 - μ²) / n.
-    """
-    measured = np.einsum("kd,kd->k", totals, totals) / counts**2
-    return np.asarray(np.clip((counts * measured - 1) / np.maximum(counts - 1, 1), 0.0, 1.0))
-
-
-def _shortfall(rows: Floats, totals: Floats, counts: Floats, true: Floats) -> Floats:
-    """(n,) the cosine of each row to the rest of its group, less what it is for a group of that size whose true mean
-    has the squared length ``true``.
-    """
-    rest = totals - rows
-    cosines = np.einsum("nd,nd->n", rest, rows) / np.maximum(lengths(rest), 1e-12)
-    return np.asarray(cosines - true / np.sqrt(np.maximum(true + (1 - true) / (counts - 1), 1e-12)))
+def _label_of_each(pieces: list[Ints], of: Ints) -> Ints:
+    """(rows,) the group that each row came to."""
+    label = np.empty(sum(len(rows) for rows in pieces), dtype=np.intp)
+    for number, rows in enumerate(pieces):
+        label[rows] = of[number]
+    return label
 
 
 def _rated(member: Member, cosine: float) -> Rated:

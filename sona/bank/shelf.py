@@ -11,6 +11,7 @@ from sona.bank.cell import Cell, groups_of
 from sona.bank.pattern import sum_of
 from sona.bank.verdicts import ALL
 from sona.checks import check_count, check_kind, tuple_of
+from sona.config import BankConfig
 from sona.errors import InvalidInputError
 from sona.patterns import Exemplar, Lesson, Pattern, PatternChange
 from sona.types import Record
@@ -82,6 +83,10 @@ class Shelf:
     """Trajectories of patterns that were pruned, and strays of long ago."""
     changes: tuple[PatternChange, ...] = ()
     """The newest :data:`MOST_CHANGES`, oldest first."""
+    cycle: int = 0
+    """The last one that it learned from."""
+    half_life: float = BankConfig().half_life
+    """By which that cycle let things fade."""
     asked: Mapping[str, Asked] = field(default_factory=dict)
     """By pattern id; without those that were never asked of."""
 

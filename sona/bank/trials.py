@@ -11,7 +11,7 @@ had moved before is put back. For that a lesson keeps the newest trials; one tha
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from sona.bank.pattern import Member
-from sona.patterns import UNKNOWN, Lesson
+from sona.patterns import Lesson
 
 REMEMBERED = 512
 """Trials that a lesson keeps: 8 bytes each."""
@@ -40,18 +40,18 @@ class Trial(NamedTuple):
 
 
 def trials_of(
-    members: Sequence[Member], pattern_ids: Sequence[str], usual: Mapping[str, float], lessons: Container[str]
+    members: Sequence[Member], pattern_ids: Sequence[str], usual: Callable[[str], float], lessons: Container[str]
 ) -> list[Trial]:
     """The trials that a cycle brings.
 
     Args:
         members: the cycle's trajectories.
         pattern_ids: of the patterns that they lie in.
-        usual: by pattern id the mean quality before this cycle. Where there is none, one half is.
+        usual: what was the usual quality of a pattern, by its id, before this cycle; of "" for what lies in none.
         lessons: ids of those that there are.
     """
     return [
-        Trial(name, member.trajectory_id, member.quality >= max(usual.get(pattern, UNKNOWN) - ROUNDING, FAILS))
+        Trial(name, member.trajectory_id, member.quality >= max(usual(pattern) - ROUNDING, FAILS))
         for member, pattern in zip(members, pattern_ids, strict=True)
         if member.quality is not None
         for name in dict.fromkeys(member.recalled)
@@ -84,8 +84,7 @@ def _key(trajectory: str) -> int:
 
 def _read(trials: bytes) -> dict[int, bool]:
     """By key whether it helped, the oldest first. The lowest bit of each number says so, the others are the key."""
-    whole = len(trials) - len(trials) % 8
-    return {number >> 1: bool(number & 1) for number in np.frombuffer(trials[:whole], dtype="<u8").tolist()}
+    return {number >> 1: bool(number & 1) for number in np.frombuffer(trials, dtype="<u8").tolist()}
 
 
 def _written(trials: Mapping[int, bool]) -> bytes:

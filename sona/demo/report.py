@@ -8,11 +8,19 @@ from datetime import UTC, datetime
 from html import escape
 from shlex import quote
 
+from sona.bank_view.page import TITLE, pattern_rows
+from sona.bank_view.picture import STYLE as MAP_STYLE
+from sona.bank_view.picture import bank_map
 from sona.demo.picture import DARK_FROM, SCALE
 from sona.demo.result import Comparison, DemoResult, Return, Row, Traffic
 from sona.demo.style import STYLE
+from sona.patterns import Pattern
+from sona.terminal import number
 from sona.tiny import AGENT_TASKS, SKILLS
 from sona.types import CycleReport, GateCheck, Version
+
+LISTED = 12
+"""Patterns in the table; the map shows all."""
 
 
 def report_page(result: DemoResult, picture: bytes | None) -> str:
@@ -28,13 +36,14 @@ def report_page(result: DemoResult, picture: bytes | None) -> str:
         _cycles(result),
         _roll_back(result.returns),
         _comparisons(result.comparisons),
+        _bank(result.patterns),
         _versions(result.versions),
         _further(result),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>sona demo</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>sona demo</title>\n<style>{STYLE}{MAP_STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(section for section in sections if section)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -159,6 +168,18 @@ def _comparisons(comparisons: Iterable[Comparison]) -> str:
     )
 
 
+def _bank(patterns: Sequence[Pattern]) -> str:
+    if not patterns:
+        return ""
+    largest = sorted(patterns, key=lambda one: -one.count)[:LISTED]
+    few = "" if len(largest) == len(patterns) else f"<p>The largest {LISTED}:</p>\n"
+    found = number(len(patterns), "pattern", "patterns")
+    return (
+        f"<h2>{TITLE}</h2>\n<p>Nobody said which queries belong together. The reasoning bank found {found} in them.</p>"
+        f"\n{bank_map(patterns)}\n{few}{pattern_rows(largest)}"
+    )
+
+
 def _versions(versions: Iterable[Version]) -> str:
     head = _line(["version", "made from", "cycle", "answers learned from", "made at", "digest"], "th", numbers=(2, 3))
     lines = "".join(
@@ -181,7 +202,8 @@ def _versions(versions: Iterable[Version]) -> str:
 def _further(result: DemoResult) -> str:
     store = str(result.store)
     commands = "\n".join(
-        f"sona {command} --store {quote(store)}" for command in ("status", "versions list", "versions rollback")
+        f"sona {command} --store {quote(store)}"
+        for command in ("status", "bank show", "versions list", "versions rollback")
     )
     code = (
         "import sona\n\n"

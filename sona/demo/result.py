@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sona.demo.evaluation import Answers
+from sona.patterns import Pattern
 from sona.types import CycleReport, Version
 
 
@@ -70,6 +71,8 @@ class DemoResult:
     """What was rolled back to, in order; empty where no version was published."""
     comparisons: tuple[Comparison, ...]
     versions: tuple[Version, ...]
+    patterns: tuple[Pattern, ...]
+    """In the bank of the last version."""
     trajectories: int
     """In the store at the end."""
     seed: int

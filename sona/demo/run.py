@@ -61,6 +61,7 @@ def _run(options: DemoOptions, screen: Screen, folder: ResultsFolder, started: f
         returns=tuple(story.returns),
         comparisons=story.comparisons(),
         versions=tuple(story.versions),
+        patterns=story.patterns,
         trajectories=story.trajectories,
         seed=options.seed,
         seconds=time.perf_counter() - started,

@@ -7,6 +7,7 @@ from sona.demo.options import DemoOptions
 from sona.demo.result import Comparison, Return, Row, Traffic
 from sona.demo.screen import Screen
 from sona.demo.traffic import Agent, Handled, queries
+from sona.patterns import Pattern
 from sona.sync import SyncEngine
 from sona.tiny import AGENT_TASKS, AgentWorld
 from sona.types import BASE_VERSION, CycleReport, Progress, Version
@@ -29,6 +30,7 @@ class Story:
         self.cycles: list[CycleReport] = []
         self.returns: list[Return] = []
         self.versions: list[Version] = []
+        self.patterns: tuple[Pattern, ...] = ()
         self.trajectories = 0
 
     def tell(self) -> None:
@@ -44,6 +46,7 @@ class Story:
         if self._engine.version.id != BASE_VERSION:
             self._screen.heading("Taking it back", "earlier versions answer again")
             self._go_back()
+        self.patterns = self._engine.bank.patterns
         self.versions, self.trajectories = self._engine.versions(), self._engine.status().store.trajectories
 
     def comparisons(self) -> tuple[Comparison, ...]:

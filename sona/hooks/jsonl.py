@@ -4,7 +4,7 @@ Each line is one object. Of names for the same thing the first that the line has
 
 - ``id``: text or number; where it is missing, a hash of the line, so that reading the same file again gives the same
   ids.
-- ``source`` (or ``agent``, ``env``): who sent it; the file's name where it is missing.
+- ``source`` (or ``agent``, ``env``): who sent it; the file's name, without its ending, where it is missing.
 - ``created_ns`` (or ``timestamp``): when; whole nanoseconds since 1970, or a timestamp in seconds, milli-, micro- or
   nanoseconds, or ISO 8601 text (UTC where it names no zone); 0 where it is missing or none of these.
 - ``messages``: the conversation, as OpenAI writes it. Where there is no ``response``, the assistant's last text is
@@ -20,7 +20,8 @@ Each line is one object. Of names for the same thing the first that the line has
 
 A name that is one letter from one of these (``promt``, ``qualty``), or differs from it in upper and lower case alone
 (``Prompt``), is an error that says which was meant; a field of your own that is so called goes into ``metadata``. The
-file is UTF-8, with or without a byte order mark.
+file is UTF-8, with or without a byte order mark. It may be a pipe, or ``-`` for the standard input; a line that names
+no source is then of ``stdin``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,14 +42,15 @@ import msgspec
 from sona.checks import shown
 from sona.errors import InvalidInputError
 from sona.hooks.spelling import meant
-from sona.types import OUTCOMES, Feedback, Message, Outcome, Step, ToolCall, Trajectory, to_messages
+from sona.types import MESSAGE_KEYS, OUTCOMES, Feedback, Message, Outcome, Step, ToolCall, Trajectory, to_messages
 
 KEYS = (
     *("id", "source", "agent", "env", "created_ns", "timestamp", "messages", "prompt", "task", "question", "response"),
     *("answer", "steps", "quality", "reward", "outcome", "embedding", "metadata"),
 )
 STEP_KEYS = ("name", "action", "reward", "latency_s", "content", "thought", "observation")
-MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
+STDIN = Path("-")
+"""The standard input."""
 
 
 class Imported(NamedTuple):
@@ -73,38 +76,45 @@ def read_jsonl(path: Path, source: str | None = None) -> Iterator[Imported]:
     """
     check_file(path)
     seen: Counter[bytes] = Counter()
+    named = path.stem if path != STDIN and path.is_file() else "stdin"  # a pipe's name is another one each time
     try:
-        with path.open("rb") as lines:
+        with open(0, "rb", closefd=False) if path == STDIN else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 written = (line.removeprefix(BOM_UTF8) if number == 1 else line).strip()
                 if written:
-                    yield _read_line(written, number, path, source, seen)
+                    yield _read_line(written, number, source, named, seen)
+    except _LineError as error:
+        raise InvalidInputError(f"{path.name} {error}") from None
     except OSError as error:
         raise InvalidInputError(f"{str(path)!r} can't be read: {error}; give a file of JSON lines") from None
 
 
 def check_file(path: Path) -> None:
-    """InvalidInputError unless there is a file at ``path``."""
-    if not path.is_file():
+    """InvalidInputError unless there is a file at ``path``, or a pipe, or it is :data:`STDIN`."""
+    if path != STDIN and (os.path.isdir(path) or not os.path.exists(path)):
         raise InvalidInputError(f"{str(path)!r} is no file; give a file of JSON lines")
 
 
-def _read_line(line: bytes, number: int, path: Path, source: str | None, seen: Counter[bytes]) -> Imported:
+class _LineError(Exception):
+    """What is wrong with one line."""
+
+
+def _read_line(line: bytes, number: int, source: str | None, named: str, seen: Counter[bytes]) -> Imported:
     try:
         row = msgspec.json.decode(line)
         if not isinstance(row, dict):
             raise InvalidInputError(f"a {type(row).__name__}; one JSON object a line is allowed")
         _check_names(row, KEYS)
         fields = _Fields(row)
-        sender = source or str(fields.take("source", "agent", "env") or path.stem)
+        sender = source or str(fields.take("source", "agent", "env") or named)
         quality = fields.take("quality", "reward")
         given = fields.take("id")
         made = _trajectory(fields, _made_up_id(sender, line, seen) if given is None else _id(given), sender)
         return Imported(number, made, None if quality is None else _feedback(made, quality))
     # Not UTF-8, or a number or a nesting beyond Python's limits, are untyped ones.
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(
-            f"{path.name} line {number}: {error}; the lines before it were read: mend it and go on with the same file"
+        raise _LineError(
+            f"line {number}: {error}; the lines before it were read: mend it and go on with the same file"
         ) from None
 
 
@@ -245,6 +255,7 @@ def _openai_form(message: object) -> object:
     """A message with neither text nor calls, which some logs hold, is an empty turn: it reads as one blank."""
     if not isinstance(message, Mapping):
         return message
+    _check_names(message, MESSAGE_KEYS, "messages: ")
     kept = {key: value for key, value in message.items() if key in MESSAGE_KEYS}
     if (
         not kept.get("refusal")

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from sona.bank.bank import Bank
 from sona.bank.clustering import spherical_kmeans, unit_rows
-from sona.bank.pattern import Member, merged, moments
+from sona.bank.pattern import Member
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, StoreCorruptError
@@ -52,27 +52,27 @@ def test_an_id_means_the_same_thing_in_every_cycle() -> None:
 def test_twenty_cycles_of_the_same_traffic_make_no_duplicates() -> None:
     bank = Bank()
     for cycle in range(1, 21):
-        bank = bank.learn(draw([0, 1, 2, 3], 64, cycle), BankConfig(cluster_size=16), cycle=cycle, seed=cycle).bank
+        bank = bank.learn(draw([0, 1, 2, 3], 64, cycle), BankConfig(), cycle=cycle, seed=cycle).bank
     assert len(bank.patterns) == 4
-    assert {pattern.count for pattern in bank.patterns} == {320}
+    assert bank.learned == 20 * 64
+    assert min(pattern.count for pattern in bank.patterns) >= 318  # one or two may lie far out
 
 
 def test_quality_statistics_are_those_of_all_members() -> None:
-    groups = [draw([1], 20, 1), draw([1], 33, 2)]
+    groups = [draw([1], 64, 1), draw([1], 33, 2)]
     bank = (
         Bank().learn(groups[0], BankConfig(), cycle=1, seed=0).bank.learn(groups[1], BankConfig(), cycle=2, seed=0).bank
     )
     values = [member.quality for group in groups for member in group if member.quality is not None]
     (pattern,) = bank.patterns
-    assert pattern.quality_count == 53
-    assert pattern.quality_mean == pytest.approx(np.mean(values))
-    assert pattern.quality_std == pytest.approx(np.std(values, ddof=1))
-    assert merged(moments([]), moments([0.5])) == moments([0.5])
+    assert pattern.verdict.count == 97
+    assert pattern.verdict.mean == pytest.approx(np.mean(values))
+    assert pattern.verdict.std == pytest.approx(np.std(values, ddof=1))
 
 
 def test_exemplars_are_the_best_rated_without_repeats() -> None:
-    members = [*draw([0], 30, 1), *draw([0], 30, 1)]
-    (pattern,) = Bank().learn(members, BankConfig(cluster_size=1000, exemplars=4), cycle=1, seed=0).bank.patterns
+    members = [*draw([0], 64, 1), *draw([0], 64, 1)]
+    (pattern,) = Bank().learn(members, BankConfig(exemplars=4), cycle=1, seed=0).bank.patterns
     assert len({exemplar.prompt for exemplar in pattern.exemplars}) == 4
     assert {exemplar.quality for exemplar in pattern.exemplars} == {0.75}
 
@@ -143,16 +143,16 @@ def members(rows: list[Float32], cycle: int) -> list[Member]:
 @given(
     st.lists(st.sampled_from([-2.0, -1.0, 1.0, 2.0, 3.0]), min_size=1, max_size=40),
     st.integers(1, 4),
-    st.integers(1, 40),
+    st.floats(0.05, 2.0),
 )
-def test_no_embeddings_break_it(values: list[float], width: int, cluster_size: int) -> None:
+def test_no_embeddings_break_it(values: list[float], width: int, grain: float) -> None:
     rows = [np.full(width, value, dtype=np.float32) for value in values]  # opposite, equal, at the mean
     bank = Bank()
     for cycle in (1, 2):
-        placed = bank.learn(members(rows, cycle), BankConfig(cluster_size=cluster_size), cycle=cycle, seed=0)
+        placed = bank.learn(members(rows, cycle), BankConfig(grain=grain), cycle=cycle, seed=0)
         bank = placed.bank
-        assert {pattern.id for pattern in bank.patterns} >= set(placed.pattern_ids)
-        assert sum(pattern.count for pattern in bank.patterns) == cycle * len(rows)
+        assert {pattern.id for pattern in bank.patterns} >= set(placed.pattern_ids) - {""}
+        assert bank.learned == sum(pattern.count for pattern in bank.patterns) + bank.strays == cycle * len(rows)
 
 
 def test_centroid_and_spread_are_those_of_all_members() -> None:

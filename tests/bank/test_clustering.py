@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from sona.bank.clustering import Clusters, spherical_kmeans, unit_rows
-from sona.bank.groups import choose_k
 from sona.bank.lloyd import Partition, Points, around, lloyd
 from sona.bank.outliers import left_out_cosines
+from sona.bank.pieces import choose_k
 from sona.bank.split_merge import repaired
 from sona.bank.starts import farthest_first, greedy_plus_plus
 from sona.bank.vectors import Ints, distinct, sums_by_label

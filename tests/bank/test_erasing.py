@@ -1,5 +1,6 @@
 """A bank without what comes from certain trajectories."""
 
+import msgspec
 import numpy as np
 
 from sona.bank.bank import Bank
@@ -43,7 +44,7 @@ def is_eve(name: str) -> bool:
 
 
 def test_lessons_survive_storing_and_learning() -> None:
-    bank = with_lessons(lesson("l1-0", trials=b"12345678"), dropped=(lesson("l0-0"),))
+    bank = with_lessons(lesson("l1-0", trials=b"12345678" * 2), dropped=(lesson("l0-0"),))
     again = Bank.from_bytes(bank.to_bytes())
     assert again.patterns == bank.patterns
     assert again.asked == bank.asked
@@ -83,6 +84,20 @@ def test_a_pattern_that_lost_a_lesson_may_be_asked_of_at_once() -> None:
     assert bank.without(is_eve).asked[name].count == 0
     kept = with_lessons(lesson("l1-0", shown=("bob-1",)))
     assert kept.without(is_eve).asked[name].count == 20
+
+
+def test_families_are_not_called_by_what_is_gone() -> None:
+    bank = learned().with_families()
+    named = {one.family for one in bank.patterns}
+    assert bank.without(lambda name: name == "nobody") is bank
+    shown = {one.trajectory_id for p in bank.patterns for one in p.exemplars if one.prompt in named}
+    left = bank.without(lambda name: name in shown)
+    assert named.isdisjoint(one.family for one in left.patterns)
+    assert all(one.family for one in left.patterns)
+    # ... also where the exemplar itself had left the bank before
+    renamed = [msgspec.structs.replace(one, family="words of hers") for one in bank.patterns]
+    again = Bank(renamed, np.zeros(WIDTH, np.float32)).without(lambda name: False)
+    assert {one.family for one in again.patterns} == named
 
 
 def test_where_nothing_is_to_go_it_is_the_same_bank() -> None:

@@ -143,7 +143,7 @@ def test_a_bank_that_lived_recalls_what_one_read_from_its_bytes_does(coded_early
         rows = (centres[rng.integers(40, size=120)] + 0.05 * rng.normal(size=(120, WIDTH))).astype(np.float32)
         members = [Member(f"{cycle}-{at}", row, 0.5, "", "") for at, row in enumerate(rows)]
         bank.recall(rows[0])
-        bank = bank.learn(members, BankConfig(cluster_size=2), cycle=cycle, seed=cycle).bank
+        bank = bank.learn(members, BankConfig(grain=0.05), cycle=cycle, seed=cycle).bank
         again = Bank.from_bytes(bank.to_bytes())
         for query in rows[:20]:
             lived, read = bank.recall(query, 5), again.recall(query, 5)

@@ -16,7 +16,8 @@ def member(name: str, quality: float | None, recalled: tuple[str, ...] = ("l1-0"
 
 
 def helped(quality: float | None, usual: dict[str, float], pattern: str = "p1") -> list[bool]:
-    return [trial.helped for trial in trials_of([member("t", quality)], [pattern], usual, {"l1-0"})]
+    trials = trials_of([member("t", quality)], [pattern], lambda name: usual.get(name, 0.5), {"l1-0"})
+    return [trial.helped for trial in trials]
 
 
 def test_it_helped_what_went_as_well_as_usual_and_was_no_failure() -> None:
@@ -32,14 +33,9 @@ def test_a_mean_s_rounding_makes_no_harm() -> None:
     assert helped(0.7, {"p1": usual}) == [True]
 
 
-def test_a_pattern_without_a_past_is_judged_by_one_half() -> None:
-    assert helped(0.6, {}) == helped(0.6, {"p1": 0.9}, pattern="") == [True]
-    assert helped(0.4, {}) == [False]
-
-
 def test_only_lessons_count_and_each_once() -> None:
     members = [member("t", 1.0, ("p1", "l1-0", "l1-0", "gone")), member("u", 1.0, ())]
-    assert trials_of(members, ["p1", "p1"], {}, {"l1-0", "l1-1"}) == [Trial("l1-0", "t", True)]
+    assert trials_of(members, ["p1", "p1"], lambda name: 0.5, {"l1-0", "l1-1"}) == [Trial("l1-0", "t", True)]
 
 
 def counted(*trials: tuple[str, bool]) -> tuple[int, int]:

@@ -10,8 +10,10 @@ import pytest
 from benchmarks import bench_bank
 from benchmarks.bank import methods, recalling
 from benchmarks.bank.agreement import nmi, objective, purity
+from benchmarks.bank.embedding import embeddings
 from benchmarks.bank.mixture import CASES, GROUPS, Case, draw
-from benchmarks.bank.queries import NEED, embeddings, read
+from benchmarks.bank.need import NEED
+from benchmarks.bank.queries import read
 from benchmarks.benchmark import Benchmark
 
 
@@ -86,11 +88,12 @@ def test_real_queries_are_embedded_and_their_intents_numbered(data: list[Path], 
     named = embeddings(data)
     assert list(named) == ["words", "shipped"]
     for name, width in (("words", 5), ("shipped", 128)):
-        x, intents = read(data[0], named[name], None)
-        assert x.shape == (6, width)
-        assert sorted(intents.tolist()) == [0, 0, 0, 1, 1, 1]
-    x, intents = read(data[0], named["words"], 3)
-    assert len(x) == len(intents) == 3
+        found = read(data[0], named[name], None)
+        assert found.embeddings.shape == found.rows.shape == (6, width)
+        assert sorted(found.intents.tolist()) == [0, 0, 0, 1, 1, 1]
+        assert found.domains.tolist() == [0] * 6
+        np.testing.assert_allclose(np.linalg.norm(found.rows, axis=1), 1.0, atol=1e-5)
+    assert len(read(data[0], named["words"], 3).rows) == 3
 
 
 def test_it_runs_without_data_and_says_what_it_left_out(
@@ -99,11 +102,16 @@ def test_it_runs_without_data_and_says_what_it_left_out(
     benchmark: Benchmark = bench_bank.BENCHMARK
     assert benchmark.trouble([]) == ""
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert benchmark.main(["--quick", "--only", "real", "--out", str(tmp_path / "a.json")]) == 0
+    parts = ["--quick", "--only", "real", "stability", "predict"]
+    assert benchmark.main([*parts, "--out", str(tmp_path / "a.json")]) == 0
     said = capsys.readouterr().out
-    assert "real queries: not measured, give --data DIR" in said
+    for part in ("real queries", "stability of ids", "predictions"):
+        assert f"{part}: not measured, give --data DIR" in said
     assert "peer: not measured" in said
+    assert json.loads((tmp_path / "a.json").read_text())["results"] == {}
     folders = [word for folder in data for word in ("--data", str(folder))]
-    assert benchmark.main(["--quick", "--only", "real", "--out", str(tmp_path / "b.json"), *folders]) == 0
+    assert benchmark.main([*parts, "--out", str(tmp_path / "b.json"), *folders]) == 0
     results = json.loads((tmp_path / "b.json").read_text())["results"]
     assert results["real.queries.nmi"] == results["real.queries.words.nmi.ours"] == pytest.approx(1.0)
+    assert {"real.queries.id_stability", "real.queries.bank_nmi", "real.queries.shipped.anew_nmi"} <= results.keys()
+    assert not any(key.startswith("predict") for key in results)

@@ -12,6 +12,7 @@ from sona.demo.evaluation import Answers
 from sona.demo.picture import draw_picture
 from sona.demo.report import report_page
 from sona.demo.result import Comparison, DemoResult, Return, Row, Traffic
+from sona.patterns import Pattern
 from sona.tiny import AGENT_TASKS, SKILLS
 from sona.types import CycleReport, Funnel, GateCheck, GateDecision, Version
 
@@ -45,6 +46,7 @@ def made_up() -> DemoResult:
         returns=(Return("v0", True), Return("v1", False)),
         comparisons=(Comparison("tool_call", NASTY, NASTY, "", NASTY),),
         versions=(Version(id="v0", parent=None, cycle=0, created_ns=1, digest="ab" * 32),),
+        patterns=(Pattern(id="p1-0", centroid=b"\0\0\x80?", count=12, spread=1.0, family=NASTY),),
         trajectories=12,
         seed=0,
         seconds=61.5,
@@ -96,6 +98,12 @@ def test_page_shows_the_gate_s_decision() -> None:
     page = report_page(replace(made_up(), cycles=(cycle_report(passed=False),)), None)
     assert "rejected" in page
     assert "✗ no" in page
+
+
+def test_page_shows_the_bank() -> None:
+    assert "What the bank holds" in report_page(made_up(), None)
+    assert "p1-0: 12 trajectories" in report_page(made_up(), None)
+    assert "What the bank holds" not in report_page(replace(made_up(), patterns=()), None)
 
 
 def test_picture_is_a_png_and_the_same_each_time() -> None:

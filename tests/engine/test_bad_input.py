@@ -77,6 +77,30 @@ def test_a_wrong_conversation_is_refused_before_the_block_begins(tmp_path: Path,
         engine.trajectory(messages).__enter__()
 
 
+def test_what_is_no_trajectory_is_refused_and_a_mapping_told_how_to_become_one(tmp_path: Path) -> None:
+    given = {"mesages": "q", "response": "a", "quality": 1.0}
+    with open_small(tmp_path / "store", model=None) as engine:
+        for wrong in (given, "q", None):
+            for quality in (None, 1.0):
+                with pytest.raises(InvalidInputError, match=r"a sona\.Trajectory is allowed"):
+                    engine.record(wrong, quality=quality)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match=r"'mesages' is no field of it, did you mean 'messages'.*quality="):
+            engine.record(given)  # type: ignore[arg-type]
+        assert engine.status().rejected == engine.status().pending == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("contnet", "content"), ("rol", "role"), ("Content", "content"), ("tool_call", "tool_calls"), (3, "")],
+)
+def test_a_misspelt_key_of_a_message_is_named_with_the_nearest_one(tmp_path: Path, wrong: Any, meant: str) -> None:
+    message = {"role": "user", "content": "q", wrong: "x"}
+    with open_small(tmp_path / "store", model=None) as engine:
+        for use in (lambda: engine.trajectory([message]), lambda: sona.Trajectory(messages=[message], response="a")):
+            with pytest.raises(InvalidInputError, match=rf"messages\[0\]: {wrong!r} is no key.*did you mean '{meant}"):
+                use()
+
+
 def test_wrong_sampling_is_refused(tmp_path: Path) -> None:
     with open_small(tmp_path / "store") as engine:
         for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": -5}):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import os
 import threading
 import time
 from contextlib import closing
@@ -17,7 +19,7 @@ import pytest
 import sona
 from sona.broadcast import Broadcast
 from sona.config import Config, StoreConfig
-from sona.errors import ClosedError, CycleError, InvalidInputError
+from sona.errors import ClosedError, CycleError, InvalidInputError, StoreError, StoreFullError, SwapError
 from sona.event_stream import EventStream
 from sona.events import (
     CycleFinished,
@@ -31,6 +33,8 @@ from sona.events import (
     TrajectoryRecorded,
     VersionPublished,
 )
+from sona.serving.local import LocalModel
+from sona.storage.store import Store
 from tests.engine.loops import BACKENDS, run_on
 from tests.engine.small import SMALL, open_small, record_task
 
@@ -89,6 +93,58 @@ def test_what_the_full_queue_turns_away_is_told(tmp_path: Path) -> None:
     assert len(kinds) > 0
 
 
+def test_a_broken_disk_is_told_from_a_full_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreFullError("the disk has no room; free some")
+
+    config = Config(store=StoreConfig(queue_bytes=4096))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        events = engine.events()
+        assert engine.record(trajectory("too large", "a" * 5000)) == "rejected"
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "append", full)
+            assert engine.record(trajectory("waits", "a" * 3000)) == "recorded"
+            with pytest.raises(StoreFullError):
+                engine.flush()
+            assert engine.record(trajectory("b", "a" * 3000)) == "rejected"
+            with engine.trajectory("a" * 3000, id="c") as t:
+                t.respond("a")
+            with pytest.raises(StoreError, match=r"'c' was rejected.*the disk has no room; free some"):
+                t.durable()
+    dropped = [(event.id, event.reason) for event in told(events) if isinstance(event, RecordDropped)]
+    assert dropped == [("too large", "queue full"), ("b", "disk"), ("c", "disk")]
+    warned = [line for line in caplog.messages if "are rejected" in line]
+    assert len(warned) == 2, "each reason is told once"
+    assert "store.queue_bytes (4096)" in warned[0]
+    assert "the disk has no room; free some" in warned[1]
+
+
+def test_no_room_for_the_journal_is_told_from_a_full_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with open_small(tmp_path / "store", model=None) as engine:
+        events = engine.events()
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        large = trajectory("large", "a" * 1_000_000)
+        while engine.record(large) == "recorded":
+            pass
+    [dropped] = [event for event in told(events) if isinstance(event, RecordDropped)]
+    assert dropped.reason == "disk"
+
+
+def test_an_import_that_waits_warns_of_no_rejection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(f'{{"id": "{n}", "prompt": "{"a" * 3000}", "response": "b"}}\n' for n in range(50)))
+    config = Config(store=StoreConfig(queue_bytes=8192))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        assert engine.import_jsonl(file).new == 50
+        assert engine.status().rejected == 0
+    assert "rejected" not in caplog.text
+
+
 def test_a_cycle_tells_its_course(tmp_path: Path) -> None:
     with open_small(tmp_path / "store") as engine:
         record_task(engine, 60, seed=1)
@@ -123,6 +179,28 @@ def test_a_cycle_tells_its_course(tmp_path: Path) -> None:
     assert isinstance(failed, CycleFinished)
     assert (failed.status, failed.version) == ("failed", None)
     assert "enough" in failed.reason
+
+
+def test_a_version_that_can_not_be_served_is_told_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_small(tmp_path / "store") as engine:
+        record_task(engine, 60, seed=1)
+        events = engine.events()
+        with monkeypatch.context() as patched:
+            patched.setattr(LocalModel, "swap", fail_to_swap)
+            with pytest.raises(SwapError, match=r"v1 was published.*no memory.*v0 answers"):
+                engine.learn()
+        assert engine.version.id == "v0"
+        assert engine.status().store.uncollected == 0, "what it took is taken"
+    *_, published, finished = told(events)
+    assert isinstance(published, VersionPublished)
+    assert isinstance(finished, CycleFinished)
+    assert (finished.status, finished.version) == ("published", "v1")
+    assert finished.trouble is not None
+    assert "no memory for it" in finished.trouble
+
+
+def fail_to_swap(*_: object) -> None:
+    raise RuntimeError("no memory for it")
 
 
 def test_who_is_too_slow_misses_the_oldest_and_is_told_how_many(tmp_path: Path) -> None:

@@ -66,14 +66,26 @@ def test_one_that_is_open_for_too_long_is_abandoned_and_its_late_answer_is_told(
 )
 def test_each_of_these_looks_for_them(tmp_path: Path, sweeps: Callable[[sona.SyncEngine], object]) -> None:
     with open_small(tmp_path / "store", model=None, config=SHORT) as engine:
+        engine._engine._started().writer.on_tick = None
         left_open(engine, "hangs")
         engine.flush()
         time.sleep(0.06)
         sweeps(engine)
-        deadline = time.monotonic() + 10
-        while "hangs" not in engine._engine._started().store:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until_stored(engine, "hangs")
+
+
+def test_one_is_abandoned_in_time_where_nothing_else_happens(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None, config=SHORT) as engine:
+        left_open(engine, "hangs")
+        wait_until_stored(engine, "hangs")
+        assert engine.get("hangs").trajectory.outcome == "abandoned"
+
+
+def wait_until_stored(engine: sona.SyncEngine, name: str) -> None:
+    deadline = time.monotonic() + 10
+    while name not in engine._engine._started().store:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_a_clock_that_is_set_does_not_end_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

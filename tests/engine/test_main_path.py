@@ -273,7 +273,7 @@ def test_a_store_of_other_embeddings_still_records_what_the_model_answers(tmp_pa
 
 def test_a_host_with_a_model_of_its_own_records_and_the_bank_learns(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    config = Config(**{**_fields(SMALL), "bank": BankConfig(cluster_size=10)})
+    config = Config(**{**_fields(SMALL), "bank": BankConfig(exemplars=1)})
     with open_small(tmp_path / "store", model=None, config=config) as engine:
         for place in range(40):
             vector = rng.normal(size=16) + 5 * (place % 2) * np.eye(16)[0]
@@ -282,7 +282,7 @@ def test_a_host_with_a_model_of_its_own_records_and_the_bank_learns(tmp_path: Pa
         assert (report.status, report.version) == ("published", "v1")
         assert report.funnel.left_out == {"no model to train": 40}
         (best, *_) = engine.recall(np.eye(16)[0].astype(np.float32) * 5)
-        assert best.pattern.quality_mean == 1.0
+        assert best.pattern.verdict.mean == 1.0
         assert engine.learn().status == "skipped"
 
 

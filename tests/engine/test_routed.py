@@ -101,12 +101,12 @@ def test_the_few_queries_of_a_skill_wait_once_and_are_counted_once(tmp_path: Pat
         assert 0 < left <= 7
         counts = engine.status().store
         assert counts.uncollected == left
-        assert sum(pattern.count for pattern in engine.bank.patterns) == counts.trajectories - left
+        assert engine.bank.learned == counts.trajectories - left
         record_task(engine, 60, seed=4, task="routing_policy")
         assert engine.learn().funnel.left_out["too few of their kind came"] == left
         counts = engine.status().store
         assert counts.uncollected == 0
-        assert sum(pattern.count for pattern in engine.bank.patterns) == counts.trajectories
+        assert engine.bank.learned == counts.trajectories
 
 
 def test_what_the_base_knows_already_is_left_to_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,18 @@ def test_importing_twice_changes_nothing(tmp_path: Path) -> None:
             engine.import_jsonl(tmp_path / "none.jsonl")
 
 
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path) -> None:
+    rows = (json.dumps(ROW) + "\n").encode() * 3
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(pipe.write_bytes, rows)
+        got = list(read_jsonl(pipe))
+    (tmp_path / "stdin.jsonl").write_bytes(rows)
+    assert got == list(read_jsonl(tmp_path / "stdin.jsonl")), "also by their ids, whatever the pipe is called"
+    assert {one.trajectory.source for one in got} == {"stdin"}
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
     file.write_bytes(json.dumps(ROW).encode())
@@ -269,6 +282,13 @@ def test_a_misspelt_field_is_refused_with_the_name_that_was_meant(tmp_path: Path
 def test_a_misspelt_field_of_a_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="steps: 'rewrd': did you mean 'reward'"):
         read(tmp_path, {**ROW, "steps": [{"name": "x", "rewrd": 1}]})
+
+
+def test_a_misspelt_key_of_a_message_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="messages: 'contnet': did you mean 'content'"):
+        read(tmp_path, {"messages": [{"role": "user", "contnet": "q"}], "response": "a"})
+    (row,) = read(tmp_path, {"messages": [{"role": "user", "content": "q", "audio_id": 3}], "response": "a"})
+    assert row.trajectory.messages[0].content == "q"
 
 
 @pytest.mark.parametrize(

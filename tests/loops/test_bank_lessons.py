@@ -173,7 +173,7 @@ def test_what_did_not_help_is_not_written_again() -> None:
 
 def test_half_of_a_pattern_is_judged_by_what_was_usual_for_the_whole() -> None:
     bank, _ = taught(BANK, good)
-    usual = bank.patterns[0].verdict.mean
+    usual = bank.usual_quality(FIRST)
     split = PatternChange(cycle=2, change="split", pattern="half", other=FIRST)
     state = msgspec.msgpack.decode(bank.to_bytes(), type=BankState)
     after = Bank.from_bytes(msgspec.msgpack.encode(msgspec.structs.replace(state, changes=(*state.changes, split))))

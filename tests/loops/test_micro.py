@@ -62,7 +62,7 @@ def bank(quality: float = 0.5) -> Bank:
         for token in QUESTIONS.values()
         for n in range(10)
     ]
-    return Bank().learn(members, BankConfig(cluster_size=10), cycle=1, seed=0).bank
+    return Bank().learn(members, BankConfig(), cycle=1, seed=0).bank
 
 
 def version(name: str, parent: str | None, cycle: int = 0) -> Version:

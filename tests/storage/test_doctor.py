@@ -431,8 +431,8 @@ def test_an_older_store_is_brought_up_and_repaired(tmp_path: Path, form: int) ->
     assert found["current"] == "v0", "the golden store has no files of its versions"
 
 
-@pytest.mark.parametrize("form", [1, 2])
-def test_the_pages_of_an_older_store_are_read(tmp_path: Path, form: int) -> None:
+@pytest.mark.parametrize("form", [1, 2, 3])
+def test_the_pages_of_each_schema_are_read(tmp_path: Path, form: int) -> None:
     expected = unpack(form, tmp_path)
     data = (tmp_path / DATABASE).read_bytes()
     (tmp_path / DATABASE).write_bytes(bytes(100) + data[100:])  # its header is gone, and with it the schema's number

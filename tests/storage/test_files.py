@@ -21,7 +21,7 @@ from sona.storage import schema
 from sona.storage.store import DATABASE, LOCK, Store
 from tests.processes import first_line, kill, run, start
 from tests.storage.faulty_disk import faulty_disk
-from tests.storage.golden.make import contents, unpack
+from tests.storage.golden.make import SINCE_SCHEMA_3, contents, unpack
 from tests.storage.records import add, feedback, rated, run_cycle, trajectory
 
 
@@ -215,7 +215,7 @@ print(any(path.endswith("store.lock") for path in ours), any("store.db" in path 
 # The form on disk
 
 
-@pytest.mark.parametrize("form", [1, 2])
+@pytest.mark.parametrize("form", [1, 2, 3])
 def test_a_store_of_each_schema_is_read(tmp_path: Path, form: int) -> None:
     expected = unpack(form, tmp_path)
     if form < schema.SCHEMA_VERSION:
@@ -227,13 +227,14 @@ def test_a_store_of_each_schema_is_read(tmp_path: Path, form: int) -> None:
     with Store.open(tmp_path) as store:
         assert contents(store) == expected
         add(store, [trajectory("another"), feedback("another")])
+        cycle = store.next_cycle()
         run_cycle(store, publish=True, groups={"another": ("s9", "p9")})
-        assert store.current().id == "v6"
+        assert store.current().id == f"v{cycle}"
         rows = store.sample("train", 3, np.random.default_rng(0), skills=["s9"], balanced=True)
         assert [row.trajectory.id for row in rows] == ["another"] * 3
 
 
-@pytest.mark.parametrize("form", [1, 2])
+@pytest.mark.parametrize("form", [1, 2, 3])
 def test_a_seed_draws_from_an_old_store_what_it_always_drew(tmp_path: Path, form: int) -> None:
     unpack(form, tmp_path)
     with Store.open(tmp_path) as store:  # written down from the code that made schema 1
@@ -243,6 +244,21 @@ def test_a_seed_draws_from_an_old_store_what_it_always_drew(tmp_path: Path, form
             assert "".join(row.trajectory.id for row in drawn) == train
             drawn = store.sample("held_out", 3, np.random.default_rng(5))
             assert "".join(row.trajectory.id for row in drawn) == held_out
+
+
+def test_a_store_of_schema_3_knows_what_was_learned_from_and_deleted(tmp_path: Path) -> None:
+    held = unpack(3, tmp_path)
+    assert all(held[table] for table in SINCE_SCHEMA_3), "else the file shows nothing of these tables"
+    with Store.open(tmp_path) as store:
+        run_cycle(store, publish=True)
+        erasure = store.erasure("past")
+        erasure.begin()
+        assert erasure.forget() == (store.current().id,)
+
+
+def test_each_schema_has_its_golden_store(tmp_path: Path) -> None:
+    for form in range(1, schema.SCHEMA_VERSION + 1):
+        unpack(form, tmp_path)
 
 
 def test_old_claims_are_of_no_skill_and_no_pattern(tmp_path: Path) -> None:

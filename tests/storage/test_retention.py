@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -179,6 +180,58 @@ def test_a_damaged_claim_in_the_way_changes_nothing(store: Store) -> None:
     with pytest.raises(StoreCorruptError, match=r"claim 2 \(train\) of cycle 1"):
         store.prune(newest(2))
     assert names(store) == ["a", "b", "c"]
+
+
+def test_damage_of_what_is_remembered_is_not_counted_on(store: Store) -> None:
+    add(store, rated("abc"))
+    run_cycle(store)
+    assert store.prune(newest(2)).claims == 1
+    with sqlite3.connect(store.path / DATABASE) as raw:
+        assert raw.execute("UPDATE learned SET trajectories = 7").rowcount == 1
+    raw.close()
+    with pytest.raises(StoreCorruptError, match="what cycle 1 learned is damaged"):
+        store.prune(newest(1))
+    assert names(store) == ["b", "c"]
+
+
+@pytest.mark.parametrize("index", ["feedback_of_trajectory", "sqlite_autoindex_claims_1", "claims_by_group"])
+def test_a_damaged_index_deletes_no_more_and_no_less(tmp_path: Path, index: str) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    with Store.open(good) as store:
+        add(store, rated("abcdef"))
+        run_cycle(store, groups=dict.fromkeys("abcdef", ("s", "p")))
+    raw = sqlite3.connect(good / DATABASE)
+    (page,) = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (index,)).fetchone()
+    raw.close()
+    sound, end = (good / DATABASE).read_bytes(), page * 16384
+    found = 0
+    for place in range(end - 40, end):  # where the entries lie
+        spoilt = bytearray(sound)
+        spoilt[place] ^= 1 + place % 3
+        shutil.rmtree(bad, ignore_errors=True)
+        bad.mkdir()
+        (bad / DATABASE).write_bytes(spoilt)
+        try:
+            with Store.open(bad) as store:
+                found += store.prune(newest(4)).damaged
+        except StoreCorruptError:
+            found += 1
+        _check_in_step(bad)
+    assert found
+
+
+def _check_in_step(folder: Path) -> None:
+    """What belongs together is there or gone together; asked of the tables alone."""
+    raw = sqlite3.connect(folder / DATABASE)
+    owners = [raw.execute(f"SELECT {what} NOT INDEXED ORDER BY 1").fetchall() for what in OWNERS]
+    assert owners[0] == owners[1] == owners[2]
+    for number in ("ordinal", "place"):
+        numbers = raw.execute(f"SELECT +{number} FROM claims NOT INDEXED ORDER BY 1").fetchall()
+        assert numbers == [(place,) for place in range(len(owners[0]))]
+    raw.close()
+
+
+OWNERS = ("seq FROM trajectories", "+trajectory FROM feedback", "seq FROM claims")
 
 
 def test_the_settings_are_the_limits(tmp_path: Path) -> None:

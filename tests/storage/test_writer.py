@@ -120,6 +120,20 @@ def test_a_batch_is_bounded_in_bytes(fake: FakeStore, open_writer: Callable[...,
     assert [len(batch) for batch in fake.batches] == [1, 2, 2, 1]
 
 
+def test_closing_tries_as_long_as_the_settings_say_and_tells_so_at_once(
+    fake: FakeStore, open_writer: Callable[..., Writer], caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = open_writer(fake, close_timeout_s=0.2)
+    fake.error = StoreFullError("the disk has no room; free some")
+    writer.put(trajectory("a"))
+    wait_for(lambda: writer.degraded is not None)
+    began = time.monotonic()
+    with pytest.raises(StoreError, match=r"1 records are not durable \(the disk has no room.*after 0\.2 s"):
+        writer.close()
+    assert time.monotonic() - began < 5.0
+    assert "closing waits for up to 0.2 s (store.close_timeout_s), as 1 records are not durable" in caplog.text
+
+
 def test_beyond_the_bound_records_are_rejected_and_counted(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
     writer = open_writer(fake, queue_bytes=20_000)
     fake.gate.clear()

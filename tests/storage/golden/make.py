@@ -15,16 +15,21 @@ import msgspec
 
 from sona.checks import pack_tokens
 from sona.ports import Claim
+from sona.storage.retention import Limits
 from sona.storage.schema import SCHEMA_VERSION
 from sona.storage.store import DATABASE, Store
 from sona.types import Feedback, Message, Step, ToolCall, Trajectory
-from tests.storage.records import feedback, rated, report, run_cycle
+from tests.storage.records import feedback, rated, report, run_cycle, trajectory
 
 GOLDEN = Path(__file__).parent
+SINCE_SCHEMA_3 = ("learned", "arrivals")
+"""Tables that an older store has not, so that they are empty once it is brought up."""
 
 
 def fill(store: Store) -> None:
-    """Every table, every field, a version that was rolled back, and two that were left out and then rated anew."""
+    """Every table, every field, a version that was rolled back, two that were left out and then rated anew, and one
+    that was learned from and then deleted for its age.
+    """
     full = Trajectory(
         id="full",
         source="agent-ü",
@@ -65,6 +70,10 @@ def fill(store: Store) -> None:
     run_cycle(store, role="left_out", groups={"d": ("", "p1")})
     store.append([feedback("d", 0.875, id="f3")])
     run_cycle(store, groups={"d": ("s2", "p1")})
+    old = msgspec.structs.replace(trajectory("old", source="past"), created_ns=2)
+    store.append([old, feedback("old")])
+    run_cycle(store)
+    store.prune(Limits(days=365.0, trajectories=0, per_source=0, unlearned=True), now_ns=1_700_000_000_000_000_000)
     store.set_current("v2")
     store.append([Feedback(id="f2", trajectory_id="full", quality=1.0, at_ns=11)])
     store.write_state("probes", bytes(range(256)))
@@ -86,15 +95,22 @@ def contents(store: Store) -> Any:
         "probes": store.read_state("probes"),
         "sources": store.sources(),
         "counts": counts,
+        **{name: rows_of(store, name) for name in SINCE_SCHEMA_3},
     }
     return json.loads(msgspec.json.encode(everything))
+
+
+def rows_of(store: Store, table: str) -> Any:
+    """A table that only sums of are asked for, as it lies."""
+    with store._snapshot() as connection:
+        return connection.execute(f"SELECT * FROM {table}").fetchall()
 
 
 def unpack(form: int, folder: Path) -> Any:
     """Lay the golden store of a schema into ``folder``, and return what it holds."""
     golden = GOLDEN / f"v{form}"
     (folder / DATABASE).write_bytes(gzip.decompress((golden / f"{DATABASE}.gz").read_bytes()))
-    return json.loads((golden / "contents.json").read_text())
+    return {name: [] for name in SINCE_SCHEMA_3} | json.loads((golden / "contents.json").read_text())
 
 
 def main() -> None:
