@@ -26,7 +26,7 @@ from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts, import_file
 from sona.intake import Intake, Receipt
 from sona.parts import Parts
-from sona.patterns import Recall
+from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus, read_status
 from sona.stoppable import open_or_close
@@ -83,6 +83,13 @@ def _check_distiller(distill: object) -> None:
             f"distill: {shown(distill)}; a plain function from a LessonRequest to lessons is allowed, and no async "
             "one: a cycle calls it from a thread of its own"
         )
+
+
+def _checked(query: Conversation | Float32) -> Sequence[Message] | Float32:
+    """An embedding of finite float32 numbers, or messages."""
+    if isinstance(query, np.ndarray):
+        return np.frombuffer(pack_vector(query, "query"), dtype="<f4")
+    return to_messages(query)
 
 
 class Engine:
@@ -312,9 +319,23 @@ class Engine:
             InvalidInputError: an embedding that is not finite, or an empty text.
         """
         self._started()
-        if isinstance(query, np.ndarray):
-            return await self._host.recall(np.frombuffer(pack_vector(query, "query"), dtype="<f4"), k)
-        return await self._host.recall(to_messages(query), k)
+        return await self._host.recall(_checked(query), k)
+
+    async def best_route(
+        self, query: Conversation | Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+    ) -> BestRoute | None:
+        """Which route to take for a query, by how the routes (see :attr:`sona.Trajectory.steps`) went for queries like
+        it: see :meth:`sona.bank.bank.Bank.best_route`. Takes a query, and raises, as :meth:`recall`.
+        """
+        self._started()
+        return await self._host.ask(_checked(query), lambda bank, at: bank.best_route(at, kind, explore=explore))
+
+    async def expected_quality(self, query: Conversation | Float32) -> float:
+        """How well an answer to a query is likely to go, from 0 to 1, by how answers to queries like it went: see
+        :mod:`sona.bank.forecast`. Takes a query, and raises, as :meth:`recall`.
+        """
+        self._started()
+        return await self._host.ask(_checked(query), lambda bank, at: float(bank.predict(at[None])[0]))
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text is to the served model, by itself.

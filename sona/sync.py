@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 import sona.engine
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
@@ -22,7 +24,7 @@ from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts
 from sona.intake import Receipt
 from sona.loop_thread import LoopThread
-from sona.patterns import Recall
+from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
@@ -148,6 +150,16 @@ class SyncEngine:
     def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
         """See :meth:`sona.Engine.recall`."""
         return self._started().call(self._engine.recall, query, k)
+
+    def best_route(
+        self, query: Conversation | Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+    ) -> BestRoute | None:
+        """See :meth:`sona.Engine.best_route`."""
+        return self._started().call(functools.partial(self._engine.best_route, query, kind, explore=explore))
+
+    def expected_quality(self, query: Conversation | Float32) -> float:
+        """See :meth:`sona.Engine.expected_quality`."""
+        return self._started().call(self._engine.expected_quality, query)
 
     def count_tokens(self, text: str) -> int:
         """See :meth:`sona.Engine.count_tokens`."""
