@@ -193,8 +193,8 @@ def erase(
     yes: Annotated[bool, Parameter(negative="", help="Erase; without it nothing is done.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Erase all that SOURCE has sent: trajectories, feedback, exemplars of the bank; and name what has learned from it.
-    An agent that has the store open calls engine.erase().
+    """Erase all that SOURCE has sent: trajectories, feedback, exemplars and lessons of the bank; and name what has
+    learned from it. An agent that has the store open calls engine.erase().
     """
     from sona.erasure import erase as erase_source
     from sona.storage.mapped import open_journal
@@ -214,8 +214,8 @@ def erase(
         return
     out.print(
         f"{trajectories(done.trajectories)} of {plain(repr(source))} erased, with "
-        f"{number(done.feedback, 'feedback', 'feedbacks')} and {number(done.exemplars, 'exemplar', 'exemplars')} in "
-        f"{number(len(done.rewritten), 'version', 'versions')}",
+        f"{number(done.feedback, 'feedback', 'feedbacks')}, and {number(done.exemplars, 'exemplar', 'exemplars')} and "
+        f"{number(done.lessons, 'lesson', 'lessons')} in {number(len(done.rewritten), 'version', 'versions')}",
         highlight=False,
         soft_wrap=True,
     )

@@ -157,6 +157,22 @@ class BankConfig(Settings, kw_only=True):
     """Cycles after which patterns are put into families anew."""
 
 
+class LessonsConfig(Settings, kw_only=True):
+    """Lessons: what a pattern's best and worst trajectories teach, in words (:mod:`sona.bank.lessons`). How many of
+    them a pattern keeps is ``bank.lessons``.
+    """
+
+    by_model: bool = False
+    """The served model writes them. Off: a small model writes none that are worth having. A function that is given to
+    ``sona.open(..., distill=...)`` writes them whatever this says."""
+    per_cycle: Annotated[int, Meta(ge=0, le=10_000)] = 4
+    """Patterns that a cycle has lessons written for, at most; those that have grown most come first."""
+    min_rated: Annotated[int, Meta(ge=1, le=1_000_000)] = 8
+    """Trajectories with a quality that a pattern needs before."""
+    max_tokens: Annotated[int, Meta(ge=16, le=100_000)] = 256
+    """Length of what the served model writes of one pattern, at most."""
+
+
 class SkillsConfig(Settings, kw_only=True):
     """How many adapters there are, and what each answers for."""
 
@@ -336,6 +352,7 @@ class Config(Settings, kw_only=True):
     serve: ServeConfig = ServeConfig()
     lora: LoraConfig = LoraConfig()
     bank: BankConfig = BankConfig()
+    lessons: LessonsConfig = LessonsConfig()
     skills: SkillsConfig = SkillsConfig()
     micro: MicroConfig = MicroConfig()
     train: TrainConfig = TrainConfig()

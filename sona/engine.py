@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,17 +15,18 @@ import anyio.to_thread
 import numpy as np
 
 from sona.bank.bank import Bank
-from sona.checks import Float32, check_id, check_number, folder_of, pack_vector
+from sona.bank.lessons import Distiller
+from sona.checks import Float32, check_id, check_number, folder_of, pack_vector, shown
 from sona.config import Config, settings_of
 from sona.cycles import Cycles
 from sona.erasure import Erased, erase
-from sona.errors import ClosedError
+from sona.errors import ClosedError, InvalidInputError
 from sona.event_stream import BUFFER, EventStream
 from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts, import_file
 from sona.intake import Intake, Receipt
 from sona.parts import Parts
-from sona.patterns import Recall
+from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus, read_status
 from sona.stoppable import open_or_close
@@ -54,6 +56,7 @@ def open(
     *,
     model: str | os.PathLike[str] | None = None,
     config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    distill: Distiller | None = None,
 ) -> Engine:
     """An engine on the store in folder ``path``; ``async with``, or :meth:`Engine.start`, opens it.
 
@@ -62,12 +65,31 @@ def open(
         model: folder or hub id of a transformers causal language model, ``"tiny"`` for the small one that comes with
             sona, or None for a host that serves its own model and only records.
         config: settings, as a :class:`sona.Config` or nested mappings, or the path of a TOML file with them.
+        distill: writes lessons from a pattern's best and worst trajectories: see :mod:`sona.bank.lessons`. It is called
+            in a cycle, from its thread; what it raises costs that pattern's lessons alone. None: the model does, where
+            ``lessons.by_model`` is on.
 
     Raises:
         ConfigError: of ``config``. What starting raises, see :class:`Engine`.
-        InvalidInputError: ``path`` is empty, or no path.
+        InvalidInputError: ``path`` is empty, or no path; or ``distill`` is no function, or one that has to be awaited.
     """
-    return Engine(folder_of(path), model, settings_of(config))
+    _check_distiller(distill)
+    return Engine(folder_of(path), model, settings_of(config), distill)
+
+
+def _check_distiller(distill: object) -> None:
+    if distill is not None and (not callable(distill) or inspect.iscoroutinefunction(distill)):
+        raise InvalidInputError(
+            f"distill: {shown(distill)}; a plain function from a LessonRequest to lessons is allowed, and no async "
+            "one: a cycle calls it from a thread of its own"
+        )
+
+
+def _checked(query: Conversation | Float32) -> Sequence[Message] | Float32:
+    """An embedding of finite float32 numbers, or messages."""
+    if isinstance(query, np.ndarray):
+        return np.frombuffer(pack_vector(query, "query"), dtype="<f4")
+    return to_messages(query)
 
 
 class Engine:
@@ -80,8 +102,11 @@ class Engine:
         ModelNotFoundError, ModelError: of the model, also where the store has learned adapters for another base model.
     """
 
-    def __init__(self, path: Path, model: str | os.PathLike[str] | None, config: Config) -> None:
+    def __init__(
+        self, path: Path, model: str | os.PathLike[str] | None, config: Config, distill: Distiller | None = None
+    ) -> None:
         self.path, self.config = path, config
+        self._distill = distill
         self._model_name = model
         self._parts: Parts | None = None
         # Made anew with the parts; they stay after closing, for blocks that end later.
@@ -103,7 +128,7 @@ class Engine:
             return self
         parts = await open_or_close(lambda: Parts.start(self.path, self._model_name, self.config), Parts.close)
         self._intake = Intake(parts, self.config.recording)
-        self._cycles = Cycles(parts, self.config)
+        self._cycles = Cycles(parts, self.config, self._distill)
         self._host = TrajectoryHost(parts, self._intake, self.config.serve)
         self._parts = parts
         return self
@@ -131,14 +156,16 @@ class Engine:
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        recalled: Sequence[str] = (),
     ) -> OpenTrajectory:
-        """A block in which one query is handled, recorded when it ends: see :class:`OpenTrajectory`.
+        """A block in which one query is handled, recorded when it ends: see :class:`OpenTrajectory`. What was recalled
+        for it before, by :meth:`recall`, may be named by its ``ids`` in ``recalled``.
 
         Raises:
             InvalidInputError: an argument that can't be recorded.
         """
         self._started()
-        return OpenTrajectory(self._host, messages, source=source, id=id, metadata=metadata)
+        return OpenTrajectory(self._host, messages, source=source, id=id, metadata=metadata, recalled=recalled)
 
     def record(
         self,
@@ -278,7 +305,9 @@ class Engine:
         return await self._in_thread(functools.partial(model.generate_batch, max_new_tokens=limit), prompts)
 
     async def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
-        """The ``k`` patterns nearest to a query, nearest first; [] before the first cycle.
+        """The ``k`` patterns nearest to a query, nearest first, each with what is known of it as text for a prompt; []
+        before the first cycle. :func:`sona.bank.prompting.in_prompt` puts several into a number of tokens;
+        ``engine.bank.recall`` finds them without texts, in microseconds.
 
         Args:
             query: a text or conversation, embedded by the model; or an embedding, float32 (width,), of the host's own.
@@ -289,12 +318,32 @@ class Engine:
             DimensionMismatchError: an embedding of another width than the store's.
             InvalidInputError: an embedding that is not finite, or an empty text.
         """
-        if isinstance(query, np.ndarray):
-            vector = np.frombuffer(pack_vector(query, "query"), dtype="<f4")
-        else:
-            model = self._served()
-            vector = (await self._in_thread(model.embed, [model.encode_prompt(to_messages(query))]))[0]
-        return self._started().bank.recall(vector, k)
+        self._started()
+        return await self._host.recall(_checked(query), k)
+
+    async def best_route(
+        self, query: Conversation | Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+    ) -> BestRoute | None:
+        """Which route to take for a query, by how the routes (see :attr:`sona.Trajectory.steps`) went for queries like
+        it: see :meth:`sona.bank.bank.Bank.best_route`. Takes a query, and raises, as :meth:`recall`.
+        """
+        self._started()
+        return await self._host.ask(_checked(query), lambda bank, at: bank.best_route(at, kind, explore=explore))
+
+    async def expected_quality(self, query: Conversation | Float32) -> float:
+        """How well an answer to a query is likely to go, from 0 to 1, by how answers to queries like it went: see
+        :mod:`sona.bank.forecast`. Takes a query, and raises, as :meth:`recall`.
+        """
+        self._started()
+        return await self._host.ask(_checked(query), lambda bank, at: float(bank.predict(at[None])[0]))
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text is to the served model, by itself.
+
+        Raises:
+            ModelError: the engine has no model.
+        """
+        return self._served().count_tokens(text)
 
     @property
     def bank(self) -> Bank:
@@ -406,7 +455,8 @@ class Engine:
         return await self._in_thread(self._started().store.backup, target)
 
     async def erase(self, source: str) -> Erased:
-        """Erase all that a source has sent so far: trajectories, feedback, claims, and the exemplars of the banks.
+        """Erase all that a source has sent so far: trajectories, feedback, claims, and what the banks have of its
+        words: exemplars, lessons that were written from them, names of routes that nobody else took.
 
         What its ``learned`` names has learned from the source all the same: weights can't be made to forget it, but a
         rollback takes them out of use. Backups are not touched.

@@ -124,17 +124,26 @@ class Lesson(Record, kw_only=True):
     harmful: int = 0
     """... and those that went worse."""
     born_cycle: int = 0
+    shown: tuple[str, ...] = ()
+    """All trajectories whose texts its distiller may have seen, whatever it says that it rests on: with the erasure of
+    any of them it goes."""
+    trials: bytes = b""
+    """Which trajectories moved the two counters last, and which of them (:mod:`sona.bank.trials`)."""
 
     def __post_init__(self) -> None:
         check_id(self.id, "lesson id")
         check_one_of(self.advice, ADVICE, "lesson advice")
         for name in ("title", "when", "text"):
             check_text(getattr(self, name), f"lesson {name}")
-        _set(self, "trajectory_ids", tuple_of(self.trajectory_ids, str, "lesson trajectory_ids"))
-        for name in self.trajectory_ids:
-            check_id(name, "lesson trajectory id")
+        for name in ("trajectory_ids", "shown"):
+            _set(self, name, tuple_of(getattr(self, name), str, f"lesson {name}"))
+            for trajectory_id in getattr(self, name):
+                check_id(trajectory_id, f"lesson {name}")
         for name in ("helpful", "harmful", "born_cycle"):
             check_count(getattr(self, name), f"lesson {name}")
+        check_kind(self.trials, bytes, "lesson trials")
+        if len(self.trials) % 8:
+            raise InvalidInputError(f"lesson trials: {len(self.trials)} bytes; 8 for each trial are allowed")
 
     @property
     def help_interval(self) -> tuple[float, float]:
@@ -202,10 +211,23 @@ class Recall(Record, kw_only=True):
     pattern: Pattern
     similarity: float
     """Cosine of the query to the centroid, in the bank's centred space."""
+    text: str = ""
+    """What is known of the pattern, for a prompt: lessons, routes, exemplars (:mod:`sona.bank.prompting`). An engine's
+    ``recall`` writes it; the bank's own, which takes microseconds, leaves it empty."""
+    tokens: int | None = None
+    """How long the text is, in tokens of the served model; None where there is no model, or no text."""
 
     def __post_init__(self) -> None:
         check_kind(self.pattern, Pattern, "pattern")
         _set(self, "similarity", check_number(self.similarity, "similarity", *COSINES))
+        check_text(self.text, "recall text", empty=True)
+        if self.tokens is not None:
+            check_count(self.tokens, "recall tokens")
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of the pattern and its lessons: what belongs into :attr:`sona.Trajectory.recalled`."""
+        return (self.pattern.id, *(lesson.id for lesson in self.pattern.lessons))
 
 
 class PatternChange(Record, kw_only=True):

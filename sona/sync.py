@@ -9,9 +9,12 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 import sona.engine
 from sona.bank.bank import Bank
-from sona.checks import Float32, TokensLike
+from sona.bank.lessons import Distiller
+from sona.checks import Float32, TokensLike, VectorLike
 from sona.config import Config
 from sona.engine import Conversation, Engine
 from sona.erasure import Erased
@@ -21,7 +24,7 @@ from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts
 from sona.intake import Receipt
 from sona.loop_thread import LoopThread
-from sona.patterns import Recall
+from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
@@ -33,9 +36,10 @@ def open_sync(
     *,
     model: str | os.PathLike[str] | None = None,
     config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    distill: Distiller | None = None,
 ) -> SyncEngine:
     """As :func:`sona.open`, for ``with``."""
-    return SyncEngine(sona.engine.open(path, model=model, config=config))
+    return SyncEngine(sona.engine.open(path, model=model, config=config, distill=distill))
 
 
 class SyncEngine:
@@ -85,9 +89,10 @@ class SyncEngine:
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        recalled: Sequence[str] = (),
     ) -> SyncTrajectory:
         """See :meth:`sona.Engine.trajectory`."""
-        handle = self._engine.trajectory(messages, source=source, id=id, metadata=metadata)
+        handle = self._engine.trajectory(messages, source=source, id=id, metadata=metadata, recalled=recalled)
         return SyncTrajectory(handle, self._started)
 
     def record(
@@ -145,6 +150,20 @@ class SyncEngine:
     def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
         """See :meth:`sona.Engine.recall`."""
         return self._started().call(self._engine.recall, query, k)
+
+    def best_route(
+        self, query: Conversation | Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+    ) -> BestRoute | None:
+        """See :meth:`sona.Engine.best_route`."""
+        return self._started().call(functools.partial(self._engine.best_route, query, kind, explore=explore))
+
+    def expected_quality(self, query: Conversation | Float32) -> float:
+        """See :meth:`sona.Engine.expected_quality`."""
+        return self._started().call(self._engine.expected_quality, query)
+
+    def count_tokens(self, text: str) -> int:
+        """See :meth:`sona.Engine.count_tokens`."""
+        return self._engine.count_tokens(text)
 
     def learn(self, on_progress: Report = ignore_progress) -> CycleReport:
         """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was."""
@@ -229,6 +248,14 @@ class SyncTrajectory:
     def id(self) -> str:
         """The trajectory's id, for feedback now or days later."""
         return self._handle.id
+
+    def recall(self, k: int = 5, *, embedding: VectorLike | None = None) -> list[Recall]:
+        """See :meth:`OpenTrajectory.recall`."""
+        return self._loop().call(functools.partial(self._handle.recall, k, embedding=embedding))
+
+    def used(self, ids: Sequence[str]) -> None:
+        """See :meth:`OpenTrajectory.used`."""
+        self._handle.used(ids)
 
     def generate(self, **sampling: Any) -> Reply:
         """See :meth:`OpenTrajectory.generate`."""

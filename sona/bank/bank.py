@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
@@ -11,20 +11,21 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from sona.bank.families import families_of
+from sona.bank.erasing import Named, without
+from sona.bank.families import families_of, has_stale_names
 from sona.bank.first_form import read_first_form
 from sona.bank.forecast import NEAREST, forecast, usual
 from sona.bank.index import CentroidIndex
 from sona.bank.pattern import Member, weight_at
 from sona.bank.placing import Cycle
 from sona.bank.routes import drawn, estimates, everywhere
-from sona.bank.shelf import Body, Shelf, Stray
+from sona.bank.shelf import Asked, Body, Shelf, Stray
 from sona.bank.vectors import unit_rows
 from sona.bank.verdicts import ALL
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, InvalidInputError, StoreCorruptError
-from sona.patterns import UNKNOWN, BestRoute, Exemplar, Pattern, PatternChange, Recall, RouteEstimate, Verdict
+from sona.patterns import UNKNOWN, BestRoute, Lesson, Pattern, PatternChange, Recall, RouteEstimate, Verdict
 from sona.types import Record
 
 AT_THE_MEAN = 1e-3
@@ -54,6 +55,7 @@ class BankState(Record, kw_only=True):
     changes: tuple[PatternChange, ...] = ()
     cycle: int = 0
     half_life: float = BankConfig().half_life
+    asked: dict[str, Asked] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ids = {pattern.id for pattern in self.patterns}
@@ -295,10 +297,30 @@ class Bank:
         at_mean = np.linalg.norm(centred, axis=1, keepdims=True) <= AT_THE_MEAN * lengths
         return unit_rows(np.where(at_mean, embeddings, centred))
 
-    def without(self, gone: Callable[[Exemplar], bool]) -> Bank:
-        """Without the exemplars of which ``gone`` is true; itself where there is none."""
-        shelf = self._shelf.without(gone)
-        return self if shelf is self._shelf else Bank._of(shelf, self._mean)._with_index_of(self)
+    @property
+    def asked(self) -> Mapping[str, Asked]:
+        """By pattern id, what is remembered of its lessons beside those that it has."""
+        return self._shelf.asked
+
+    def with_lessons(self, lessons: Mapping[str, tuple[Lesson, ...]], asked: Mapping[str, Asked]) -> Bank:
+        """With these ``lessons`` in the patterns of these ids, in place of theirs; ``asked``: as in :attr:`asked`."""
+        changed = {name: msgspec.structs.replace(self._by_id[name], lessons=new) for name, new in lessons.items()}
+        shelf = replace(self._shelf, patterns={**self._by_id, **changed}, asked=dict(asked))
+        return Bank._of(shelf, self._mean)._with_index_of(self)
+
+    def without(self, gone: Named, route_gone: Named = lambda route: False) -> Bank:
+        """Without the exemplars of trajectories of whose ids ``gone`` is true, without lessons whose distiller saw any
+        of them, and without verdicts on routes of which ``route_gone`` is true; itself where there is none. Families
+        are made anew where one has a name that no pattern shows any more.
+        """
+        shelf = without(self._shelf, gone, route_gone)
+        bank = self if shelf is self._shelf else Bank._of(shelf, self._mean)._with_index_of(self)
+        return bank.with_families() if has_stale_names(bank.patterns) else bank
+
+    @property
+    def lessons(self) -> int:
+        """How many it holds."""
+        return sum(len(pattern.lessons) for pattern in self.patterns)
 
     def exemplars(self) -> int:
         """How many it keeps, those that are not shown of a pattern included."""
@@ -318,6 +340,7 @@ class Bank:
             changes=shelf.changes,
             cycle=shelf.cycle,
             half_life=shelf.half_life,
+            asked=dict(shelf.asked),
         )
         return msgspec.msgpack.encode(state)
 
@@ -328,7 +351,16 @@ class Bank:
         mean = np.frombuffer(state.mean, dtype="<f4") if state.mean else None
         patterns = {pattern.id: pattern for pattern in state.patterns}
         bodies = dict(zip(patterns, state.bodies, strict=False))
-        shelf = Shelf(patterns, bodies, state.strays, state.forgotten, state.changes, state.cycle, state.half_life)
+        shelf = Shelf(
+            patterns,
+            bodies,
+            state.strays,
+            state.forgotten,
+            state.changes,
+            state.cycle,
+            state.half_life,
+            state.asked,
+        )
         return cls._of(shelf, mean)
 
 

@@ -26,12 +26,18 @@ def families_of(patterns: tuple[Pattern, ...]) -> dict[str, str]:
         members = np.flatnonzero(of == label)
         middle = groups.sums[members].sum(0, dtype=np.float64)
         nearest = patterns[int(members[(groups.sums[members] @ middle).argmax()])]
-        name = _name(nearest)
+        name = name_of(nearest)
         names[label] = name if name not in names.values() else f"{name} ({nearest.id})"
     return {pattern.id: names[int(label)] for pattern, label in zip(patterns, of, strict=True)}
 
 
-def _name(pattern: Pattern) -> str:
+def has_stale_names(patterns: tuple[Pattern, ...]) -> bool:
+    """Whether a family is named by words that none of the ``patterns`` shows any more."""
+    names = {name for one in patterns for name in ("", name_of(one), f"{name_of(one)} ({one.id})")}
+    return any(pattern.family not in names for pattern in patterns)
+
+
+def name_of(pattern: Pattern) -> str:
     """What it is like, in one line."""
     prompts = [" ".join(one.prompt.split()) for one in (*pattern.exemplars, *pattern.failures)]
     return next((prompt[:NAME] for prompt in prompts if prompt), pattern.id)

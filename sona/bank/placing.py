@@ -260,6 +260,7 @@ class Cycle:
             changes,
             self._number,
             self._settings.half_life,
+            {name: known for name, known in self._before.asked.items() if name in patterns},
         )
         return after, ids, [name for name in under_work if name in patterns]
 

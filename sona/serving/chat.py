@@ -55,6 +55,10 @@ class ChatCodec:
         end = [] if self.end_id is None else [self.end_id]
         return np.asarray(self._encode(text, special=False) + end, dtype=np.int32)
 
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text is, by itself: without a template, or a token that ends it."""
+        return len(self._encode(text, special=False))
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
