@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from sona.serving.local import LocalModel
 
 Conversation = str | Sequence[Message | Mapping[str, Any]]
+Query = Conversation | Float32 | Sequence[float]
+"""A text or conversation, or its embedding (width,)."""
 T = TypeVar("T")
 
 
@@ -85,9 +87,9 @@ def _check_distiller(distill: object) -> None:
         )
 
 
-def _checked(query: Conversation | Float32) -> Sequence[Message] | Float32:
+def _checked(query: Query) -> Sequence[Message] | Float32:
     """An embedding of finite float32 numbers, or messages."""
-    if isinstance(query, np.ndarray):
+    if isinstance(query, np.ndarray) or (isinstance(query, (list, tuple)) and query and isinstance(query[0], float)):
         return np.frombuffer(pack_vector(query, "query"), dtype="<f4")
     return to_messages(query)
 
@@ -304,13 +306,14 @@ class Engine:
         limit = self._host.limit(max_new_tokens)
         return await self._in_thread(functools.partial(model.generate_batch, max_new_tokens=limit), prompts)
 
-    async def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
+    async def recall(self, query: Query, k: int = 5) -> list[Recall]:
         """The ``k`` patterns nearest to a query, nearest first, each with what is known of it as text for a prompt; []
         before the first cycle. :func:`sona.bank.prompting.in_prompt` puts several into a number of tokens;
         ``engine.bank.recall`` finds them without texts, in microseconds.
 
         Args:
-            query: a text or conversation, embedded by the model; or an embedding, float32 (width,), of the host's own.
+            query: a text or conversation, embedded by the model; or an embedding (width,) of the host's own, as an
+                array or a list of floats.
             k: at most so many.
 
         Raises:
@@ -322,15 +325,22 @@ class Engine:
         return await self._host.recall(_checked(query), k)
 
     async def best_route(
-        self, query: Conversation | Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+        self,
+        query: Query,
+        kind: str | None = None,
+        *,
+        among: Sequence[str] | None = None,
+        explore: np.random.Generator | None = None,
     ) -> BestRoute | None:
         """Which route to take for a query, by how the routes (see :attr:`sona.Trajectory.steps`) went for queries like
         it: see :meth:`sona.bank.bank.Bank.best_route`. Takes a query, and raises, as :meth:`recall`.
         """
         self._started()
-        return await self._host.ask(_checked(query), lambda bank, at: bank.best_route(at, kind, explore=explore))
+        return await self._host.ask(
+            _checked(query), lambda bank, at: bank.best_route(at, kind, among=among, explore=explore)
+        )
 
-    async def expected_quality(self, query: Conversation | Float32) -> float:
+    async def expected_quality(self, query: Query) -> float:
         """How well an answer to a query is likely to go, from 0 to 1, by how answers to queries like it went: see
         :mod:`sona.bank.forecast`. Takes a query, and raises, as :meth:`recall`.
         """

@@ -47,15 +47,12 @@ class Verdict(Record, kw_only=True):
     m2: float = 0.0
     """Sum of squared differences from the mean (Welford 1962), for the variance and for merging."""
     recent_weight: float = 0.0
-    """How many, where one of ``half_life`` cycles ago counts half, as of ``cycle``."""
+    """How many, where each counts by a fiftieth less than the one after it: 50 at most."""
     recent_mean: float = UNKNOWN
-    """Of all of them by that weight."""
-    cycle: int = 0
-    """The last one that added to it."""
+    """Of all of them by that weight: how well it goes lately."""
 
     def __post_init__(self) -> None:
         check_count(self.count, "verdict count")
-        check_count(self.cycle, "verdict cycle")
         _set(self, "mean", check_quality(self.mean, "verdict mean"))
         # No sum of squared differences in [0, 1] is larger than a quarter of their number (Popoviciu 1935).
         _set(self, "m2", check_number(self.m2, "verdict m2", 0.0, self.count / 4 + 1e-6))
@@ -258,7 +255,8 @@ class RouteEstimate(Record, kw_only=True):
 
     route: str
     quality: float
-    """Expected: the pattern's own evidence, and as much as two trajectories of what the route is worth elsewhere."""
+    """Expected: the pattern's own evidence, what is recent counting most, and as much as two trajectories of what the
+    route is worth elsewhere."""
     low: float
     high: float
     """... which lies in between by 90 %."""

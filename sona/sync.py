@@ -14,9 +14,9 @@ import numpy as np
 import sona.engine
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
-from sona.checks import Float32, TokensLike, VectorLike
+from sona.checks import TokensLike, VectorLike
 from sona.config import Config
-from sona.engine import Conversation, Engine
+from sona.engine import Conversation, Engine, Query
 from sona.erasure import Erased
 from sona.errors import ClosedError
 from sona.event_stream import BUFFER, SyncEventStream
@@ -147,17 +147,23 @@ class SyncEngine:
             functools.partial(self._engine.generate_batch, conversations, max_new_tokens=max_new_tokens)
         )
 
-    def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
+    def recall(self, query: Query, k: int = 5) -> list[Recall]:
         """See :meth:`sona.Engine.recall`."""
         return self._started().call(self._engine.recall, query, k)
 
     def best_route(
-        self, query: Conversation | Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+        self,
+        query: Query,
+        kind: str | None = None,
+        *,
+        among: Sequence[str] | None = None,
+        explore: np.random.Generator | None = None,
     ) -> BestRoute | None:
         """See :meth:`sona.Engine.best_route`."""
-        return self._started().call(functools.partial(self._engine.best_route, query, kind, explore=explore))
+        asked = functools.partial(self._engine.best_route, query, kind, among=among, explore=explore)
+        return self._started().call(asked)
 
-    def expected_quality(self, query: Conversation | Float32) -> float:
+    def expected_quality(self, query: Query) -> float:
         """See :meth:`sona.Engine.expected_quality`."""
         return self._started().call(self._engine.expected_quality, query)
 

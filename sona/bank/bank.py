@@ -18,11 +18,11 @@ from sona.bank.forecast import NEAREST, forecast, usual
 from sona.bank.index import CentroidIndex
 from sona.bank.pattern import Member, weight_at
 from sona.bank.placing import Cycle
-from sona.bank.routes import drawn, estimates, everywhere
+from sona.bank.routes import candidates, drawn, estimates, everywhere
 from sona.bank.shelf import Asked, Body, Shelf, Stray
 from sona.bank.vectors import unit_rows
 from sona.bank.verdicts import ALL
-from sona.checks import Float32
+from sona.checks import Float32, check_id, shown, tuple_of
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, InvalidInputError, StoreCorruptError
 from sona.patterns import UNKNOWN, BestRoute, Lesson, Pattern, PatternChange, Recall, RouteEstimate, Verdict
@@ -149,12 +149,15 @@ class Bank:
 
         Raises:
             DimensionMismatchError: ``query`` has another width than the bank's embeddings.
-            InvalidInputError: ``query`` is not of one dimension, holds NaN or infinities, or is all zero.
+            InvalidInputError: ``query`` is not of one dimension, holds NaN or infinities, or is all zero; or ``k``
+                is no whole number from 1.
         """
         patterns = self._by_id
         return [Recall(pattern=patterns[name], similarity=value) for name, value in self._nearest_of(query, k)]
 
     def _nearest_of(self, query: Float32, k: int) -> list[tuple[str, float]]:
+        if type(k) is not int or k < 1:
+            raise InvalidInputError(f"k: {shown(k)}; a whole number from 1 is allowed")
         if self._mean is None or not self._by_id:
             return []
         with np.errstate(over="ignore"):  # becomes an infinity, which is refused
@@ -166,36 +169,44 @@ class Bank:
         return self._index.search(self._centred(query[None]), k)[0]
 
     def best_route(
-        self, query: Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+        self,
+        query: Float32,
+        kind: str | None = None,
+        *,
+        among: Sequence[str] | None = None,
+        explore: np.random.Generator | None = None,
     ) -> BestRoute | None:
         """Which route to take for ``query``, a float32 embedding (width,), by how the routes went for queries like it.
 
         Args:
             query: as :meth:`recall`.
-            kind: ``tool`` compares ``tool:search`` with ``tool:lookup`` and the like; None compares all routes that
-                the bank knows, which makes sense only where all are of one kind.
+            kind: ``tool`` compares ``tool:search`` with ``tool:lookup`` and the like; None compares routes of all
+                kinds, which makes sense only where all are of one.
+            among: compare these in place of those that were taken for such queries: also what was only taken for
+                others, or never.
             explore: draw a route, each as often as it may be the best (Thompson sampling), in place of the one of the
                 highest expected quality: whoever always takes that one never learns what another is worth.
 
         Returns:
-            The route with its expected quality, its interval and the evidence behind it, and the others; None where no
-            route of this kind is known, or before the first cycle.
+            The route with its expected quality, its interval and the evidence behind it, and the others. Where no route
+            of the kind was taken for such queries, those are compared that were taken for any: ``chosen.count`` is 0
+            then. None where there is none at all, or before the first cycle.
 
         Raises:
-            As :meth:`recall`.
+            InvalidInputError: ``kind`` is no text or has a colon in it, ``among`` is empty or holds no names, or
+                ``explore`` is no random generator; and as :meth:`recall`.
         """
+        _check_route_question(kind, among, explore)
         found = self._nearest_of(query, 1)
         if not found:
             return None
         name, similarity = found[0]
-        ranked = self._estimates(name, kind)
-        if not ranked:
+        pattern = self._shelf.patterns[name]
+        routes = candidates(pattern, self._everywhere, kind) if among is None else tuple(dict.fromkeys(among))
+        if not routes:
             return None
-        chosen = ranked[0].route
-        if explore is not None:
-            shelf = self._shelf
-            routes = [one.route for one in ranked]
-            chosen = drawn(shelf.patterns[name], self._everywhere, routes, shelf.cycle, shelf.half_life, explore)
+        ranked = self._estimates(pattern, routes)
+        chosen = ranked[0].route if explore is None else drawn(pattern, self._everywhere, routes, explore)
         return BestRoute(
             chosen=next(one for one in ranked if one.route == chosen),
             others=tuple(one for one in ranked if one.route != chosen),
@@ -203,21 +214,19 @@ class Bank:
             similarity=similarity,
         )
 
-    def _estimates(self, name: str, kind: str | None) -> list[RouteEstimate]:
-        """Of the routes of a pattern; worked out once, as the bank never changes."""
-        if (found := self._estimated.get((name, kind))) is None:
-            shelf = self._shelf
-            found = estimates(shelf.patterns[name], self._everywhere, kind, shelf.cycle, shelf.half_life)
-            self._estimated[name, kind] = found
+    def _estimates(self, pattern: Pattern, routes: tuple[str, ...]) -> list[RouteEstimate]:
+        """Of these routes of a pattern; worked out once, as the bank never changes."""
+        if (found := self._estimated.get((pattern.id, routes))) is None:
+            found = self._estimated[pattern.id, routes] = estimates(pattern, self._everywhere, routes)
         return found
 
     @cached_property
-    def _estimated(self) -> dict[tuple[str, str | None], list[RouteEstimate]]:
+    def _estimated(self) -> dict[tuple[str, tuple[str, ...]], list[RouteEstimate]]:
         return {}
 
     @cached_property
     def _everywhere(self) -> dict[str, Verdict]:
-        return everywhere(self.patterns, self._shelf.half_life)
+        return everywhere(self.patterns)
 
     def predict(self, embeddings: Float32) -> npt.NDArray[np.float64]:
         """(n,) the expected quality of an answer to each of the queries ``embeddings`` (n, width), by how answers to
@@ -362,6 +371,19 @@ class Bank:
             state.asked,
         )
         return cls._of(shelf, mean)
+
+
+def _check_route_question(kind: object, among: object, explore: object) -> None:
+    if kind is not None and (not isinstance(kind, str) or ":" in kind):
+        raise InvalidInputError(f"kind: {shown(kind)}; the part of a route before its colon is allowed, such as 'tool'")
+    if among is not None:
+        names = tuple_of(among, str, "among")
+        if not names:
+            raise InvalidInputError("among: no routes; name some, such as 'tool:search', or leave it out")
+        for name in names:
+            check_id(name, "among")
+    if explore is not None and not isinstance(explore, np.random.Generator):
+        raise InvalidInputError(f"explore: {shown(explore)}; a numpy.random.Generator is allowed, or None")
 
 
 def _read(data: bytes) -> BankState:

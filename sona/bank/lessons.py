@@ -121,11 +121,14 @@ def due(
 
 
 def request_of(pattern: Pattern, before: Asked, most: int) -> LessonRequest | None:
-    """What there is to ask of it; None where there is nothing to compare, and no clear success either."""
+    """What there is to ask of it; None where there is nothing to compare, and neither a clear success nor a clear
+    failure.
+    """
     best = tuple(one for one in pattern.exemplars if one.quality >= FAILED and _says_something(one))
     worst = tuple(one for one in pattern.failures if _says_something(one))
-    succeeds = pattern.verdict.interval[0] > UNKNOWN
-    if not best or not (worst or succeeds) or len(best) + len(worst) < FEWEST_SHOWN:
+    low, high = pattern.verdict.interval
+    clear = (best and worst) or (best and low > UNKNOWN) or (worst and high < UNKNOWN)
+    if not clear or len(best) + len(worst) < FEWEST_SHOWN:
         return None
     return LessonRequest(pattern=pattern, best=best, worst=worst, most=most, dropped=before.dropped)
 

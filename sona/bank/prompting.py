@@ -14,19 +14,20 @@ them into a prompt gives them the trust that it gives its users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from sona.bank.cell import FAILED
 from sona.bank.placing import EXCERPT
+from sona.bank.routes import kind_of
 from sona.checks import check_count
 from sona.patterns import Exemplar, Lesson, Recall, Verdict
 from sona.types import Record
 
 ROUTES, EXEMPLARS, FAILURES = 4, 2, 1
-"""Of each pattern, at most: the most taken routes, the best examples, and the worst one."""
+"""Of each pattern, at most: routes, the best examples, and the worst one."""
 
 CountTokens = Callable[[str], int]
 """How many tokens a text is."""
@@ -109,13 +110,26 @@ def _items(recall: Recall) -> Iterator[tuple[str, str]]:
     pattern = recall.pattern
     for lesson in sorted(pattern.lessons, key=lambda one: -one.help_interval[0]):
         yield lesson.id, _lesson(lesson)
-    for route in sorted(pattern.routes, key=lambda name: (-pattern.routes[name].count, name))[:ROUTES]:
+    for route in _telling(pattern.routes):
         verdict = pattern.routes[route]
         yield "", f"- Way {route}: {_quality(verdict)}, taken {_times(verdict.count)}."
     best = [one for one in pattern.exemplars if one.quality >= FAILED and one.prompt]
     worst = [one for one in pattern.failures if one.prompt]
     for exemplar in (*best[:EXEMPLARS], *worst[:FAILURES]):
         yield "", _example(exemplar)
+
+
+def _telling(routes: Mapping[str, Verdict]) -> list[str]:
+    """Of each kind the route that is surest to be good and, where there is another, the one that is surest to be bad;
+    of few kinds then the next best ones, :data:`ROUTES` in all.
+    """
+    ranked = sorted(routes, key=lambda name: (-routes[name].interval[0], -routes[name].mean, name))
+    worst_first = sorted(routes, key=lambda name: (routes[name].interval[1], routes[name].mean, name))
+    first = {kind_of(name): name for name in reversed(ranked)}
+    last = {kind_of(name): name for name in reversed(worst_first)}
+    chosen = dict.fromkeys((*first.values(), *last.values(), *ranked))
+    kept = list(chosen)[:ROUTES]
+    return [name for name in ranked if name in kept]
 
 
 def _quality(verdict: Verdict) -> str:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sona.bank.cell import Cell, groups_of
-from sona.bank.pattern import sum_of
-from sona.bank.verdicts import ALL
+from sona.bank.pattern import sum_of, verdicts_of
 from sona.checks import check_count, check_kind, tuple_of
 from sona.config import BankConfig
 from sona.errors import InvalidInputError
@@ -39,7 +38,7 @@ class Body(Record, kw_only=True):
         cell = Cell(
             count=max(pattern.count, 1),
             total=sum_of(pattern).astype("<f4").tobytes(),
-            verdicts={ALL: pattern.verdict, **pattern.routes},
+            verdicts=verdicts_of(pattern),
             exemplars=(*pattern.exemplars, *pattern.failures),
         )
         return cls(cells=(cell,), tested=pattern.count)
