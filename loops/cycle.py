@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
@@ -76,7 +77,7 @@ class _Placed:
     """With them in it."""
     members: Sequence[Member]
     pattern_ids: Sequence[str]
-    """Where each of the members lies; "" where it is far from all."""
+    """The pattern of each of the members; of a stray the nearest one."""
 
     @property
     def patterns(self) -> dict[str, str]:
@@ -237,6 +238,7 @@ class _Run:
         members, settings = members_of(rows, self.context.model, state.bank.width), self.context.config.bank
         learned, pattern_ids = state.bank.learn(members, settings, cycle=self.cycle, seed=self.seed)
         bank = deepened(learned, settings, self.cycle)
+        pattern_ids = _at_home(bank, members, pattern_ids)
         self.report(Progress(stage="place", done=len(rows), total=len(rows), note=f"{len(bank.patterns)} patterns"))
         return _Placed(state.bank, bank, members, pattern_ids)
 
@@ -267,6 +269,19 @@ class _Run:
             started_ns=self.started_ns,
             finished_ns=time.time_ns(),
         )
+
+
+def _at_home(bank: Bank, members: Sequence[Member], pattern_ids: Sequence[str]) -> list[str]:
+    """``pattern_ids``, strays under the nearest pattern: replay draws evenly by pattern, and a few rows that belong to
+    none would get as many draws as a whole one.
+    """
+    far = [place for place, name in enumerate(pattern_ids) if not name]
+    named = list(pattern_ids)
+    if far:
+        nearest = bank.nearest(np.stack([members[place].embedding for place in far]))
+        for place, pattern in zip(far, nearest, strict=True):
+            named[place] = "" if pattern is None else pattern.id
+    return named
 
 
 def _latest(taken: Collected) -> int:

@@ -140,7 +140,7 @@ class BankConfig(Settings, kw_only=True):
     grain: Annotated[float, Meta(ge=0.05, le=10.0)] = 0.5
     """What evidence two groups of queries need to be two patterns, as a share of the Bayesian information criterion's
     price of a group (:mod:`sona.bank.ward`): smaller makes more and finer patterns."""
-    max_patterns: Annotated[int, Meta(ge=1, le=10_000_000)] = 2000
+    max_patterns: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
     """The fuller the bank the more evidence a new one needs; beyond it those of the least weight go."""
     half_life: Annotated[float, Meta(ge=1.0, le=1e9)] = 336.0
     """Cycles (two weeks of hours) after which a trajectory counts half in a pattern's weight and in what is recent."""
@@ -231,7 +231,7 @@ class TrainConfig(Settings, kw_only=True):
     """How often each new trajectory is seen: a quarter as often where its answer is given already, one and a half times
     where it is not."""
     min_steps: Annotated[int, Meta(ge=0, le=10_000_000)] = 1
-    max_steps: Annotated[int, Meta(ge=0, le=10_000_000)] = 2000
+    max_steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 2000
     warmup_steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
     max_grad_norm: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.5
     weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0

@@ -19,6 +19,7 @@ from sona.bank.index import CentroidIndex
 from sona.bank.pattern import Member, weight_at
 from sona.bank.placing import Cycle
 from sona.bank.routes import candidates, drawn, estimates, everywhere
+from sona.bank.sample import Sample
 from sona.bank.shelf import Asked, Body, Shelf, Stray
 from sona.bank.vectors import unit_rows
 from sona.bank.verdicts import ALL
@@ -55,6 +56,7 @@ class BankState(Record, kw_only=True):
     changes: tuple[PatternChange, ...] = ()
     cycle: int = 0
     half_life: float = BankConfig().half_life
+    sample: Sample = Sample()
     asked: dict[str, Asked] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,8 +64,12 @@ class BankState(Record, kw_only=True):
         widths = {len(pattern.centroid) for pattern in self.patterns} | {len(self.mean)}
         if len(ids) != len(self.patterns) or len(self.bodies) not in (0, len(self.patterns)):
             raise InvalidInputError("bank: patterns with the same id, or without their cells")
+        widths |= {len(body.cells[0].total) for body in self.bodies} | {len(one.cell.total) for one in self.strays}
         if len(widths) != 1 or len(self.mean) != 4 * self.width:
             raise InvalidInputError("bank: patterns of different widths")
+        for pattern, body in zip(self.patterns, self.bodies, strict=False):
+            if pattern.count != sum(cell.count for cell in body.cells):
+                raise InvalidInputError(f"bank: pattern {pattern.id} has not as many trajectories as its cells")
 
 
 class Bank:
@@ -205,7 +211,7 @@ class Bank:
         routes = candidates(pattern, self._everywhere, kind) if among is None else tuple(dict.fromkeys(among))
         if not routes:
             return None
-        ranked = self._estimates(pattern, routes)
+        ranked = self._estimates(pattern, routes) if among is None else estimates(pattern, self._everywhere, routes)
         chosen = ranked[0].route if explore is None else drawn(pattern, self._everywhere, routes, explore)
         return BestRoute(
             chosen=next(one for one in ranked if one.route == chosen),
@@ -215,7 +221,7 @@ class Bank:
         )
 
     def _estimates(self, pattern: Pattern, routes: tuple[str, ...]) -> list[RouteEstimate]:
-        """Of these routes of a pattern; worked out once, as the bank never changes."""
+        """Of its routes; worked out once, as the bank never changes."""
         if (found := self._estimated.get((pattern.id, routes))) is None:
             found = self._estimated[pattern.id, routes] = estimates(pattern, self._everywhere, routes)
         return found
@@ -255,7 +261,7 @@ class Bank:
         return everything.mean if pattern is None else usual(pattern, everything)
 
     def with_families(self) -> Bank:
-        """With each pattern in a family of similar ones (:mod:`sona.bank.families`), in time with their square."""
+        """With each pattern in a family of similar ones (:mod:`sona.bank.families`), by a thousand pieces at most."""
         names = families_of(self.patterns)
         patterns = {name: msgspec.structs.replace(pattern, family=names[name]) for name, pattern in self._by_id.items()}
         return Bank._of(replace(self._shelf, patterns=patterns), self._mean)._with_index_of(self)
@@ -274,12 +280,20 @@ class Bank:
 
         Raises:
             DimensionMismatchError: an embedding has another width than the bank's.
-            InvalidInputError: an embedding holds NaN or infinities, or is all zero.
+            InvalidInputError: an embedding holds NaN or infinities, or is all zero; or ``cycle`` is no later than the
+                last.
         """
         if not members:
             return Placement(self, [])
+        if cycle <= self._shelf.cycle and self._shelf.cycle:
+            raise InvalidInputError(
+                f"cycle: {cycle}; the bank has learned from cycle {self._shelf.cycle}, and patterns are named for cycles: "
+                "a later number is allowed"
+            )
+        if len(widths := {len(member.embedding) for member in members}) > 1:
+            raise DimensionMismatchError(f"embeddings of widths {sorted(widths)}; one bank holds those of one embedder")
         rows = np.stack([member.embedding for member in members]).astype(np.float32)
-        mean = rows.mean(0) if self._mean is None else self._mean
+        mean = _mean_of(rows) if self._mean is None else self._mean
         bank = self if self._mean is not None else Bank((), mean)
         x = bank._centred(rows)
         after, pattern_ids, changed = Cycle(bank._shelf, bank._nearest_to, members, settings, cycle, seed).run(x)
@@ -291,16 +305,20 @@ class Bank:
 
     def _centred(self, embeddings: Float32) -> Float32:
         assert self._mean is not None
+        if embeddings.ndim != 2:
+            raise InvalidInputError(f"embeddings: shape {embeddings.shape}; rows (n, width) are allowed")
         if embeddings.shape[1] != len(self._mean):
             raise DimensionMismatchError(
                 f"embedding of width {embeddings.shape[1]}; this store's have {len(self._mean)}: use the same embedder"
             )
-        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+        with np.errstate(over="ignore"):  # becomes an infinity, which is refused
+            lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        if not np.isfinite(lengths).all() or not lengths.all():
             raise InvalidInputError(
-                "embeddings: NaN, infinities or a row of zeros; finite numbers, not all zero, are allowed"
+                "embeddings: NaN, infinities, a row of zeros or numbers beyond float32's range; finite numbers, not "
+                "all zero, are allowed"
             )
         centred = embeddings - self._mean
-        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
         # What is at the mean has no direction from there, or that of a rounding error; it keeps its own. A first cycle
         # of one repeated query is all there.
         at_mean = np.linalg.norm(centred, axis=1, keepdims=True) <= AT_THE_MEAN * lengths
@@ -349,6 +367,7 @@ class Bank:
             changes=shelf.changes,
             cycle=shelf.cycle,
             half_life=shelf.half_life,
+            sample=shelf.sample,
             asked=dict(shelf.asked),
         )
         return msgspec.msgpack.encode(state)
@@ -361,16 +380,24 @@ class Bank:
         patterns = {pattern.id: pattern for pattern in state.patterns}
         bodies = dict(zip(patterns, state.bodies, strict=False))
         shelf = Shelf(
-            patterns,
-            bodies,
-            state.strays,
-            state.forgotten,
-            state.changes,
-            state.cycle,
-            state.half_life,
-            state.asked,
+            patterns=patterns,
+            bodies=bodies,
+            strays=state.strays,
+            forgotten=state.forgotten,
+            changes=state.changes,
+            cycle=state.cycle,
+            half_life=state.half_life,
+            sample=state.sample,
+            asked=state.asked,
         )
         return cls._of(shelf, mean)
+
+
+def _mean_of(rows: Float32) -> Float32:
+    """(width,) zeros where it can't be taken: such rows are refused after that."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = rows.mean(0)
+    return mean if np.isfinite(mean).all() else np.zeros_like(mean)
 
 
 def _check_route_question(kind: object, among: object, explore: object) -> None:

@@ -10,7 +10,6 @@ Everything costs what is new: patterns that no row comes near are not looked at,
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,10 +19,11 @@ from sona.bank.cell import Cell, Rated, as_one, cell_of, groups_of
 from sona.bank.far import far_rows
 from sona.bank.pattern import Member, pattern_of, sum_of, verdicts_of, weight_at
 from sona.bank.pieces import pieces_of
+from sona.bank.sample import grown
 from sona.bank.shelf import MOST_CHANGES, Body, Shelf, Stray
 from sona.bank.vectors import Ints, distinct, unit_rows
 from sona.bank.verdicts import continued, joined
-from sona.bank.ward import Floats, Groups, Mask, Scale, agglomerated, evidence_of_two, reduced, scale_of
+from sona.bank.ward import Floats, Groups, Mask, Scale, agglomerated, evidence_of_two, price_of, reduced
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.patterns import Change, Exemplar, Lesson, Pattern, PatternChange, Verdict
@@ -39,7 +39,7 @@ DUPLICATE = 0.98
 """Cosine of two centroids above which they are one pattern, whatever else speaks for two."""
 BESIDE = 8
 """Patterns that are looked at for a duplicate: those under work, as they were before, may be among them."""
-MOST_STRAYS = 64
+MOST_STRAYS = 128
 """The newest are kept."""
 EXCERPT = 200
 """Characters of a prompt or response that an exemplar keeps."""
@@ -86,6 +86,7 @@ class Cycle:
         self._before, self._search, self._members = before, search, members
         self._settings, self._number, self._seed = settings, number, seed
         self._founded = 0
+        self._sample = before.sample
         self._changes: list[PatternChange] = []
 
     def run(self, x: Float32) -> tuple[Shelf, list[str], list[str]]:
@@ -96,7 +97,9 @@ class Cycle:
         near = self._near(x, pieces)
         first, of_row, count = distinct(x)
         groups, known = self._items(x, [rows[np.isin(rows, first)] for rows in pieces], near)
-        scale = self._scale(Groups(groups.counts[: len(pieces)], groups.sums[: len(pieces)]))
+        ids = [member.trajectory_id for member in self._members]
+        self._sample = grown(self._before.sample, ids, x, self._settings.grain, self._seed)
+        scale = self._scale(x.shape[1])
         of = agglomerated(groups, scale, known=known, stay=STAY)
         far = far_rows(x, _label_of_each(pieces, of), groups, of, known, scale, MOST_STRAYS)
         far &= count[of_row] == 1  # what is repeated is no accident
@@ -133,14 +136,11 @@ class Cycle:
         known = np.arange(len(counts)) >= others
         return Groups(np.asarray(counts, dtype=np.float64), np.concatenate(sums)), known
 
-    def _scale(self, new: Groups) -> Scale:
-        """From what the bank holds and what is new together; the fuller the bank the higher the price."""
+    def _scale(self, width: int) -> Scale:
+        """How wide a group is follows from a sample of all rows; the fuller the bank the higher the price."""
         fill = len(self._before.patterns) / self._settings.max_patterns
         grain = self._settings.grain / max(1.0 - fill, 0.05)
-        width, rows = new.sums.shape[1], float(new.counts.sum())
-        held, scatter = self._before.rows_and_scatter()
-        own = scale_of(new, grain)
-        return Scale.of(held + rows, scatter + own.variance * width * rows, width, grain)
+        return Scale(self._sample.variance, price_of(self._before.learned + len(self._members), width, grain))
 
     # Who belongs to whom
 
@@ -255,16 +255,16 @@ class Cycle:
         for draft in under_work.values():
             for row in (row for part in draft.parts for row in part.rows):
                 ids[row] = draft.name if draft.name in patterns else ""
-        changes = (*self._before.changes, *self._changes)[-MOST_CHANGES:]
         after = Shelf(
-            patterns,
-            bodies,
-            tuple(strays),
-            self._before.forgotten + forgotten + lost,
-            changes,
-            self._number,
-            self._settings.half_life,
-            {name: known for name, known in self._before.asked.items() if name in patterns},
+            patterns=patterns,
+            bodies=bodies,
+            strays=tuple(strays),
+            forgotten=self._before.forgotten + forgotten + lost,
+            changes=(*self._before.changes, *self._changes)[-MOST_CHANGES:],
+            cycle=self._number,
+            half_life=self._settings.half_life,
+            sample=self._sample,
+            asked={name: known for name, known in self._before.asked.items() if name in patterns},
         )
         return after, ids, [name for name in under_work if name in patterns]
 
@@ -352,8 +352,8 @@ class Cycle:
         """The newest, and how many trajectories the others were."""
         young = [stray for stray in strays if self._number - stray.cycle <= self._settings.half_life]
         kept = sorted(young, key=lambda stray: -stray.cycle)[:MOST_STRAYS]
-        every = Counter({"all": sum(stray.cell.count for stray in strays)})
-        return kept, every["all"] - sum(stray.cell.count for stray in kept)
+        count = sum(stray.cell.count for stray in strays)
+        return kept, count - sum(stray.cell.count for stray in kept)
 
     def _name(self) -> str:
         self._founded += 1

@@ -1,8 +1,8 @@
 """Which route is best for queries of a pattern: a Beta posterior for each, and the share of draws in which it wins.
 
 A route's quality in a pattern is that of its trajectories there, what is recent counting most, after a prior: as much
-as two trajectories (:data:`PRIOR`) of what the route is worth in the whole bank, and that after as much of what
-anything is worth there. So a few trajectories don't make it certain.
+as two trajectories (:data:`PRIOR`) of what the route is worth in all other patterns, and that after as much of what
+anything is worth. So a few trajectories don't make it certain.
 
 Compared are the routes that were taken here. What was only taken elsewhere may be of no use here, however well it goes
 there (a tool for refunds does not reset a password): it is asked for by name, or where nothing was tried here.
@@ -87,13 +87,15 @@ def drawn(pattern: Pattern, whole: Mapping[str, Verdict], routes: Sequence[str],
 def _posterior(pattern: Pattern, whole: Mapping[str, Verdict], route: str) -> tuple[float, float]:
     """The two parameters of the Beta distribution of a route's quality in ``pattern``."""
     anything = whole.get(ALL, Verdict())
-    usual = _shrunk(whole.get(route, Verdict()), anything.mean if anything.count else UNKNOWN)
     own = pattern.routes.get(route, Verdict())
+    usual = _elsewhere(whole.get(route, own), own, anything.mean if anything.count else UNKNOWN)
     right = IGNORANCE * UNKNOWN + PRIOR * usual + own.recent_weight * own.recent_mean
     wrong = IGNORANCE * UNKNOWN + PRIOR * (1 - usual) + own.recent_weight * (1 - own.recent_mean)
     return right, wrong
 
 
-def _shrunk(verdict: Verdict, prior: float) -> float:
-    weight = verdict.recent_weight
-    return float((weight * verdict.recent_mean + PRIOR * prior) / (weight + PRIOR))
+def _elsewhere(everywhere: Verdict, own: Verdict, prior: float) -> float:
+    """The mean quality of a route in all patterns but its ``own``, drawn towards the ``prior`` where few took it."""
+    count = max(everywhere.count - own.count, 0)
+    total = everywhere.count * everywhere.mean - own.count * own.mean if count else 0.0
+    return min(max((total + PRIOR * prior) / (count + PRIOR), 0.0), 1.0)

@@ -37,12 +37,21 @@ def test_a_pattern_s_text_says_what_is_known_of_it() -> None:
         "- Avoid: Guessing. When: always. Dates are wrong! Helped 5 of 6.",
         "- Do: Ask first. When: no number is given. Ask for the number.",
         "- Way tool:lookup: quality 0.90 (0.77 to 0.96), taken 30 times.",
-        "- Way tool:guess: quality 0.10 (0.02 to 0.35), taken 10 times.",
         "- Way model:small: quality 1.00 (0.27 to 1.00), taken once.",
+        "- Way tool:guess: quality 0.10 (0.02 to 0.35), taken 10 times.",
         f'- Example of quality 1.00: "question a" was answered "{"x" * 200}…"',
         '- Example of quality 0.90: "question b" was answered "answer b"',
         '- Example of quality 0.00: "question e" was not answered in words',
     ]
+
+
+def test_the_best_and_the_worst_way_of_each_kind_are_told_however_often_others_were_taken() -> None:
+    often = {f"tool:t{n}": verdict(100, 0.5) for n in range(8)} | {"model:big": verdict(500, 0.6)}
+    routes = often | {"tool:best": verdict(24, 0.9), "tool:worst": verdict(20, 0.05)}
+    told = [line.split(":")[1] for line in text_of(Recall(pattern=pattern(routes=routes), similarity=0.9)).splitlines()]
+    ways = [line for line in told if line in {name.split(":")[1] for name in routes}]
+    assert {"best", "worst", "big"} <= set(ways)
+    assert len(ways) == 4
 
 
 def test_a_pattern_of_which_nothing_is_known_says_so() -> None:

@@ -55,7 +55,7 @@ def test_the_best_route_is_that_of_the_querys_pattern() -> None:
     assert (here.route, there.route) == ("tool:search", "tool:lookup")
     assert here.chosen.count == 33
     assert here.chosen.best > 0.99
-    assert here.chosen.quality == pytest.approx(30 / 33, abs=0.05)
+    assert here.chosen.quality == pytest.approx(30 / 33, abs=0.06)  # drawn a little towards what it is elsewhere
     assert here.chosen.low < here.chosen.quality < here.chosen.high
     assert [one.route for one in here.others] == ["tool:lookup"]
     assert here.others[0].high < here.chosen.low
@@ -130,7 +130,12 @@ def test_a_route_that_breaks_is_left_within_some_cycles() -> None:
 
 
 def test_exploration_tries_each_as_often_as_it_may_be_the_best() -> None:
-    few = [*tried(0, "tool:a", 3, 2), *tried(0, "tool:b", 2, 3), *tried(0, "tool:c", 0, 40), *tried(1, "tool:a", 5, 5)]
+    few = [
+        *tried(0, "tool:a", 3, 2),
+        *tried(0, "tool:b", 2, 3),
+        *tried(0, "tool:c", 0, 40),
+        *tried(1, "tool:d", 25, 25),
+    ]
     bank, rng = learned(few), np.random.default_rng(0)
     drawn = [bank.best_route(near(0, 7), explore=rng) for _ in range(2000)]
     routes = [one.route for one in drawn if one is not None]
