@@ -463,6 +463,7 @@ class Engine:
 
         Raises:
             CycleError: a cycle is under way.
+            UnknownIdError: no such source; nothing has changed.
             InvalidInputError, StoreError: see :func:`sona.erasure.erase`; call it again.
         """
         self._started()
