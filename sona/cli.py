@@ -142,9 +142,13 @@ def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
     new = number(counts.new, "new trajectory", "new trajectories")
     known = f", {counts.known} known already" if counts.known else ""
     left = f"; {taken} left out, because other content has the same id" if taken else ""
+    if counts.elsewhere:
+        there = ", ".join(f"{count} of {plain(repr(name))}" for name, count in sorted(counts.elsewhere.items()))
+        left += f". The same ids are there under another source: {there}; a trajectory keeps the source it came with"
     err.print(
         f"{plain(file.name)}: {new}, {counts.rated} with a quality{known}{left}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
