@@ -22,10 +22,12 @@ from sona.storage import repair as repair_module
 from sona.storage import schema
 from sona.storage.doctor import diagnose
 from sona.storage.layout import QUARANTINE, REBUILDING, REBUILT
+from sona.storage.mapped import open_journal
 from sona.storage.repair import repair
 from sona.storage.salvage import by_pages
 from sona.storage.store import DATABASE, Store
 from sona.storage.versions import Versions
+from sona.storage.writer import Writer
 from sona.types import Trajectory
 from tests.processes import run
 from tests.storage.golden.make import contents, unpack
@@ -442,12 +444,30 @@ def test_a_pruned_version_is_nothing_wrong(store: Path) -> None:
 def test_what_no_version_names_is_noted(store: Path) -> None:
     (store / "versions" / ".draft-x").mkdir()
     (store / "versions" / "v9").mkdir()
-    (store / "journal-1.seg").write_bytes(b"")
     found = diagnose(store)
-    assert [one.where for one in found.findings] == ["versions/.draft-x", "versions/v9", "journal-1.seg"]
+    assert [one.where for one in found.findings] == ["versions/.draft-x", "versions/v9"]
     assert {one.severity for one in found.findings} == {"note"}
     repair(store)
     assert sorted(path.name for path in (store / "versions").iterdir()) == ["v1", "v2"]
+
+
+def test_the_journal_is_noted_only_where_records_wait_in_it(store: Path) -> None:
+    with Store.open(store) as opened:
+        journal = open_journal(store, opened.config)
+        writer = Writer(opened, opened.config, journal)
+        writer.put(Trajectory(id="waited", messages=ask("q"), response="r"))
+        writer.close()
+    assert (store / "journal").is_dir()
+    assert diagnose(store).findings == ()
+    with Store.open(store) as opened:
+        journal = open_journal(store, opened.config)
+        for name in ("one", "two"):
+            assert journal.append(journal.prepare(Trajectory(id=name, messages=ask("q"), response="r")))
+        journal.close()
+    (found,) = diagnose(store).findings
+    assert (found.severity, found.where) == ("note", "journal")
+    assert found.what.startswith("2 records on their way")
+    assert diagnose(store).exit_code == 0
 
 
 def test_an_erasure_that_was_cut_short_is_told(store: Path) -> None:
