@@ -166,8 +166,9 @@ def test_feedback_stays_with_its_trajectory_where_a_batch_is_taken_apart(
 
     monkeypatch.setattr(insert, "trajectory_row", stumble)
     other = Trajectory(id="a", messages=ask("something else"), response="r")
-    records = [trajectory("a"), feedback("a", 0.2, id="of a"), other, trajectory("b"), feedback("a", 0.9, id="other's")]
-    results = store.append(records)
+    results = store.append(
+        [trajectory("a"), feedback("a", 0.2, id="of a"), other, trajectory("b"), feedback("a", 0.9, id="other's")]
+    )
     expected = [type(None), type(None), ConflictError, InvalidInputError, ConflictError]
     assert [type(result) for result in results] == expected
     assert store.get("a").quality == 0.2
