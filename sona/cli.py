@@ -82,15 +82,37 @@ def learn(
     """Run one cycle: learn what is new, judge it, publish it if it holds."""
     if trajectories is not None:
         check_file(trajectories)  # before there is a store
-    with sona.open_sync(store, model=model, config=config) as engine:
-        if trajectories is not None:
-            _import(engine, trajectories, None)
-        with _bars(json) as bars:
-            report = engine.learn(_show_on(bars))
-    if json:
-        print(as_json(report))
-    else:
-        _print_report(report)
+    before: int | None = None
+    try:
+        with sona.open_sync(store, model=model, config=config) as engine:
+            before = engine.status().store.cycles
+            if trajectories is not None:
+                _import(engine, trajectories, None)
+            with _bars(json) as bars:
+                report = engine.learn(_show_on(bars))
+        if json:
+            print(as_json(report))
+        else:
+            _print_report(report)
+    except KeyboardInterrupt:  # the cycle has come to an end all the same, or was given up: closing waits for that
+        if before is None or (ended := _ended_since(store, before)) is None:
+            raise
+        said = f"{ended.status}{f' {ended.version}, which is in force' if ended.version else ''}: {ended.reason}"
+        err.print(
+            f"sona: stopped, but cycle {ended.cycle} was at its end by then: {plain(said)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(130)
+
+
+def _ended_since(path: Path, before: int) -> CycleReport | None:
+    """The cycle that a store holds beyond ``before`` of them; None where there is none."""
+    from sona.storage.store import Store
+
+    with Store.open(path, read_only=True) as opened:
+        newest = next(iter(opened.reports(1)), None)
+        return newest if opened.counts().cycles > before else None
 
 
 @app.command(name="import")
@@ -120,9 +142,13 @@ def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
     new = number(counts.new, "new trajectory", "new trajectories")
     known = f", {counts.known} known already" if counts.known else ""
     left = f"; {taken} left out, because other content has the same id" if taken else ""
+    if counts.elsewhere:
+        there = ", ".join(f"{count} of {plain(repr(name))}" for name, count in sorted(counts.elsewhere.items()))
+        left += f". The same ids are there under another source: {there}; a trajectory keeps the source it came with"
     err.print(
         f"{plain(file.name)}: {new}, {counts.rated} with a quality{known}{left}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

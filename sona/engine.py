@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,17 @@ import numpy as np
 
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
-from sona.checks import Float32, check_id, check_number, folder_of, pack_vector, shown
+from sona.checks import (
+    Float32,
+    check_function,
+    check_id,
+    check_number,
+    check_text,
+    file_of,
+    folder_of,
+    pack_vector,
+    shown,
+)
 from sona.config import Config, settings_of
 from sona.cycles import Cycles
 from sona.erasure import Erased, erase
@@ -73,9 +84,11 @@ def open(
 
     Raises:
         ConfigError: of ``config``. What starting raises, see :class:`Engine`.
-        InvalidInputError: ``path`` is empty, or no path; or ``distill`` is no function, or one that has to be awaited.
+        InvalidInputError: ``path`` is empty, or no path; ``model`` is neither a text nor a path; or ``distill`` is no
+            function, or one that has to be awaited.
     """
     _check_distiller(distill)
+    _check_model(model)
     return Engine(folder_of(path), model, settings_of(config), distill)
 
 
@@ -84,6 +97,13 @@ def _check_distiller(distill: object) -> None:
         raise InvalidInputError(
             f"distill: {shown(distill)}; a plain function from a LessonRequest to lessons is allowed, and no async "
             "one: a cycle calls it from a thread of its own"
+        )
+
+
+def _check_model(model: object) -> None:
+    if model is not None and not isinstance(model, (str, os.PathLike)):
+        raise InvalidInputError(
+            f"model: {shown(model)}; the folder or hub id of a model, 'tiny', or None for no model is allowed"
         )
 
 
@@ -233,7 +253,10 @@ class Engine:
 
         Raises:
             StoreFullError, StoreReadOnlyError, StoreError: why it can't be; the records stay in the queue.
+            InvalidInputError: ``timeout_s`` is no number of seconds from 0 on, nor None.
         """
+        if timeout_s is not None:
+            check_number(timeout_s, "timeout_s", 0.0, math.inf)
         self._open_intake().sweep()
         await self._in_thread(self._started().writer.flush, timeout_s)
 
@@ -265,9 +288,11 @@ class Engine:
         content is left out, counted in ``status().conflicts`` and logged.
 
         Raises:
-            InvalidInputError: a line that can't be a trajectory, by its number; the lines before it are stored.
+            InvalidInputError: ``path`` is none, or a line can't be a trajectory, or not one of this store: its number;
+                the lines before it are stored.
         """
-        return await self._in_thread(import_file, self._started(), self._open_intake(), Path(path), source)
+        file = file_of(path, "path")
+        return await self._in_thread(import_file, self._started(), self._open_intake(), file, source)
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -352,7 +377,9 @@ class Engine:
 
         Raises:
             ModelError: the engine has no model.
+            InvalidInputError: ``text`` is none, or no valid Unicode.
         """
+        check_text(text, "text", empty=True)
         return self._served().count_tokens(text)
 
     @property
@@ -390,7 +417,9 @@ class Engine:
             ConfigError: ``config.lora`` is not what this store's adapter is.
             SwapError: a version was published and can't be served; the one before it is in force again, and what the
                 cycle took stays taken.
+            InvalidInputError: ``on_progress`` is no function, or one that has to be awaited.
         """
+        check_function(on_progress, "on_progress", "a plain function that takes a sona.types.Progress")
         self._started()
         return await self._cycles.learn(self.flush, on_progress)
 
@@ -458,11 +487,12 @@ class Engine:
         store itself. Recording, answering and learning go on.
 
         Raises:
-            InvalidInputError: there is something at ``target``.
+            InvalidInputError: there is something at ``target``, or it is no path.
             StoreError: of the store, or of the target's disk.
         """
+        folder = folder_of(target, "target")
         await self.flush()
-        return await self._in_thread(self._started().store.backup, target)
+        return await self._in_thread(self._started().store.backup, folder)
 
     async def erase(self, source: str) -> Erased:
         """Erase all that a source has sent so far: trajectories, feedback, claims, and what the banks have of its
@@ -473,6 +503,7 @@ class Engine:
 
         Raises:
             CycleError: a cycle is under way.
+            UnknownIdError: no such source; nothing has changed.
             InvalidInputError, StoreError: see :func:`sona.erasure.erase`; call it again.
         """
         self._started()

@@ -172,7 +172,9 @@ class SyncEngine:
         return self._engine.count_tokens(text)
 
     def learn(self, on_progress: Report = ignore_progress) -> CycleReport:
-        """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was."""
+        """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was, unless it published before
+        it was stopped: :attr:`version` tells once the engine is opened again, and so do :mod:`sona.events`.
+        """
         return self._started().call(self._engine.learn, on_progress, cancel=True)
 
     def run(self) -> None:

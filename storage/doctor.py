@@ -17,6 +17,8 @@ from sona.storage.connection import store_error
 from sona.storage.findings import Diagnosis, Finding, Severity
 from sona.storage.layout import DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
+from sona.storage.mapped import FOLDER as JOURNAL
+from sona.storage.mapped import waiting_in
 from sona.storage.pages import Pages
 from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
@@ -198,8 +200,9 @@ def _damage(folders: Versions, version: Version) -> str | None:
 def _note_files(found: Examination, folder: Path) -> None:
     for path in _others(folder):
         found.add("note", path.name, "a repair left it; delete it once nothing in it is missed")
-    for path in sorted(folder.glob("journal*")):
-        found.add("note", path.name, "records on their way into the database; the next start takes them in")
+    if waiting := waiting_in(folder):
+        what = f"{waiting} records on their way into the database; who writes to it, or the next start, takes them in"
+        found.add("note", JOURNAL, what)
 
 
 def _others(folder: Path) -> Iterator[Path]:

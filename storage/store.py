@@ -293,6 +293,11 @@ class Store:
         with self._snapshot() as connection:
             return reading.has(connection, trajectory_id)
 
+    def source_of(self, trajectory_id: str) -> str | None:
+        """Who sent a trajectory; None where there is none of this id."""
+        with self._snapshot() as connection:
+            return reading.source_of(connection, trajectory_id)
+
     def feedback_of(self, trajectory_id: str) -> list[Feedback]:
         """All feedback for a trajectory, in the order of arrival; UnknownIdError where there is no such trajectory."""
         with self._snapshot() as connection:

@@ -287,8 +287,8 @@ class Bank:
             return Placement(self, [])
         if cycle <= self._shelf.cycle and self._shelf.cycle:
             raise InvalidInputError(
-                f"cycle: {cycle}; the bank has learned from cycle {self._shelf.cycle}, and patterns are named for cycles: "
-                "a later number is allowed"
+                f"cycle: {cycle}; the bank has learned from cycle {self._shelf.cycle}, and patterns are named for "
+                "cycles: a later number is allowed"
             )
         if len(widths := {len(member.embedding) for member in members}) > 1:
             raise DimensionMismatchError(f"embeddings of widths {sorted(widths)}; one bank holds those of one embedder")

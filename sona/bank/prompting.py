@@ -22,7 +22,7 @@ import msgspec
 from sona.bank.cell import FAILED
 from sona.bank.placing import EXCERPT
 from sona.bank.routes import kind_of
-from sona.checks import check_count
+from sona.checks import check_count, check_function, tuple_of
 from sona.patterns import Exemplar, Lesson, Recall, Verdict
 from sona.types import Record
 
@@ -66,9 +66,12 @@ def in_prompt(recalls: Sequence[Recall], *, max_tokens: int, count_tokens: Count
         count_tokens: such as :meth:`sona.Engine.count_tokens`, or another tokenizer's.
 
     Raises:
-        InvalidInputError: ``max_tokens`` is no whole number from 0 on.
+        InvalidInputError: ``max_tokens`` is no whole number from 0 on, ``recalls`` no list of
+            :class:`sona.patterns.Recall`, or ``count_tokens`` no function.
     """
     check_count(max_tokens, "max_tokens")
+    check_function(count_tokens, "count_tokens", "a plain function that takes a text, such as engine.count_tokens,")
+    recalls = tuple_of(recalls, Recall, "recalls")
     parts: list[_Part] = []
     spent = 0
     for recall in recalls:

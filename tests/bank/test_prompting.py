@@ -1,6 +1,7 @@
 """What a query recalls, as text within a number of tokens."""
 
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -107,3 +108,15 @@ def test_the_text_is_never_longer_than_it_may_be(max_tokens: int, recalls: int, 
 def test_a_number_of_tokens_is_a_whole_number(wrong: object) -> None:
     with pytest.raises(InvalidInputError, match="max_tokens"):
         in_prompt([FULL], max_tokens=wrong, count_tokens=words)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [FULL, "text", [FULL, "text"], None, 5])
+def test_what_is_no_list_of_recalls_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"recalls.*a (list of )?Recall is allowed"):
+        in_prompt(wrong, max_tokens=100, count_tokens=words)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "words"])
+def test_tokens_are_counted_by_a_function(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"count_tokens: .*engine.count_tokens"):
+        in_prompt([], max_tokens=100, count_tokens=wrong)

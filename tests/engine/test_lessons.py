@@ -11,7 +11,7 @@ from sona.bank.lessons import LessonDraft, LessonRequest
 from sona.bank.prompting import in_prompt
 from sona.checks import Float32
 from sona.config import Config, CycleConfig, LessonsConfig
-from sona.errors import ClosedError, DimensionMismatchError, InvalidInputError, ModelError
+from sona.errors import ClosedError, DimensionMismatchError, InvalidInputError, ModelError, UnknownIdError
 from sona.patterns import Lesson
 from tests.engine.small import SMALL, open_small, record_task
 
@@ -206,7 +206,8 @@ def test_an_erased_source_takes_its_lessons_and_route_names_with_it(tmp_path: Pa
         assert [one.title for one in lessons(engine).values()] == ["About bob"]
         assert {route for pattern in engine.bank.patterns for route in pattern.routes} == {"tool:bob"}
         assert [pattern.count for pattern in engine.bank.patterns] == [20, 20]
-        assert engine.erase("nobody").lessons == 0
+        with pytest.raises(UnknownIdError, match=r"'nobody'.*'bob'"):
+            engine.erase("nobody")
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert [path.name for path in files if MARKER.encode() in path.read_bytes()] == []
 
