@@ -135,7 +135,9 @@ class Apollo(torch.optim.Optimizer):
         update = self._scaled(name, gradient, state, seed) if "norm" in state else self._adam(gradient, state)
         exact = state.get("master", weight)
         exact = exact if exact.dtype == torch.float32 else exact.float()
-        exact.mul_(1.0 - rate * self.settings.weight_decay).add_(update, alpha=-rate)
+        if self.settings.weight_decay:
+            exact.mul_(1.0 - rate * self.settings.weight_decay)
+        exact.add_(update, alpha=-rate)
         if weight.dtype == torch.float32:
             return
         if self.settings.rounding == "stochastic":
@@ -284,9 +286,9 @@ def gradient_scale(update: Tensor, projected: Tensor, *, per_tensor: bool) -> Te
         projected: R (r, n) float32.
         per_tensor: one for all.
     """
-    over = None if per_tensor else 0
-    length = torch.linalg.vector_norm(projected, dim=over)
-    return torch.where(length > 0, torch.linalg.vector_norm(update, dim=over) / length, 0.0)
+    # Not vector_norm(dim=0), which takes 3 to 7 times as long on a CPU.
+    lengths = [x.square().sum(None if per_tensor else 0).sqrt_() for x in (update, projected)]
+    return torch.where(lengths[1] > 0, lengths[0] / lengths[1], 0.0)
 
 
 def limited(update: Tensor, last_norm: Tensor, growth: float) -> tuple[Tensor, Tensor]:
