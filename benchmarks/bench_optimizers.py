@@ -1,6 +1,6 @@
 """Does APOLLO learn full weights as AdamW does with less memory, and what must be sent after a step?
 
-Method. *Learning*: the shipped model's shape and its own text, in batches of 32, for 200 steps: ``skills`` from nothing
+Method. *Learning*: the shipped model's shape and its own text, in batches of 16, for 200 steps: ``skills`` from nothing
 on the text that the shipped model was made from, ``agent`` from the shipped weights on an agent's three tasks, which
 they can't do. Loss is the weighted cross-entropy on 256 questions that are never trained on, in nats. Each method has
 the same batches, betas, clip and schedule (10 steps up, level, down to zero over the last 60 %), and the learning rate

@@ -17,7 +17,7 @@ from sona.tiny.conversation import Batch, batches, encode_example
 from sona.tiny.model import new_model
 from sona.tiny.training import TrainingSettings, questions, weighted_loss
 
-BATCH = 32
+BATCH = 16
 EXAM = 256  # questions
 
 

@@ -81,9 +81,9 @@ def backward(model: PreTrainedModel, batch: Batch) -> None:
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
 
 
-def learn(course: Course, method: Method, rate: float, seed: int, steps: int) -> Curve:
+def learn(course: Course, method: Method, rate: float, seed: int, steps: int, exams: int = EXAMS) -> Curve:
     """The exam's loss on the way; a run that leaves the numbers ends with an infinite one."""
-    model, every = course.model, max(1, steps // EXAMS)
+    model, every = course.model, max(1, steps // exams)
     optimizer, curve = method.build(model, rate, seed), Curve([0], [exam_loss(model, course.exam)])
     for step, batch in enumerate(islice(course.batches, steps)):
         optimizer.param_groups[0]["lr"] = rate * _share(step, steps)
@@ -102,7 +102,7 @@ def best_rate(course: Callable[[int], Course], method: Method, seed: int, steps:
 
     def end(rate: float) -> float:
         if rate not in ends:
-            ends[rate] = learn(course(seed), method, rate, seed, steps).losses[-1]
+            ends[rate] = learn(course(seed), method, rate, seed, steps, exams=1).losses[-1]
         return ends[rate]
 
     best = method.first_rate

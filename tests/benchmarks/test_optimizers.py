@@ -17,7 +17,7 @@ from sona.tiny import model_path
 
 
 def searched(monkeypatch: pytest.MonkeyPatch, loss: Callable[[float], float]) -> dict[float, float]:
-    def learned(course: Course, method: Method, rate: float, seed: int, steps: int) -> Curve:
+    def learned(course: Course, method: Method, rate: float, seed: int, steps: int, exams: int) -> Curve:
         return Curve([0, steps], [1.0, loss(rate)])
 
     monkeypatch.setattr(methods, "learn", learned)
