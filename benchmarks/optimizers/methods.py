@@ -98,20 +98,21 @@ def learn(course: Course, method: Method, rate: float, seed: int, steps: int, ex
 
 def best_rate(course: Callable[[int], Course], method: Method, seed: int, steps: int) -> dict[float, float]:
     """The loss in the end by learning rate, half a decade apart, until the best has a worse one on each side."""
-    ends: dict[float, float] = {}
+    ends: dict[int, float] = {}
 
-    def end(rate: float) -> float:
-        if rate not in ends:
-            ends[rate] = learn(course(seed), method, rate, seed, steps, exams=1).losses[-1]
-        return ends[rate]
+    def end(place: int) -> float:
+        if place not in ends:
+            rate = method.first_rate * RATIO**place
+            ends[place] = learn(course(seed), method, rate, seed, steps, exams=1).losses[-1]
+        return ends[place]
 
-    best = method.first_rate
+    best = 0
     while len(ends) < MOST_RATES:
-        around = sorted((end(rate), rate) for rate in (best / RATIO, best, best * RATIO))
-        if around[0][1] == best:
+        better = min((best - 1, best, best + 1), key=end)
+        if better == best:
             break
-        best = around[0][1]
-    return ends
+        best = better
+    return {method.first_rate * RATIO**place: loss for place, loss in ends.items()}
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
