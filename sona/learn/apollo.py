@@ -87,9 +87,10 @@ class Apollo(torch.optim.Optimizer):
     On the CPU a run that goes on from a stored state equals the unbroken one bit for bit. On another kind of device the
     same seed gives other projections, which a state that moves there meets as it meets a refresh.
 
-    Not for LoRA, whose parameters are refused: where B = 0 the gradient of A is zero, then tiny, and the growth limit
-    holds A's steps at 1.01 times tiny. Adapters are small enough for :class:`sona.learn.optimizer.Optimizer`, which is
-    AdamW. A model that has a matrix of zeros in it, which no trained one does, is held before it in the same way.
+    One thing is not as in the paper. Where B = 0 the first gradient of a LoRA's A is zero, and the growth limit as
+    written (γ times nothing) holds A where it is for good; so it does with each matrix that once got no gradient. Here
+    an update of length 0 limits nothing after it. Still, adapters are small enough for AdamW itself
+    (:class:`sona.learn.optimizer.Optimizer`), which they are trained with.
     """
 
     def __init__(
@@ -104,8 +105,8 @@ class Apollo(torch.optim.Optimizer):
         need no gradient are left alone. ``param_groups[0]["lr"]`` may be set before each step.
 
         Raises:
-            InvalidInputError: a parameter of LoRA, one of a precision that is not float32, bfloat16 or float16, one of
-                float16 that is to be rounded by chance, or none at all.
+            InvalidInputError: a parameter of a precision that is not float32, bfloat16 or float16, one of float16 that
+                is to be rounded by chance, or none at all.
             ConfigError: a learning rate below 0 or not finite.
         """
         named = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
@@ -294,7 +295,7 @@ def gradient_scale(update: Tensor, projected: Tensor, *, per_tensor: bool) -> Te
 def limited(update: Tensor, last_norm: Tensor, growth: float) -> tuple[Tensor, Tensor]:
     """``update``, shortened to at most ``growth`` times ``last_norm``, and its length ().
 
-    A last norm of 0 limits nothing: taken as written, the rule would hold a matrix for ever that got no gradient once.
+    A last norm of 0 limits nothing: see :class:`Apollo`.
     """
     norm = torch.linalg.vector_norm(update)
     limit = torch.where(last_norm > 0, growth * last_norm, norm)
@@ -316,10 +317,6 @@ def _check(named: list[tuple[str, Tensor]], settings: ApolloSettings, learning_r
     if not 0 <= learning_rate < math.inf:
         raise ConfigError(f"APOLLO: learning rate {learning_rate}; a finite number of 0 or more is allowed")
     for name, parameter in named:
-        if "lora_" in name:
-            raise InvalidInputError(
-                f"APOLLO: {name} is of a LoRA adapter, whose A the growth limit would hold; train it with AdamW"
-            )
         if parameter.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise InvalidInputError(f"APOLLO: {name} is {parameter.dtype}; float32, bfloat16 and float16 are allowed")
         if parameter.dtype == torch.float16 and settings.rounding == "stochastic":
