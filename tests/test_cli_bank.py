@@ -114,7 +114,7 @@ def test_one_pattern_is_shown_whole(store: Path) -> None:
         "born in 1, last grown in 2",
         "where is my order",
         "→ on its way",
-        "do: Ask for the number; helped 3, harmed 1 (",
+        "do: Ask for the number; +0.20 (-0.21 to +0.61) against what is usual",
         "when an order is asked about",
         "Then look it up.",
         "from t1, t2",
