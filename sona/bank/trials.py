@@ -40,7 +40,8 @@ Z = 3.0
 it is looked at after every cycle."""
 ONE_MORE = 1.0
 """... and by one trial more. What mostly goes well fails rarely, but then by nearly 1, which few trials do not average
-out to a normal distribution: without it 6 % of the lessons that change nothing at a quality of 0.9 would go."""
+out to a normal distribution: without it about 4 % of the lessons that change nothing at a quality of 0.9 would go,
+rather than 2 %."""
 
 
 class Usual(NamedTuple):
