@@ -143,7 +143,9 @@ pattern = Pattern(
     spread=0.5,
     touched_cycle=2**62,
 )
-lesson = Lesson(title="t", when="w", advice="do", text="x", trajectory_ids=("a",), id="l1")
+lesson = Lesson(
+    title="t", when="w", advice="do", text="x", trajectory_ids=("a",), id="l1", helpful=2**30, harmful=2**30
+)
 route = RouteEstimate(route="tool:a", quality=0.5, low=0.2, high=0.8, count=3, best=0.6)
 failed = GateCheck(name="gain", value=0.0, bound=1.0, passed=False)
 gate = GateDecision(passed=False, checks=(failed,))
@@ -244,6 +246,8 @@ FIELDS = [
     Field(Lesson, "id", ids, not_id),
     Field(Lesson, "helpful", counts, not_count),
     Field(Lesson, "harmful", counts, not_count),
+    Field(Lesson, "gain", st.floats(-(2**31), 2**31), not_number | st.sampled_from([None, 2.0**32, -(2.0**32)])),
+    Field(Lesson, "noise", st.floats(0, 1e9), not_number | st.sampled_from([None, -1e-6])),
     Field(Lesson, "born_cycle", counts, not_count),
     Field(Lesson, "shown", lists(ids), wrong_items(not_id)),
     Field(Lesson, "trials", st.binary(max_size=4).map(lambda part: 8 * part), not_bytes),

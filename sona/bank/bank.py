@@ -16,6 +16,7 @@ from sona.bank.families import families_of, has_stale_names
 from sona.bank.first_form import read_first_form
 from sona.bank.forecast import NEAREST, forecast, usual
 from sona.bank.index import CentroidIndex
+from sona.bank.lessons import asked_after_merges
 from sona.bank.pattern import Member, weight_at
 from sona.bank.placing import Cycle
 from sona.bank.routes import candidates, drawn, estimates, everywhere
@@ -297,6 +298,8 @@ class Bank:
         bank = self if self._mean is not None else Bank((), mean)
         x = bank._centred(rows)
         after, pattern_ids, changed = Cycle(bank._shelf, bank._nearest_to, members, settings, cycle, seed).run(x)
+        asked = asked_after_merges(self.asked, (one for one in after.changes if one.cycle == cycle))
+        after = replace(after, asked={name: known for name, known in asked.items() if name in after.patterns})
         return Placement(Bank._of(after, mean)._with_index_of(bank, changed), pattern_ids)
 
     def _nearest_to(self, x: Float32, k: int) -> list[list[tuple[str, float]]]:

@@ -370,9 +370,9 @@ def _verdicts(parts: Iterable[_Part]) -> dict[str, Verdict]:
 
 
 def best_lessons(lessons: Iterable[Lesson], most: int) -> tuple[Lesson, ...]:
-    """The ``most`` of them that have helped best, each once."""
+    """The ``most`` of them that are worth most, each once."""
     unique = {lesson.id: lesson for lesson in lessons}
-    return tuple(sorted(unique.values(), key=lambda one: (-one.help_interval[0], -one.helpful, one.born_cycle))[:most])
+    return tuple(sorted(unique.values(), key=lambda one: (-one.worth, -one.helpful, one.born_cycle))[:most])
 
 
 def _label_of_each(pieces: list[Ints], of: Ints) -> Ints:

@@ -3,7 +3,7 @@
 One recalled pattern reads like this::
 
     Queries like this one: 48 rated, quality 0.82 (0.71 to 0.89).
-    - Do: Look the order up. When: a question about an order. Call the lookup with its number first. Helped 5 of 6.
+    - Do: Look it up. When: an order. Call the lookup first. With it queries went 0.12 better than usual, in 6 trials.
     - Avoid: Promising a date. When: an order has not left yet. The date is often wrong.
     - Way tool:lookup: quality 0.91 (0.80 to 0.96), taken 31 times.
     - Example of quality 0.95: "Where is my order 17?" was answered "It left on Monday."
@@ -21,9 +21,8 @@ import msgspec
 
 from sona.bank.cell import FAILED
 from sona.bank.placing import EXCERPT
-from sona.bank.routes import kind_of
 from sona.checks import check_count, check_function, tuple_of
-from sona.patterns import Exemplar, Lesson, Recall, Verdict
+from sona.patterns import Exemplar, Lesson, Recall, Verdict, kind_of
 from sona.types import Record
 
 ROUTES, EXEMPLARS, FAILURES = 4, 2, 1
@@ -111,7 +110,7 @@ def _heading(recall: Recall) -> str:
 def _items(recall: Recall) -> Iterator[tuple[str, str]]:
     """The lines under the heading, what is worth most first; each with the id of its lesson, if it is one."""
     pattern = recall.pattern
-    for lesson in sorted(pattern.lessons, key=lambda one: -one.help_interval[0]):
+    for lesson in sorted(pattern.lessons, key=lambda one: -one.worth):
         yield lesson.id, _lesson(lesson)
     for route in _telling(pattern.routes):
         verdict = pattern.routes[route]
@@ -145,10 +144,17 @@ def _times(count: int) -> str:
 
 
 def _lesson(lesson: Lesson) -> str:
-    tried = lesson.helpful + lesson.harmful
-    evidence = f" Helped {lesson.helpful} of {tried}." if tried else ""
     parts = (lesson.title, f"When: {lesson.when}", lesson.text)
-    return f"- {lesson.advice.capitalize()}: {' '.join(_sentence(part) for part in parts)}{evidence}"
+    return f"- {lesson.advice.capitalize()}: {' '.join(_sentence(part) for part in parts)}{_evidence(lesson)}"
+
+
+def _evidence(lesson: Lesson) -> str:
+    """What came of it, as a sentence after others; "" before anyone has tried it."""
+    if not lesson.tried:
+        return ""
+    by = f"{abs(lesson.effect):.2f}"
+    went = "as usual" if by == "0.00" else f"{by} {'better' if lesson.effect > 0 else 'worse'} than usual"
+    return f" With it queries went {went}, in {lesson.tried} {'trial' if lesson.tried == 1 else 'trials'}."
 
 
 def _sentence(text: str) -> str:

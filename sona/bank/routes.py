@@ -16,7 +16,7 @@ import numpy as np
 
 from sona.bank.pattern import verdicts_of
 from sona.bank.verdicts import ALL, pooled
-from sona.patterns import UNKNOWN, Pattern, RouteEstimate, Verdict
+from sona.patterns import UNKNOWN, Pattern, RouteEstimate, Verdict, kind_of
 
 PRIOR = 2.0
 """Trajectories that a route's worth elsewhere counts for."""
@@ -27,12 +27,6 @@ DRAWS = 2000
 SEED = 20_000
 TAIL = 5.0
 """Percent to either side of the interval."""
-
-
-def kind_of(route: str) -> str:
-    """What a route is one of, such as ``tool`` of ``tool:search``; "" where it does not say."""
-    kind, colon, _ = route.partition(":")
-    return kind if colon else ""
 
 
 def everywhere(patterns: Sequence[Pattern]) -> dict[str, Verdict]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sona.bank.routes import kind_of
 from sona.excerpt import excerpt
-from sona.patterns import Exemplar, Pattern, PatternChange, Verdict
+from sona.patterns import Exemplar, Lesson, Pattern, PatternChange, Verdict, kind_of
 
 SURE = 0.5
 """A route is compared with others where the 90 % interval of its quality is no wider: nine qualities about 0.5 make it
@@ -73,8 +72,11 @@ def trend_of(verdict: Verdict) -> float | None:
 def trend(verdict: Verdict) -> str:
     """The trend with its sign; "" where nothing is known of it."""
     value = trend_of(verdict)
-    if value is None:
-        return ""
+    return "" if value is None else signed(value)
+
+
+def signed(value: float) -> str:
+    """A difference of qualities, with its sign."""
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"  # rather than "-0.00"
 
 
@@ -82,6 +84,15 @@ def like(pattern: Pattern, most: int = 80) -> str:
     """The beginning of the query that is nearest to the pattern's centre among those that it keeps; "" for none."""
     kept = pattern.exemplars or pattern.failures
     return excerpt(max(kept, key=_similarity).prompt, most) if kept else ""
+
+
+def effect(lesson: Lesson) -> str:
+    """What came of a lesson, such as ``+0.12 (-0.03 to +0.27) against what is usual, in 6 trials``."""
+    if not lesson.tried:
+        return "never tried"
+    low, high = map(signed, lesson.effect_interval)
+    trials = f"{lesson.tried} {'trial' if lesson.tried == 1 else 'trials'}"
+    return f"{signed(lesson.effect)} ({low} to {high}) against what is usual, in {trials}"
 
 
 def what_happened(change: PatternChange) -> str:

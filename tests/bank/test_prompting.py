@@ -19,7 +19,7 @@ FULL = Recall(
         routes={"tool:guess": verdict(10, 0.1), "tool:lookup": verdict(30, 0.9), "model:small": verdict(1, 1.0)},
         lessons=(
             lesson("l1-0", title="Ask first", when="no number is given", text="Ask for the number"),
-            lesson("l1-1", title="Guessing", advice="avoid", text="Dates are wrong!", helpful=5, harmful=1),
+            lesson("l1-1", title="Guessing", advice="avoid", text="Dates are wrong!", helpful=5, harmful=1, gain=1.5),
         ),
         exemplars=(exemplar("a", 1.0, response="x" * 200), exemplar("b", 0.9), exemplar("c", 0.8), exemplar("d", 0.3)),
         failures=(exemplar("e", 0.0, response=""), exemplar("f", 0.1)),
@@ -35,7 +35,7 @@ def words(text: str) -> int:
 def test_a_pattern_s_text_says_what_is_known_of_it() -> None:
     assert text_of(FULL).splitlines() == [
         "Queries like this one: 40 rated, quality 0.75 (0.62 to 0.84).",
-        "- Avoid: Guessing. When: always. Dates are wrong! Helped 5 of 6.",
+        "- Avoid: Guessing. When: always. Dates are wrong! With it queries went 0.25 better than usual, in 6 trials.",
         "- Do: Ask first. When: no number is given. Ask for the number.",
         "- Way tool:lookup: quality 0.90 (0.77 to 0.96), taken 30 times.",
         "- Way model:small: quality 1.00 (0.27 to 1.00), taken once.",
@@ -53,6 +53,20 @@ def test_the_best_and_the_worst_way_of_each_kind_are_told_however_often_others_w
     ways = [line for line in told if line in {name.split(":")[1] for name in routes}]
     assert {"best", "worst", "big"} <= set(ways)
     assert len(ways) == 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "gain", "told"),
+    [
+        ((0, 0), 0.0, "Ask."),
+        ((1, 0), 0.3, "Ask. With it queries went 0.30 better than usual, in 1 trial."),
+        ((1, 3), -1.0, "Ask. With it queries went 0.25 worse than usual, in 4 trials."),
+        ((2, 2), -0.01, "Ask. With it queries went as usual, in 4 trials."),
+    ],
+)
+def test_a_lesson_s_line_ends_with_what_came_of_it(counts: tuple[int, int], gain: float, told: str) -> None:
+    one = lesson("l1-0", text="Ask", helpful=counts[0], harmful=counts[1], gain=gain)
+    assert text_of(Recall(pattern=pattern(lessons=(one,)), similarity=0.9)).splitlines()[1].endswith(f"always. {told}")
 
 
 def test_a_pattern_of_which_nothing_is_known_says_so() -> None:

@@ -57,5 +57,7 @@ def lesson() -> Lesson:
         trajectory_ids=("t1", "t2"),
         helpful=3,
         harmful=1,
+        gain=0.8,
+        noise=1.0,
         born_cycle=2,
     )
