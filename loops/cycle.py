@@ -26,7 +26,7 @@ from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from sona.loops.deep import deepened
 from sona.loops.distiller import ModelDistiller
 from sona.loops.gate import DEBT
-from sona.loops.members import members_of
+from sona.loops.members import members_of, revisions_of
 from sona.loops.roster import FEW, LATER
 from sona.loops.screen import LeftOut, Ready, Screened, screen
 from sona.loops.sorting import BASE
@@ -78,6 +78,8 @@ class _Placed:
     members: Sequence[Member]
     pattern_ids: Sequence[str]
     """The pattern of each of the members; of a stray the nearest one."""
+    revised: int
+    """How many of them the bank knew before, with another quality."""
 
     @property
     def patterns(self) -> dict[str, str]:
@@ -234,21 +236,33 @@ class _Run:
         )
 
     def _place(self, state: Checkpoint, rows: Sequence[Stored]) -> _Placed:
-        """The bank with the rows in it."""
+        """The bank with the rows in it: what it knows already is revised, and the others are learned."""
         members, settings = members_of(rows, self.context.model, state.bank.width), self.context.config.bank
-        learned, pattern_ids = state.bank.learn(members, settings, cycle=self.cycle, seed=self.seed)
+        revisions = revisions_of(rows, members)
+        revised, places = state.bank.revise(revisions, settings)
+        known = {
+            one.member.trajectory_id: place for one, place in zip(revisions, places, strict=True) if place is not None
+        }
+        new = [member for member in members if member.trajectory_id not in known]
+        learned, pattern_ids = revised.learn(new, settings, cycle=self.cycle, seed=self.seed)
         bank = deepened(learned, settings, self.cycle)
-        pattern_ids = _at_home(bank, members, pattern_ids)
+        pattern_ids = _at_home(bank, new, pattern_ids)
         self.report(Progress(stage="place", done=len(rows), total=len(rows), note=f"{len(bank.patterns)} patterns"))
-        return _Placed(state.bank, bank, members, pattern_ids)
+        at = {member.trajectory_id: name for member, name in zip(new, pattern_ids, strict=True)}
+        for member in members:
+            if (place := known.get(member.trajectory_id)) is not None:
+                at[member.trajectory_id] = bank.heir(place, member.embedding, self.cycle - 1)
+        return _Placed(state.bank, bank, members, [at[member.trajectory_id] for member in members], len(known))
 
     def _taught(self, placed: _Placed) -> tuple[Bank, dict[str, float]]:
         """The bank to publish: with what its rows say of the lessons that they had recalled, and with new lessons."""
-        bank, tried = with_trials(placed.before, placed.bank, placed.members, placed.pattern_ids)
+        bank, metrics = with_trials(placed.before, placed.bank, placed.members, placed.pattern_ids)
+        if placed.revised:
+            metrics = {"bank_revised": float(placed.revised), **metrics}
         if (distill := self.context.distiller()) is None:
-            return bank, tried
+            return bank, metrics
         bank, written = with_new_lessons(bank, distill, self.context.config, self.cycle, self.report)
-        return bank, {**tried, **written}
+        return bank, {**metrics, **written}
 
     def _report(
         self,

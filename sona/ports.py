@@ -43,6 +43,13 @@ class Stored(Record, kw_only=True):
     """The effective quality: that of the latest feedback."""
     feedback_seq: int | None = None
     """That feedback's place in the order of arrival, from 1."""
+    learned_quality: float | None = None
+    """Told by :meth:`TrajectoryStore.collect`: the effective quality, by the policy of now, with which a cycle took it
+    before, the latest of those whose learning is in force; None: none of them did, it is new."""
+    learned_cycle: int = 0
+    """That cycle; 0 where it is new."""
+    learned_pattern: str = ""
+    """Where that cycle's claim says that it lies in the bank; "" where it is new, or was far from every pattern."""
 
 
 class Collected(Record, kw_only=True):
@@ -135,7 +142,7 @@ class TrajectoryStore(Protocol):
         """
 
     def collect(self, limit: int) -> Collected:
-        """At most ``limit`` new trajectories."""
+        """At most ``limit`` new trajectories, each with what the version in force learned of it before, if anything."""
 
     def sample(
         self,

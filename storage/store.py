@@ -24,6 +24,7 @@ from sona.storage.arrivals import read_arrivals
 from sona.storage.backup import Backup, back_up
 from sona.storage.claims import read_claims, read_trained_on
 from sona.storage.connection import Readers, store_error
+from sona.storage.earlier import with_learned
 from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
@@ -232,13 +233,16 @@ class Store:
 
     def collect(self, limit: int) -> Collected:
         """At most ``limit`` trajectories that have feedback and are claimed by no cycle, or were left out before their
-        latest feedback came, in the order of the first feedback that makes them new.
+        latest feedback came, in the order of the first feedback that makes them new. Of these each says with what
+        quality the version in force learned it before.
 
-        The cost follows what is new since the last cycle, not what the store holds.
+        The cost follows what is new since the last cycle, not what the store holds; where something was rated anew, the
+        number of versions too.
         """
         with self._snapshot() as connection:
             found = reading.collect(connection, limit)
-            return msgspec.structs.replace(found, rows=tuple(rated(connection, found.rows, self._policy)))
+            rows = rated(connection, found.rows, self._policy)
+            return msgspec.structs.replace(found, rows=with_learned(connection, rows, self._policy))
 
     def sample(
         self,

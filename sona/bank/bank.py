@@ -19,6 +19,7 @@ from sona.bank.index import CentroidIndex
 from sona.bank.lessons import asked_after_merges
 from sona.bank.pattern import Member, weight_at
 from sona.bank.placing import Cycle
+from sona.bank.revising import Revision, heirs, revised
 from sona.bank.routes import candidates, drawn, estimates, everywhere
 from sona.bank.sample import Sample
 from sona.bank.shelf import Asked, Body, Shelf, Stray
@@ -301,6 +302,30 @@ class Bank:
         asked = asked_after_merges(self.asked, (one for one in after.changes if one.cycle == cycle))
         after = replace(after, asked={name: known for name, known in asked.items() if name in after.patterns})
         return Placement(Bank._of(after, mean)._with_index_of(bank, changed), pattern_ids)
+
+    def revise(self, revisions: Sequence[Revision], settings: BankConfig) -> tuple[Bank, list[str | None]]:
+        """The bank with other qualities of trajectories that it has learned, each counted as often as before: see
+        :mod:`sona.bank.revising`; and for each of them the pattern that it lies in, "" where it lies far from every
+        pattern, None where it is not known any more, so that :meth:`learn` may take it as new.
+
+        Raises:
+            DimensionMismatchError, InvalidInputError: of an embedding, as :meth:`learn`.
+        """
+        if self._mean is None or not revisions:
+            return self, [None] * len(revisions)
+        x = self._centred(np.stack([one.member.embedding for one in revisions]).astype(np.float32))
+        shelf, pattern_ids = revised(self._shelf, x, revisions, self._nearest_to, settings.exemplars)
+        return Bank._of(shelf, self._mean)._with_index_of(self), pattern_ids
+
+    def heir(self, pattern_id: str, embedding: Float32, after_cycle: int) -> str:
+        """What the pattern has become since ``after_cycle`` for ``embedding`` (width,): itself, what it was joined
+        with, or the nearest of its parts; "" where it was pruned, or is "".
+        """
+        names = [name for name in heirs({pattern_id} - {""}, self.changes, after_cycle) if name in self._by_id]
+        if len(names) < 2:
+            return names[0] if names else ""
+        row = self._centred(embedding[None])[0]
+        return max(sorted(names), key=lambda name: float(np.einsum("d,d->", self._by_id[name].vector(), row)))
 
     def _nearest_to(self, x: Float32, k: int) -> list[list[tuple[str, float]]]:
         """Of each of ``x``, unit rows in the centred space (n, width), the ids of the ``k`` nearest patterns."""

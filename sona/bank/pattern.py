@@ -13,7 +13,7 @@ from sona.bank.vectors import unit_rows
 from sona.bank.verdicts import ALL, faded
 from sona.checks import Float32
 from sona.config import BankConfig
-from sona.patterns import Lesson, Pattern, Verdict
+from sona.patterns import Exemplar, Lesson, Pattern, Verdict
 
 NO_DIRECTION = 1e-6
 """A mean of unit rows that is no longer than this is rounding."""
@@ -53,8 +53,7 @@ def pattern_of(
     count = int(groups.counts.sum())
     total = groups.sums.sum(0, dtype=np.float64)
     centroid = _direction(total, count, groups.sums[0])
-    exemplars = [one for cell in cells for one in cell.exemplars]
-    chosen = outstanding(exemplars, settings.exemplars, MOST_FAILURES)
+    exemplars, failures = shown_of(cells, settings.exemplars)
     return Pattern(
         id=name,
         centroid=centroid.astype("<f4").tobytes(),
@@ -62,14 +61,20 @@ def pattern_of(
         spread=float(np.clip(total @ centroid / count, -1.0, 1.0)),
         verdict=verdicts.get(ALL, Verdict()),
         routes={route: verdict for route, verdict in verdicts.items() if route != ALL},
-        exemplars=chosen[: settings.exemplars],
-        failures=tuple(one for one in reversed(chosen) if one.quality < FAILED)[:MOST_FAILURES],
+        exemplars=exemplars,
+        failures=failures,
         lessons=lessons,
         family=family,
         weight=min(weight, count),
         born_cycle=born,
         touched_cycle=cycle,
     )
+
+
+def shown_of(cells: Sequence[Cell], most: int) -> tuple[tuple[Exemplar, ...], tuple[Exemplar, ...]]:
+    """Of a pattern of these ``cells``, the ``most`` exemplars that it shows, and those that failed."""
+    chosen = outstanding([one for cell in cells for one in cell.exemplars], most, MOST_FAILURES)
+    return chosen[:most], tuple(one for one in reversed(chosen) if one.quality < FAILED)[:MOST_FAILURES]
 
 
 def weight_at(pattern: Pattern, cycle: int, half_life: float) -> float:

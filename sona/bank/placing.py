@@ -384,16 +384,20 @@ def _label_of_each(pieces: list[Ints], of: Ints) -> Ints:
 
 
 def _rated(member: Member, cosine: float) -> Rated:
-    exemplar = None
-    if member.quality is not None:
-        exemplar = Exemplar(
-            trajectory_id=member.trajectory_id,
-            quality=member.quality,
-            similarity=min(max(cosine, -1.0), 1.0),
-            prompt=member.prompt[:EXCERPT],
-            response=member.response[:EXCERPT],
-        )
-    return Rated(member.quality, member.routes, exemplar)
+    return Rated(member.quality, member.routes, exemplar_of(member, cosine))
+
+
+def exemplar_of(member: Member, cosine: float) -> Exemplar | None:
+    """It as an exemplar, at this cosine to the centre of its like; None where it has no quality."""
+    if member.quality is None:
+        return None
+    return Exemplar(
+        trajectory_id=member.trajectory_id,
+        quality=member.quality,
+        similarity=min(max(cosine, -1.0), 1.0),
+        prompt=member.prompt[:EXCERPT],
+        response=member.response[:EXCERPT],
+    )
 
 
 def _rows(parts: Iterable[_Part]) -> int:

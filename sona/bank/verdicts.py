@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 from sona.patterns import Verdict
@@ -19,6 +20,8 @@ RECENT = 50.0
 MOST_ROUTES = 32
 """Of a pattern; beyond it the least taken ones are forgotten. A host that names a route for every query would fill the
 bank otherwise."""
+ROUNDING = 1e-9
+"""Of a mean of qualities."""
 
 
 def verdict_of(qualities: Sequence[float]) -> Verdict:
@@ -40,6 +43,40 @@ def followed(before: Verdict, after: Verdict) -> Verdict:
 def pooled(a: Verdict, b: Verdict) -> Verdict:
     """Of both sets of qualities, where nobody knows which are later."""
     return _both(a, b, a.recent_weight, b.recent_weight)
+
+
+def moved(verdict: Verdict, old: float, new: float) -> Verdict:
+    """As if one of the qualities, ``old``, had been ``new``. What is recent moves as much as the mean does: by what
+    one of them has in it, where nobody knows how recent that one is.
+
+    With d = new - old the mean m becomes m' = m + d / n, and since m2 is the sum of squares less n m^2, it becomes
+    m2 + d ((old - m) + (new - m')).
+    """
+    if not verdict.count:
+        return verdict
+    step = (new - old) / verdict.count
+    mean = min(max(verdict.mean + step, 0.0), 1.0)
+    m2 = verdict.m2 + (new - old) * ((old - verdict.mean) + (new - mean))
+    return msgspec.structs.replace(
+        verdict,
+        mean=mean,
+        # None of [0, 1] with this mean has a larger one (Bhatia & Davis 2000, doi:10.2307/2589180).
+        m2=min(max(m2, 0.0), verdict.count * mean * (1 - mean)),
+        recent_mean=min(max(verdict.recent_mean + step, 0.0), 1.0),
+    )
+
+
+def holds(verdict: Verdict, quality: float) -> bool:
+    """Whether ``quality`` may be one of its qualities: without it, the others have a mean and a variance that
+    qualities can have.
+    """
+    others = verdict.count - 1
+    if others < 1:
+        return verdict.count == 1 and abs(verdict.mean - quality) <= ROUNDING
+    mean = (verdict.count * verdict.mean - quality) / others
+    m2 = verdict.m2 - (quality - verdict.mean) * (quality - mean)
+    slack = verdict.count * ROUNDING
+    return -slack <= mean <= 1 + slack and -slack <= m2 <= others * mean * (1 - mean) + slack
 
 
 def _kept(count: int) -> float:
