@@ -97,6 +97,11 @@ class LocalModel:
         return self._pad_id
 
     @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Each of these ends an answer."""
+        return tuple(self._stop_ids)
+
+    @property
     def version(self) -> str:
         """The version that the next request gets."""
         return self._versions.current.id

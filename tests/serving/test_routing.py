@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
 
@@ -201,6 +201,32 @@ def test_logits_of_a_mixed_batch_are_what_peft_makes_of_each_adapter(
             mixed.set_rows([adapters[name] if name else None for name in ROUTES.values()])
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"r": 4, "lora_alpha": 6, "use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
+        {"r": 2, "target_modules": ["v_proj", "o_proj"], "rank_pattern": {"o_proj": 5}, "alpha_pattern": {"v_proj": 3}},
+        {"r": 3, "target_modules": r"model\.layers\.[02]\..*_proj", "lora_dropout": 0.5},
+        {"r": 2, "target_modules": ["up_proj"], "layers_to_transform": [1], "init_lora_weights": "gaussian"},
+        {"r": 2, "target_modules": ["k_proj", "q_proj"], "exclude_modules": ["layers.0.self_attn.k_proj"]},
+    ],
+)
+def test_every_plain_shape_means_what_peft_takes_it_for(
+    model: LocalModel, tmp_path: Path, shape: dict[str, Any]
+) -> None:
+    made = get_peft_model(model.trainable_copy(), LoraConfig(**shape))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in made.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    made.eval().save_pretrained(str(tmp_path))
+    ids = torch.from_numpy(prompts_of(model)[1].astype(np.int64))[None]
+    ours = AdaptedModel(model._base)
+    ours.set_rows([model._adapters.load({"x": tmp_path})["x"]])
+    with torch.no_grad():
+        torch.testing.assert_close(ours.model(input_ids=ids).logits, made(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+
+
 def test_a_pass_that_fails_for_all_rows_is_made_again_for_each(
     model: LocalModel, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +409,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "bias": set_in_config(bias="lora_only"),
     "dora": set_in_config(use_dora=True),
     "whole modules": set_in_config(modules_to_save=["lm_head"]),
+    "a setting of a later PEFT": set_in_config(bends_everything=2),
+    "another base": set_in_config(init_lora_weights="pissa_niter_4"),
+    "another rank": set_in_config(r=3),
 }
 
 
