@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cache, partial
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel
 
 from sona.checks import Float32, Int32, check_count
 from sona.config import ServeConfig
 from sona.errors import InvalidInputError, UnknownTokenError
-from sona.ports import FastRow, FastWeights, ResponseStates, Served
+from sona.ports import FastWeights, ResponseStates, Served
 from sona.serving.adapted import AdaptedModel
 from sona.serving.adapters import Adapter, ResidentAdapters, sharing_copy
+from sona.serving.answers import Answers, awaited
 from sona.serving.chat import ChatCodec
+from sona.serving.ends import known_tokens, stop_ids_of
 from sona.serving.features import PromptReader
 from sona.serving.fingerprint import fingerprint
 from sona.serving.generation import Sampling
@@ -28,12 +28,12 @@ from sona.serving.head import logits_of, states_of
 from sona.serving.loading import load
 from sona.serving.pieces import TextPieces
 from sona.serving.probes import make_probes
-from sona.serving.request import Answering, OnToken, Request, Voice
+from sona.serving.request import Answering, OnToken
 from sona.serving.scheduler import Limits, Scheduler
 from sona.serving.swap import attest, prove, read_proof
 from sona.serving.trial import rows_for
 from sona.serving.versions import ServedVersion, ServedVersions, check_served
-from sona.types import Attestation, Message, Reply, Token
+from sona.types import Attestation, Message, Reply
 
 log = logging.getLogger("sona.serving")
 
@@ -56,11 +56,11 @@ class LocalModel:
         self._base, tokenizer = load(model, settings)
         if threads := settings.threads or _few_threads(self._base):
             torch.set_num_threads(threads)
-        self._stop_ids = _stop_ids(self._base, tokenizer)
+        stop_ids = stop_ids_of(self._base, tokenizer)
         # What a GenerationConfig leaves open, generate() fills from the checkpoint's: its sampling habits are not ours.
         self._base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-        self._codec = ChatCodec(tokenizer, self._stop_ids[0] if self._stop_ids else None)
-        self._pad_id = _known([tokenizer.pad_token_id, *self._stop_ids, 0], self.vocab_size)[0]
+        self._codec = ChatCodec(tokenizer, stop_ids[0] if stop_ids else None)
+        self._pad_id = known_tokens([tokenizer.pad_token_id, *stop_ids, 0], self.vocab_size)[0]
         self._reader = PromptReader(self._base, pad_id=self._pad_id, max_tokens=self.max_tokens)
         self._adapters = ResidentAdapters(self._base)
         self._swapping = threading.Lock()  # held while adapters are loaded
@@ -71,8 +71,7 @@ class LocalModel:
             lambda: rows_for(AdaptedModel(self._base), self._pad_id, self.max_tokens),
             Limits(settings.max_rows, settings.max_batch_tokens, settings.max_waiting),
         )
-        self.fast_weights: FastWeights | None = None
-        """What single feedbacks have moved, if anything does."""
+        self._answers = Answers(self._scheduler, self._versions, self._reader, self._codec, stop_ids)
         self.fingerprint = fingerprint(self._base, tokenizer)
 
     @property
@@ -97,9 +96,18 @@ class LocalModel:
         return self._pad_id
 
     @property
+    def fast_weights(self) -> FastWeights | None:
+        """What single feedbacks have moved, if anything does."""
+        return self._answers.fast_weights
+
+    @fast_weights.setter
+    def fast_weights(self, given: FastWeights | None) -> None:
+        self._answers.fast_weights = given
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """Each of these ends an answer."""
-        return tuple(self._stop_ids)
+        return self._answers.stop_ids
 
     @property
     def version(self) -> str:
@@ -125,7 +133,7 @@ class LocalModel:
 
     def pieces(self) -> TextPieces:
         """Makes one answer's text of its tokens as they come."""
-        return TextPieces(self._codec.decode, self._stop_ids)
+        return TextPieces(self._codec.decode, self.stop_ids)
 
     def embed(self, prompts: Sequence[Int32]) -> Float32:
         """Mean-pooled last hidden state of the frozen base model, float32 (prompts, hidden_size).
@@ -166,7 +174,7 @@ class LocalModel:
             ModelError: the version's router named no adapter of it.
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
-        return _awaited([self._submit(prompt_ids, sampling)])[0]
+        return awaited([self._answers.begin(prompt_ids, sampling, self._room(prompt_ids))])[0]
 
     def stream(
         self,
@@ -201,7 +209,8 @@ class LocalModel:
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
         if logprobs is not None:
             check_count(logprobs, "logprobs", MOST_LOGPROBS)
-        return self._submit(prompt_ids, sampling, logprobs=logprobs, on_token=on_token)
+        room = self._room(prompt_ids)
+        return self._answers.begin(prompt_ids, sampling, room, logprobs=logprobs, on_token=on_token)
 
     def generate_batch(self, prompts: Sequence[Int32], *, max_new_tokens: int) -> list[Reply]:
         """Greedy answers to all prompts, all by one version, each with the adapter that its router picks. It waits
@@ -209,17 +218,8 @@ class LocalModel:
 
         Raises as :meth:`generate`.
         """
-        sampling = Sampling(max_new_tokens)
-        for prompt in prompts:
-            self._check_room(prompt)
-        if not prompts:
-            return []
-        with self._versions.held() as version:
-            voices = self._voices(version, prompts)
-            return _awaited(
-                self._submit(prompt, sampling, version=version, voice=voice, wait=True)
-                for prompt, voice in zip(prompts, voices, strict=True)
-            )
+        rooms = [self._room(prompt) for prompt in prompts]
+        return self._answers.write_all(prompts, Sampling(max_new_tokens), rooms)
 
     def close(self) -> None:
         """Answer no more: what is under way fails with ClosedError, and the thread that answers ends."""
@@ -235,7 +235,7 @@ class LocalModel:
             count=count,
             tokens=tokens,
             seed=seed,
-            stop_ids=self._stop_ids,
+            stop_ids=self.stop_ids,
             pad_id=self._pad_id,
             on_batch=on_batch,
         )
@@ -333,64 +333,7 @@ class LocalModel:
             finally:
                 self._aside.set_rows(())
 
-    def _submit(
-        self,
-        prompt: Int32,
-        sampling: Sampling,
-        *,
-        logprobs: int | None = None,
-        on_token: OnToken | None = None,
-        version: ServedVersion | None = None,
-        voice: Voice | None = None,
-        wait: bool = False,
-    ) -> Answering:
-        """Have one answer written, by ``version`` (None: the one in force) and ``voice`` (None: found when it is its
-        turn).
-        """
-        room = self._check_room(prompt)
-        version = self._versions.take(version)
-        request = Request(
-            prompt=prompt,
-            sampling=replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)),
-            logprobs=logprobs,
-            stop_ids=frozenset(self._stop_ids),
-            find_voice=lambda: voice or self._voices(version, [prompt])[0],
-            make_reply=partial(self._reply, prompt, version.id),
-            release=partial(self._versions.release, version),
-            on_token=on_token,
-        )
-        try:
-            return self._scheduler.submit(request, wait=wait)
-        except BaseException:
-            request.forget()
-            raise
-
-    def _voices(self, version: ServedVersion, prompts: Sequence[Int32]) -> list[Voice]:
-        """Who answers each prompt."""
-        read = cache(lambda: self._reader.read(prompts))
-        names = version.route(len(prompts), lambda: read().features)
-        adapters = [None if name is None else version.adapters[name] for name in names]
-        fast: list[FastRow | None] = [None] * len(prompts)
-        if self.fast_weights:
-            keys = [None if adapter is None else adapter.key for adapter in adapters]
-            fast = self.fast_weights.rows(version.id, keys, read().embeddings)
-        return [Voice(*one) for one in zip(names, adapters, fast, strict=True)]
-
-    def _reply(self, prompt: Int32, version: str, voice: Voice, tokens: Sequence[Token]) -> Reply:
-        ids = [token.id for token in tokens]
-        stopped = bool(ids) and ids[-1] in self._stop_ids
-        return Reply(
-            text=self._codec.decode(ids[:-1] if stopped else ids),
-            token_ids=tuple(ids),
-            prompt_ids=tuple(prompt.tolist()),
-            version=version,
-            adapter=voice.name,
-            micro=None if voice.fast is None else voice.fast.pattern,
-            finish_reason="stop" if stopped else "length",
-            tokens=tuple(tokens) if tokens and tokens[0].logprob is not None else (),
-        )
-
-    def _check_room(self, prompt: Int32) -> int:
+    def _room(self, prompt: Int32) -> int:
         """How many tokens may follow the prompt; it raises where it is none that can be answered."""
         self._check_tokens(prompt)
         room = self.max_tokens - len(prompt)
@@ -407,51 +350,9 @@ class LocalModel:
             )
 
 
-def _awaited(answers: Iterable[Answering]) -> list[Reply]:
-    """All of them, in their order; whatever keeps one of them, or the caller, ends those that are still written."""
-    begun: list[Answering] = []
-    try:
-        begun.extend(answers)
-        return [answer.result() for answer in begun]
-    except BaseException:
-        for answer in begun:
-            answer.cancel()
-        raise
-
-
 def _few_threads(model: PreTrainedModel) -> int:
     """1 for a small model on a CPU, 0 (torch's own number) for others.
 
     Its matrices are too small to share: on two busy cores the threads' waiting made a query of 20 ms take 0.6-1.4 s.
     """
     return 1 if model.device.type == "cpu" and model.num_parameters() < SMALL else 0
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, then the generation settings' others.
-
-    A base model that never met its end token has left it like every other token it never met, and under a frozen output
-    head no adapter can tell them apart (stories260K: exact answers never ended). There a line's end is the answer's.
-    """
-    configured = model.generation_config.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    ends = _known([tokenizer.eos_token_id, *listed], int(model.config.get_text_config().vocab_size))
-    trained = [token for token in ends if _is_trained(model, token)]
-    newline = tokenizer.encode("\n", add_special_tokens=False)[-1:]
-    return trained or (ends if tokenizer.chat_template else [*newline, *ends])
-
-
-def _is_trained(model: PreTrainedModel, token: int) -> bool:
-    """Whether the output head can tell ``token`` from all others."""
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if head is None:
-        return True
-    rows = head.weight.detach().float()
-    distance = torch.linalg.vector_norm(rows - rows[token], dim=1)
-    distance[token] = torch.inf
-    return bool(distance.min() > 0.01 * torch.linalg.vector_norm(rows[token]))
-
-
-def _known(tokens: Sequence[int | None], vocab_size: int) -> list[int]:
-    """Those of ``tokens`` that the embedding has a row for, once each. Tokenizers are shipped that know more."""
-    return list(dict.fromkeys(int(token) for token in tokens if token is not None and 0 <= token < vocab_size))

@@ -80,7 +80,7 @@ def test_a_cancelled_call_ends_its_request(tmp_path: Path, backend: str) -> None
     async def scenario() -> None:
         async with sona.open(tmp_path / "store", model="tiny", config=SMALL) as engine:
             model = model_of(engine)
-            model._stop_ids = []  # it would go on for 400 tokens
+            model._answers.stop_ids = ()  # it would go on for 400 tokens
             with anyio.move_on_after(0.05) as scope:
                 await engine.generate(ASK, max_new_tokens=400)
             assert scope.cancelled_caught
@@ -98,7 +98,7 @@ def test_a_stream_that_is_left_ends_its_request(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with sona.open(tmp_path / "store", model="tiny", config=SMALL) as engine:
             model = model_of(engine)
-            model._stop_ids = []
+            model._answers.stop_ids = ()
             async for _ in engine.stream(ASK, max_new_tokens=400):
                 break
             gc.collect()
@@ -139,7 +139,7 @@ def test_a_full_queue_is_an_error_and_closing_another(tmp_path: Path) -> None:
     config = Config(serve=ServeConfig(device="cpu", threads=1, max_rows=1, max_waiting=2))
     with open_small(tmp_path / "store", config=config) as engine:
         model = model_of(engine._engine)
-        model._stop_ids = []
+        model._answers.stop_ids = ()
         streams = [engine.stream(ASK, max_new_tokens=480)]
         next(streams[0])
         streams += [engine.stream(ASK), engine.stream(ASK)]
