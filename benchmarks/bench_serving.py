@@ -11,8 +11,9 @@ Method. The shipped model, greedy, one thread of torch, in this process.
 * ``swap``: 8 clients ask on and on, for as long without a swap as with 20, in each round; versions with random adapters
   are swapped in, attested, in turn. ``extra_ms`` is a request's time beyond the median of the same question by the same
   version where no swap was about; ``swap.worst_extra_ms`` is the largest of those that a swap fell into, and
-  ``swap.quiet_worst_extra_ms`` of the others. ``refused`` counts requests without an answer; ``mixed`` answers that are
-  not, token for token, what the version that they name writes, alone, in another model that was loaded for it.
+  ``swap.quiet_worst_extra_ms`` of those that a mere wait in a swap's place fell into; the same for the medians.
+  ``refused`` counts requests without an answer; ``mixed`` answers that are not, token for token, what the version that
+  they name writes, alone, in another model that was loaded for it.
 * ``exact``: batches of 3 to 40 random prompts of 3 to 130 tokens, by the base and three adapters, that join at random
   moments; each answer is then written alone. ``exact.differ_share`` is the share of tokens that differ.
 
@@ -95,12 +96,13 @@ def _swap(call: Call) -> None:
         call.result("swap.worst_extra_ms", max(found.swap_extra_ms, default=0.0))
         call.result("swap.quiet_worst_extra_ms", max(found.quiet_extra_ms, default=0.0))
         call.result("swap.median_extra_ms", float(np.median(found.swap_extra_ms or [0.0])))
+        call.result("swap.quiet_median_extra_ms", float(np.median(found.quiet_extra_ms or [0.0])))
         call.result("swap.median_ms", float(np.median(found.swap_ms)))
         call.result("requests", found.requests)
         call.result("refused", found.refused)
         call.result("mixed", found.mixed)
     names = ["requests", "refused", "mixed", *(f"swap.{name}_ms" for name in ("worst_extra", "quiet_worst_extra"))]
-    names += ["swap.median_extra_ms", "swap.median_ms"]
+    names += ["swap.median_extra_ms", "swap.quiet_median_extra_ms", "swap.median_ms"]
     call.table("Swaps under traffic", ["", "value"], [[name, spread(call.values(name), 1)] for name in names])
 
 

@@ -29,6 +29,9 @@ QUESTIONS = 24
 PAUSE_S = 0.15
 """Between two swaps."""
 
+Span = tuple[float, float]
+"""Beginning and end."""
+
 
 @dataclass
 class Result:
@@ -36,7 +39,8 @@ class Result:
 
     swap_ms: list[float] = field(default_factory=list)
     quiet_extra_ms: list[float] = field(default_factory=list)
-    """Of each request without a swap about, its time beyond the median of its question and version."""
+    """Of each request that a wait in a swap's place fell into, its time beyond the median of its question and version.
+    Long requests are the likelier to be struck, by either."""
     swap_extra_ms: list[float] = field(default_factory=list)
     """The same of those that a swap fell into."""
     requests: int = 0
@@ -54,12 +58,12 @@ def measure(seed: int, rounds: int, swaps: int) -> Result:
         model = LocalModel("tiny", CONFIG.serve)
         served = versions(model, Path(folder), VERSIONS)
         try:
-            seen, times = anyio.run(_run, model, served, seed, rounds, swaps)
+            seen, times, waits = anyio.run(_run, model, served, seed, rounds, swaps)
         finally:
             model.close()
         result.swap_ms = [1e3 * (ended - began) for began, ended in times]
         result.requests, result.refused = len(seen.answered) + len(seen.refused), len(seen.refused)
-        _reckon(result, seen.answered, times)
+        _reckon(result, seen.answered, times, waits)
         wanted = _alone(served, seen.answered)
     result.mixed = sum(one.reply.token_ids != wanted[one.reply.version, one.question] for one in seen.answered)
     result.named = len({version for version, _ in wanted})
@@ -68,9 +72,9 @@ def measure(seed: int, rounds: int, swaps: int) -> Result:
 
 async def _run(
     model: LocalModel, served: Mapping[str, Served], seed: int, rounds: int, swaps: int
-) -> tuple[Seen, list[tuple[float, float]]]:
-    """What the clients saw, and when each swap began and ended."""
-    asked, seen, times = questions(seed, QUESTIONS), Seen(), list[tuple[float, float]]()
+) -> tuple[Seen, list[Span], list[Span]]:
+    """What the clients saw, and when each swap, and each wait in its place, began and ended."""
+    asked, seen, times, waits = questions(seed, QUESTIONS), Seen(), list[Span](), list[Span]()
     running = True
 
     def on_and_on() -> Iterator[str]:
@@ -87,7 +91,11 @@ async def _run(
     async with anyio.create_task_group() as group:
         group.start_soon(traffic, ask, on_and_on(), CLIENTS, seen)
         for _ in range(rounds):
-            await anyio.sleep(swaps * PAUSE_S)
+            for _ in range(swaps):
+                began = time.perf_counter()
+                await anyio.sleep(times[-1][1] - times[-1][0] if times else PAUSE_S / 2)
+                waits.append((began, time.perf_counter()))
+                await anyio.sleep(PAUSE_S)
             for swap in range(swaps):
                 name = f"v{1 + swap % VERSIONS}"
                 began = time.perf_counter()
@@ -95,22 +103,26 @@ async def _run(
                 times.append((began, time.perf_counter()))
                 await anyio.sleep(PAUSE_S)
         running = False
-    return seen, times
+    return seen, times, waits
 
 
-def _reckon(result: Result, answered: list[Answered], times: list[tuple[float, float]]) -> None:
+def _reckon(result: Result, answered: list[Answered], times: list[Span], waits: list[Span]) -> None:
     """Each request's time beyond what is usual for its question and version where no swap is about."""
-    quiet, struck = list[Answered](), list[Answered]()
-    for one in answered:
-        hit = any(one.began < ended and began < one.ended for began, ended in times)
-        (struck if hit else quiet).append(one)
     usual: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for one in quiet:
-        usual[one.reply.version, one.question].append(one.ended - one.began)
-    for group, extra in ((quiet, result.quiet_extra_ms), (struck, result.swap_extra_ms)):
-        for one in group:
-            if known := usual.get((one.reply.version, one.question)):
-                extra.append(1e3 * (one.ended - one.began - float(np.median(known))))
+    for one in answered:
+        if not _struck(one, times):
+            usual[one.reply.version, one.question].append(one.ended - one.began)
+    for one in answered:
+        if known := usual.get((one.reply.version, one.question)):
+            extra = 1e3 * (one.ended - one.began - float(np.median(known)))
+            if _struck(one, times):
+                result.swap_extra_ms.append(extra)
+            elif _struck(one, waits):
+                result.quiet_extra_ms.append(extra)
+
+
+def _struck(one: Answered, spans: list[Span]) -> bool:
+    return any(one.began < ended and began < one.ended for began, ended in spans)
 
 
 def _alone(served: Mapping[str, Served], answered: list[Answered]) -> dict[tuple[str, str], tuple[int, ...]]:

@@ -30,7 +30,7 @@ from sona.serving.pieces import TextPieces
 from sona.serving.probes import make_probes
 from sona.serving.request import Answering, OnToken
 from sona.serving.scheduler import Limits, Scheduler
-from sona.serving.swap import attest, prove, read_proof
+from sona.serving.swap import Witness, read_proof
 from sona.serving.trial import rows_for
 from sona.serving.versions import ServedVersion, ServedVersions, check_served
 from sona.types import Attestation, Message, Reply
@@ -66,6 +66,7 @@ class LocalModel:
         self._swapping = threading.Lock()  # held while adapters are loaded
         self._versions = ServedVersions()
         self._aside = AdaptedModel(self._base)  # what reads beside the answers; theirs is the scheduler's own
+        self._witness = Witness(self._aside)
         self._reading = threading.Lock()  # held while it does
         self._scheduler = Scheduler(
             lambda: rows_for(AdaptedModel(self._base), self._pad_id, self.max_tokens),
@@ -277,7 +278,7 @@ class LocalModel:
         with self._swapping:
             adapters = self._adapters.load(served.adapters)
         with self._reading:
-            return prove(self._aside, adapters)
+            return self._witness.prove(adapters)
 
     def attest(self) -> Attestation:
         """Compare once more what the version in force says with what it said when it was published.
@@ -286,13 +287,13 @@ class LocalModel:
             SwapError: it says something else.
         """
         with self._versions.held() as version:
-            return self._attested(version)
+            return self._attested(version, afresh=True)
 
-    def _attested(self, version: ServedVersion) -> Attestation:
+    def _attested(self, version: ServedVersion, *, afresh: bool = False) -> Attestation:
         raw = version.served.proof
         proof = None if raw is None else read_proof(raw)
         with self._reading:
-            return attest(self._aside, version.id, version.adapters, proof)
+            return self._witness.attest(version.id, version.adapters, proof, afresh=afresh)
 
     @contextmanager
     def response_states(self, prompt: Int32, response: Int32) -> Iterator[ResponseStates]:

@@ -58,65 +58,79 @@ def read_proof(raw: bytes) -> Proof:
     return proof
 
 
-@torch.no_grad()
-def say(model: AdaptedModel, adapter: Adapter | None) -> Float32:
-    """Log-probabilities, float32 (PROMPTS, TOKENS - 1), of fixed prompts' tokens with this adapter; None: the base."""
-    base = model.model
-    vocabulary = int(base.config.get_text_config().vocab_size)
-    ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocabulary, (PROMPTS, TOKENS))).to(base.device)
-    model.set_rows([adapter] * PROMPTS)
-    try:
-        logits = base(input_ids=ids, use_cache=False).logits[:, :-1].float()  # (PROMPTS, TOKENS - 1, V)
-    finally:
-        model.set_rows(())
-    chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - logits.logsumexp(dim=-1)
-    found: Float32 = chosen.cpu().numpy()
-    return found
+class Witness:
+    """Asks a model and its adapters; one thread at a time."""
 
+    def __init__(self, model: AdaptedModel) -> None:
+        self._model = model
+        self._base: Float32 | None = None
 
-def prove(model: AdaptedModel, adapters: Mapping[str, Adapter]) -> bytes:
-    """What goes into the version's folder."""
-    said = {name: say(model, adapter).tolist() for name, adapter in adapters.items()}
-    return msgspec.json.encode(Proof(form=FORM, dtype=_dtype(model), base=say(model, None).tolist(), adapters=said))
+    def prove(self, adapters: Mapping[str, Adapter]) -> bytes:
+        """What goes into the version's folder."""
+        base, said = self.say(None), {name: self.say(adapter).tolist() for name, adapter in adapters.items()}
+        return msgspec.json.encode(Proof(form=FORM, dtype=self._dtype, base=base.tolist(), adapters=said))
 
+    def attest(
+        self, version: str, adapters: Mapping[str, Adapter], proof: Proof | None, *, afresh: bool
+    ) -> Attestation:
+        """Ask the adapters again, and the base, which is remembered unless it is to be ``afresh``: its weights are
+        frozen, and a swap takes its time from the answers under way.
 
-def attest(model: AdaptedModel, version: str, adapters: Mapping[str, Adapter], proof: Proof | None) -> Attestation:
-    """Ask base and adapters again.
-
-    Raises:
-        SwapError: one of them says something else than the proof; or an adapter that is not empty says what the base
-            does. In half precision rounding may swallow a small adapter, so there the second holds only where the proof
-            says that it was larger than the tolerance.
-    """
-    dtype = _dtype(model)
-    tolerance = max(TOLERANCE.get(dtype, 0.5), TOLERANCE.get(proof.dtype, 0.5) if proof is not None else 0.0)
-    if proof is not None and proof.adapters.keys() != adapters.keys():
-        raise SwapError(
-            f"{version} was published with the adapters {sorted(proof.adapters)} and has {sorted(adapters)}; "
-            "it is not served"
-        )
-    base = say(model, None)
-    now = {name: say(model, adapter) for name, adapter in adapters.items()}
-    difference = (
-        None if proof is None else _compared(version, {"": base, **now}, {"": proof.base, **proof.adapters}, tolerance)
-    )
-    moved = {name: _apart(said, base) for name, said in now.items()}
-    for name, adapter in adapters.items():
-        told = 0.0 if proof is None else _apart(np.asarray(proof.adapters[name], np.float32), proof.base)
-        if moved[name] == 0.0 and not adapter.empty and (dtype == "float32" or told > tolerance):
+        Raises:
+            SwapError: one of them says something else than the proof; or an adapter that is not empty says what the
+                base does. In half precision rounding may swallow a small adapter, so there the second holds only where
+                the proof says that it was larger than the tolerance.
+        """
+        tolerance = max(TOLERANCE.get(dtype, 0.5) for dtype in (self._dtype, proof.dtype if proof else self._dtype))
+        if proof is not None and proof.adapters.keys() != adapters.keys():
             raise SwapError(
-                f"{version}: with the adapter {name!r} the model says what it says without; it is not served"
+                f"{version} was published with the adapters {sorted(proof.adapters)} and has {sorted(adapters)}; "
+                "it is not served"
             )
-    return Attestation(
-        version=version,
-        adapters=tuple(adapters),
-        prompts=PROMPTS,
-        tokens=PROMPTS * (TOKENS - 1),
-        dtype=dtype,
-        tolerance=tolerance,
-        difference=difference,
-        moved=moved,
-    )
+        if self._base is None or afresh:
+            self._base = self.say(None)
+        now = {name: self.say(adapter) for name, adapter in adapters.items()}
+        difference = None
+        if proof is not None:
+            difference = _compared(version, {"": self._base, **now}, {"": proof.base, **proof.adapters}, tolerance)
+        moved = {name: _apart(said, self._base) for name, said in now.items()}
+        for name, adapter in adapters.items():
+            told = 0.0 if proof is None else _apart(np.asarray(proof.adapters[name], np.float32), proof.base)
+            if moved[name] == 0.0 and not adapter.empty and (self._dtype == "float32" or told > tolerance):
+                raise SwapError(
+                    f"{version}: with the adapter {name!r} the model says what it says without; it is not served"
+                )
+        return Attestation(
+            version=version,
+            adapters=tuple(adapters),
+            prompts=PROMPTS,
+            tokens=PROMPTS * (TOKENS - 1),
+            dtype=self._dtype,
+            tolerance=tolerance,
+            difference=difference,
+            moved=moved,
+        )
+
+    @torch.no_grad()
+    def say(self, adapter: Adapter | None) -> Float32:
+        """Log-probabilities, float32 (PROMPTS, TOKENS - 1), of fixed prompts' tokens with this adapter; None: the
+        base.
+        """
+        base = self._model.model
+        vocabulary = int(base.config.get_text_config().vocab_size)
+        ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocabulary, (PROMPTS, TOKENS))).to(base.device)
+        self._model.set_rows([adapter] * PROMPTS)
+        try:
+            logits = base(input_ids=ids, use_cache=False).logits[:, :-1].float()  # (PROMPTS, TOKENS - 1, V)
+        finally:
+            self._model.set_rows(())
+        chosen = logits.gather(-1, ids[:, 1:, None])[..., 0] - logits.logsumexp(dim=-1)
+        found: Float32 = chosen.cpu().numpy()
+        return found
+
+    @property
+    def _dtype(self) -> str:
+        return str(self._model.model.dtype).removeprefix("torch.")
 
 
 def _compared(
@@ -137,7 +151,3 @@ def _compared(
 def _apart(said: Float32, other: Float32 | Sequence[Sequence[float]]) -> float:
     """Mean absolute difference, in nats a token."""
     return float(np.abs(said - np.asarray(other, dtype=np.float32)).mean())
-
-
-def _dtype(model: AdaptedModel) -> str:
-    return str(model.model.dtype).removeprefix("torch.")

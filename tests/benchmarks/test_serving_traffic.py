@@ -25,8 +25,8 @@ def test_a_request_is_compared_with_its_own_kind_where_no_swap_was_about() -> No
         answered(15.0, 15.5, version="v2"),  # and here too, but there is nothing to compare it with
         answered(13.5, 15.0),  # and between the two
     ]
-    swaps._reckon(result, seen, [(12.0, 12.5), (14.5, 15.2)])
-    assert result.quiet_extra_ms == pytest.approx([-500.0, 0.0, 500.0])
+    swaps._reckon(result, seen, [(12.0, 12.5), (14.5, 15.2)], [(3.0, 3.5), (7.0, 8.0)])
+    assert result.quiet_extra_ms == pytest.approx([0.0, 500.0])
     assert result.swap_extra_ms == pytest.approx([1500.0, -1000.0])
 
 
