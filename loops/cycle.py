@@ -31,6 +31,7 @@ from sona.loops.roster import FEW, LATER
 from sona.loops.screen import LeftOut, Ready, Screened, screen
 from sona.loops.sorting import BASE
 from sona.loops.split import Split, questions, split
+from sona.loops.version_files import write_proof
 from sona.ports import (
     Claim,
     Collected,
@@ -217,6 +218,8 @@ class _Run:
         self.report(Progress(stage="publish", done=0, total=1))
         version = self._version(outcome)
         write_checkpoint(draft, state, version)
+        if self.context.model is not None:
+            write_proof(draft, self.context.model)
         digest = self.context.folders.publish(draft, version.id)
         outcome = msgspec.structs.replace(outcome, version=version.id, finished_ns=time.time_ns())
         self.context.store.commit_cycle(outcome, claims, msgspec.structs.replace(version, digest=digest))

@@ -122,6 +122,13 @@ class ServeConfig(Settings, kw_only=True):
     max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
     max_context_tokens: Annotated[int, Meta(ge=8, le=10_000_000)] = 4096
     """Longer prompts are refused; the model's own limit applies too."""
+    max_rows: Annotated[int, Meta(ge=1, le=4096)] = 64
+    """Answers that are written at once; more requests wait, first come first served."""
+    max_batch_tokens: Annotated[int, Meta(ge=8, le=2**40)] = 65_536
+    """... and the memory for them: rows times the tokens that the longest may come to. One alone is always
+    answered."""
+    max_waiting: Annotated[int, Meta(ge=1, le=10_000_000)] = 1024
+    """Requests that may wait; one more is refused with a QueueFullError."""
 
 
 class LoraConfig(Settings, kw_only=True):

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import numpy as np
 
+from sona.answer_stream import AnswerStream
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
 from sona.checks import (
@@ -44,6 +45,7 @@ from sona.stoppable import open_or_close
 from sona.storage.backup import Backup
 from sona.trajectory_host import TrajectoryHost
 from sona.types import (
+    Attestation,
     CycleReport,
     Feedback,
     Message,
@@ -305,12 +307,28 @@ class Engine:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int | None = None,
+        logprobs: int | None = None,
     ) -> Reply:
         """An answer of the served model that is not recorded; ``reply.version`` made it. Greedy at temperature 0.
 
+        Many may be asked for at once: they are written together, and no thread waits for them. Cancelling the call
+        ends the request.
+
+        Args:
+            messages: a text or a conversation.
+            max_new_tokens: at most so many; None: ``serve.max_new_tokens``.
+            temperature: 0 is greedy.
+            top_p: choose among the fewest tokens that together have this probability.
+            top_k: choose among so many of the likeliest tokens; 0: among all.
+            seed: of this answer's random choices, which no other request has a part in; None takes a fresh one.
+            logprobs: with each token of ``reply.tokens`` its log-probability and those of so many of the likeliest (0:
+                of none); None: ``reply.tokens`` is empty.
+
         Raises:
             ModelError: the engine has no model, or its template refuses the conversation.
+            QueueFullError: as many requests wait as ``serve.max_waiting`` allows.
             InvalidInputError: the prompt leaves no room for an answer, or a sampling value is out of range.
+            ClosedError: the engine was closed before the answer was whole.
         """
         self._started()
         return await self._host.generate(
@@ -320,12 +338,41 @@ class Engine:
             top_p=top_p,
             top_k=top_k,
             seed=seed,
+            logprobs=logprobs,
+        )
+
+    def stream(
+        self,
+        messages: Conversation,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+    ) -> AnswerStream:
+        """The same as it is written: ``async for piece in (stream := engine.stream("..."))``, then ``stream.reply``.
+
+        Arguments and errors are those of :meth:`generate`; what comes up after the start is raised by the iteration.
+        """
+        self._started()
+        return self._host.stream(
+            to_messages(messages),
+            max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            logprobs=logprobs,
         )
 
     async def generate_batch(
         self, conversations: Sequence[Conversation], *, max_new_tokens: int | None = None
     ) -> list[Reply]:
-        """Greedy answers to all, in one batch and by one version; not recorded. Raises as :meth:`generate`."""
+        """Greedy answers to all, by one version; not recorded. It waits where the queue is full. Raises as
+        :meth:`generate`.
+        """
         model = self._served()
         prompts = [model.encode_prompt(to_messages(messages)) for messages in conversations]
         limit = self._host.limit(max_new_tokens)
@@ -392,6 +439,16 @@ class Engine:
         """The version in force."""
         return self._started().store.current()
 
+    async def attest(self) -> Attestation:
+        """Ask the served model again what the version in force said of fixed prompts when it was published, and tell
+        what was compared. A swap does the same before a version answers.
+
+        Raises:
+            SwapError: it says something else; ``roll_back()`` to another version, and open the store again.
+            ModelError: the engine has no model.
+        """
+        return await self._in_thread(self._served().attest)
+
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
         return self._started().store.versions()
@@ -449,8 +506,8 @@ class Engine:
             UnknownIdError: no such version, or its files are gone.
             SwapError, StoreCorruptError: its files are damaged; what was in force stays so.
 
-        The version that was served before the current one is still in memory, and takes over at once. To load another,
-        this waits for the answer that is being written.
+        It waits for no answer that is being written. The version that was served before the current one is still in
+        memory, and takes over at once; another is loaded first.
         """
         return self._started().roll_back(to)
 

@@ -18,6 +18,8 @@
     │   └── ClosedError                     used after close()
     ├── ModelError                          the served model
     │   ├── ModelNotFoundError              no such folder or hub id
+    │   ├── QueueFullError                  as many requests wait as may
+    │   ├── RequestCancelledError           the answer was not wanted to its end
     │   └── SwapError                       an adapter that is not what its version says
     └── CycleError                          a cycle of the background loop failed
         └── NothingToRollBackError          there is no earlier version
@@ -88,6 +90,14 @@ class ModelError(SonaError):
 
 class ModelNotFoundError(ModelError):
     """The model's folder or hub id does not exist, or lacks a file."""
+
+
+class QueueFullError(ModelError):
+    """As many requests wait for the model as ``serve.max_waiting`` allows."""
+
+
+class RequestCancelledError(ModelError):
+    """The request was cancelled before its answer was whole."""
 
 
 class SwapError(ModelError):

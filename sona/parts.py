@@ -90,6 +90,8 @@ class Parts:
         try:
             if self.micro is not None:
                 self.micro.close()
+            if self.model is not None:
+                self.model.close()
             self.writer.close()
         finally:
             self.store.close()

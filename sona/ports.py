@@ -221,6 +221,8 @@ class Served:
     """PEFT folder by name; empty: the untouched base alone."""
     router: Router | None = None
     """Reads :meth:`ServedModel.features`. None: every request gets the one adapter that there is, or the base."""
+    proof: bytes | None = None
+    """What :meth:`ServedModel.prove` gave when it was published; None: it is older than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +335,13 @@ class ServedModel(Protocol):
         """The base model as a module tree of its own that shares the served weights' memory; no adapter in it."""
 
     def swap(self, version_id: str, served: Served) -> None:
-        """Answer with ``served`` from the next request on; requests under way keep the version they began with."""
+        """Answer with ``served`` from the next request on; requests under way keep the version they began with.
+
+        Raises SwapError, and goes on as before, where it does not answer as its ``proof`` says.
+        """
+
+    def prove(self, served: Served) -> bytes:
+        """What ``served`` makes of fixed prompts, to be stored with the version and compared when it is swapped in."""
 
     def response_states(self, prompt: Int32, response: Int32) -> AbstractContextManager[ResponseStates]:
         """One forward pass over prompt and response, with the adapter that the version in force answers with."""

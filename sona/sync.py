@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 import sona.engine
+from sona.answer_stream import SyncAnswerStream
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
 from sona.checks import TokensLike, VectorLike
@@ -28,7 +29,7 @@ from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
-from sona.types import CycleReport, Reply, Trajectory, Version
+from sona.types import Attestation, CycleReport, Reply, Trajectory, Version
 
 
 def open_sync(
@@ -137,7 +138,11 @@ class SyncEngine:
 
     def generate(self, messages: Conversation, **sampling: Any) -> Reply:
         """See :meth:`sona.Engine.generate`."""
-        return self._started().call(functools.partial(self._engine.generate, messages, **sampling))
+        return self._started().call(functools.partial(self._engine.generate, messages, **sampling), cancel=True)
+
+    def stream(self, messages: Conversation, **sampling: Any) -> SyncAnswerStream:
+        """See :meth:`sona.Engine.stream`, for a plain ``for``."""
+        return SyncAnswerStream(self._engine.stream(messages, **sampling))
 
     def generate_batch(
         self, conversations: Sequence[Conversation], *, max_new_tokens: int | None = None
@@ -214,6 +219,10 @@ class SyncEngine:
     def version(self) -> Version:
         """See :attr:`sona.Engine.version`."""
         return self._engine.version
+
+    def attest(self) -> Attestation:
+        """See :meth:`sona.Engine.attest`."""
+        return self._started().call(self._engine.attest)
 
     def versions(self) -> list[Version]:
         """See :meth:`sona.Engine.versions`."""

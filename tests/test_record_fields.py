@@ -32,6 +32,7 @@ from sona.types import (
     Record,
     Reply,
     Step,
+    Token,
     ToolCall,
     Trajectory,
     Version,
@@ -333,6 +334,7 @@ FIELDS = [
     Field(Reply, "finish_reason", st.sampled_from(["stop", "length"]), not_id | st.just("tool_calls")),
     Field(Reply, "adapter", optional(ids), sometimes_none(not_id)),
     Field(Reply, "micro", optional(ids), sometimes_none(not_id)),
+    Field(Reply, "tokens", lists(st.builds(Token, id=counts)), wrong_items(st.just(1))),
 ]
 
 
