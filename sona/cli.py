@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import sona
-from sona import cli_bank, cli_store
+from sona import cli_bank, cli_serve, cli_store
 from sona.errors import SonaError, UnknownIdError
 from sona.hooks.jsonl import check_file
-from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, number, out, plain, when
+from sona.terminal import AsJson, ConfigPath, ModelName, StorePath, as_json, err, number, out, plain, when
 from sona.types import CycleReport
 from sona.types import Progress as Stage
 
@@ -30,10 +30,9 @@ app = cyclopts.App(
 versions = cyclopts.App(name="versions", help="What was learned, and the way back.")
 app.command(versions)
 app.command(cli_bank.bank)
+app.command(cli_serve.serve)
 for command in (cli_store.status, cli_store.doctor, cli_store.backup, cli_store.prune, cli_store.erase):
     app.command(command)
-
-ModelName = Annotated[str, Parameter(name="--model", help="Folder or hub id of a causal language model, or 'tiny'.")]
 
 
 def main() -> None:

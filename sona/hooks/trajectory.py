@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from sona.checks import Float32, TokensLike
+from sona.checks import Float32, TokensLike, pack_tokens
 from sona.errors import ConflictError, InvalidInputError
 from sona.types import Feedback, Message, Outcome, Reply, Step, Trajectory, new_id, to_messages
 
@@ -60,8 +60,8 @@ class OpenTrajectory:
     event, and not stored. Nothing that goes wrong behind it reaches the host: it is counted and logged.
 
     Raises:
-        InvalidInputError: of ``messages``, ``source`` or ``metadata``, before the block begins; or when it begins a
-            second time.
+        InvalidInputError: of ``messages``, ``prompt_ids``, ``source`` or ``metadata``, before the block begins; or when
+            it begins a second time.
     """
 
     def __init__(
@@ -69,19 +69,28 @@ class OpenTrajectory:
         host: Host,
         messages: str | Sequence[Message | Mapping[str, Any]],
         *,
+        prompt_ids: TokensLike | None = None,
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._host = host
         self.messages = to_messages(messages)
-        if not self.messages:
+        self._prompt_ids = None if prompt_ids is None else pack_tokens(prompt_ids, "prompt_ids")
+        if not self.messages and prompt_ids is None:
             raise InvalidInputError("messages: none; give at least one")
         self.id = id if id is not None else new_id()
         """The trajectory's id, for feedback now or days later."""
         self._created_ns = time.time_ns()
         # Checked here, so that a bad argument is the caller's error at the call rather than a lost record at the end.
-        Trajectory(id=self.id, source=source, messages=self.messages, metadata=metadata or {}, outcome="abandoned")
+        Trajectory(
+            id=self.id,
+            source=source,
+            messages=self.messages,
+            prompt_ids=self._prompt_ids,
+            metadata=metadata or {},
+            outcome="abandoned",
+        )
         self._source, self._metadata = source, dict(metadata or {})
         self._embedding: Float32 | None = None
         self._steps: list[Step] = []
@@ -122,7 +131,7 @@ class OpenTrajectory:
     @property
     def embeds(self) -> bool:
         """Whether :meth:`embed` has anything to do."""
-        return self._host.embeds
+        return self._host.embeds and bool(self.messages)
 
     async def generate(
         self,
@@ -133,7 +142,8 @@ class OpenTrajectory:
         top_k: int = 0,
         seed: int | None = None,
     ) -> Reply:
-        """An answer of the served model, with what it has learned so far; it becomes this trajectory's response.
+        """An answer of the served model to the messages, with what it has learned so far; it becomes this trajectory's
+        response.
 
         Raises:
             ModelError: the engine has no model, or the template refuses the conversation.
@@ -150,14 +160,28 @@ class OpenTrajectory:
         }
         return reply
 
-    def respond(self, text: str, *, token_ids: TokensLike | None = None) -> None:
+    def respond(
+        self,
+        text: str,
+        *,
+        token_ids: TokensLike | None = None,
+        prompt_ids: TokensLike | None = None,
+        version: str | None = None,
+    ) -> None:
         """The answer, where the host has it from elsewhere; it takes the place of a generated one.
+
+        Args:
+            text: as the asker saw it.
+            token_ids: as a model wrote it.
+            prompt_ids: what that model was asked.
+            version: of the served model, where it was this engine's.
 
         Raises:
             InvalidInputError: no text, or ids that are none.
         """
-        answer = {"response": text, "response_ids": token_ids}
-        Trajectory(messages=self.messages, response=text, response_ids=token_ids)  # the caller's error, at the call
+        answer = {"response": text, "response_ids": token_ids, "version": version}
+        answer["prompt_ids"] = self._prompt_ids if prompt_ids is None else prompt_ids
+        Trajectory(messages=self.messages or "?", **answer)  # the caller's error, at the call
         self._answer = answer
 
     def step(
@@ -264,5 +288,5 @@ class OpenTrajectory:
             steps=self._steps,
             outcome=outcome,
             metadata=self._metadata,
-            **self._answer,
+            **{"prompt_ids": self._prompt_ids, **self._answer},
         )
