@@ -87,25 +87,25 @@ async def _encoded(hub: Hub, prompt: tuple[Message, ...] | str) -> Int32:
         raise ProblemError(422, str(error), param="messages", code="template_refused") from None
 
 
-def check_prompt(hub: Hub, prompt: Int32) -> None:
+def check_prompt(hub: Hub, prompt: Int32, param: str) -> None:
     """Raises ProblemError where the prompt leaves no room for an answer, or is longer than is allowed."""
     most = hub.engine.model.max_tokens - 1
     if hub.limits.max_prompt_tokens:
         most = min(most, hub.limits.max_prompt_tokens)
     if not len(prompt):
-        raise ProblemError(400, "prompt: no tokens; send some text", param="prompt", code="invalid_value")
+        raise ProblemError(400, f"{param}: no tokens; send some text", param=param, code="invalid_value")
     if len(prompt) > most:
         raise ProblemError(
             400,
             f"the prompt has {len(prompt)} tokens; at most {most} are allowed",
-            param="messages",
+            param=param,
             code="context_length_exceeded",
         )
     if int(prompt.max()) >= hub.engine.model.vocab_size:
         raise ProblemError(
             422,
             f"token id {int(prompt.max())}: this model knows 0 to {hub.engine.model.vocab_size - 1}",
-            param="prompt",
+            param=param,
             code="unknown_token",
         )
 
@@ -116,7 +116,7 @@ class Answering(Response):
     def __init__(
         self, hub: Hub, asked: AnswerRequest, question: Question, kind: type[ChatFormat | CompletionFormat]
     ) -> None:
-        check_prompt(hub, question.prompt)
+        check_prompt(hub, question.prompt, "messages" if question.messages else "prompt")
         self._hub, self._asked = hub, asked
         self._writing = Writing(hub, question)
         self._format: Format = kind(

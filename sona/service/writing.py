@@ -126,7 +126,7 @@ class Writing:
             async for piece in pieces:
                 if isinstance(piece, Reply):
                     self._version, self.finish = piece.version, piece.finish_reason
-                    break
+                    continue
                 if not self.token_ids:
                     self._version = piece.version
                     self._hub.metrics.first_token(time.monotonic() - self._began)
