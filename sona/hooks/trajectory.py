@@ -179,9 +179,9 @@ class OpenTrajectory:
         Raises:
             InvalidInputError: no text, or ids that are none.
         """
-        answer = {"response": text, "response_ids": token_ids, "version": version}
+        answer: dict[str, Any] = {"response": text, "response_ids": token_ids, "version": version}
         answer["prompt_ids"] = self._prompt_ids if prompt_ids is None else prompt_ids
-        Trajectory(messages=self.messages or "?", **answer)  # the caller's error, at the call
+        Trajectory(messages=self.messages, **answer)  # the caller's error, at the call
         self._answer = answer
 
     def step(

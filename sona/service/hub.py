@@ -10,6 +10,7 @@ from starlette.types import Receive
 
 from sona.engine import Engine
 from sona.service.answers import Answers, EngineAnswers
+from sona.service.beside import beside
 from sona.service.limits import Rate, Slots
 from sona.service.metrics import Metrics
 from sona.service.problems import ProblemError, stopping
@@ -52,7 +53,7 @@ class Hub:
         Raises:
             ProblemError: 503, the second of these.
         """
-        gone, failure = False, None
+        gone = False
 
         async def watch() -> None:
             nonlocal gone
@@ -64,18 +65,10 @@ class Hub:
         with anyio.CancelScope() as scope:
             self._work.add(scope)
             try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(watch)
-                    try:
-                        yield
-                    except Exception as error:  # a task group would wrap it
-                        failure = error
-                    finally:
-                        tasks.cancel_scope.cancel()
+                async with beside(watch):
+                    yield
             finally:
                 self._work.discard(scope)
-        if failure is not None:
-            raise failure
         if scope.cancelled_caught and not gone:
             raise stopping()
 

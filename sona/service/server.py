@@ -20,6 +20,7 @@ from sona.engine import open as open_engine
 from sona.errors import ConfigError
 from sona.service.app import make_app
 from sona.service.bearer import FILE, BearerToken, own_token, read_token
+from sona.service.beside import beside
 from sona.service.guard import LOCAL
 from sona.service.hub import Hub
 
@@ -77,20 +78,19 @@ class _Process:
         # All that can be wrong is said before the model is loaded.
         token = read_token(options.token_file) if options.token_file is not None else None
         listener = _bind(options)
-        with listener:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch_signals, tasks.cancel_scope)
-                async with open_engine(options.store, model=options.model, config=options.config) as engine:
-                    if token is None and not options.no_token:
-                        token = own_token(options.store)
-                    self._hub = Hub(engine)
-                    self._server = self._make_server(self._hub, token)
-                    if options.learn:
-                        tasks.start_soon(engine.run)
-                    tasks.start_soon(self._cancel_in_time)
+        with listener, anyio.CancelScope() as scope:
+            async with (
+                beside(lambda: self._watch_signals(scope)),
+                open_engine(options.store, model=options.model, config=options.config) as engine,
+            ):
+                if token is None and not options.no_token:
+                    token = own_token(options.store)
+                self._hub = Hub(engine)
+                self._server = self._make_server(self._hub, token)
+                learning = [engine.run] if options.learn else []
+                async with beside(self._cancel_in_time, *learning):
                     self._on_ready(self._told(listener, engine.model.version))
                     await self._server.serve(sockets=[listener])
-                tasks.cancel_scope.cancel()
 
     def _make_server(self, hub: Hub, token: BearerToken | None) -> _Server:
         options = self._options

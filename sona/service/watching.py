@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 import sona
 from sona.event_stream import EventStream
 from sona.events import Event
+from sona.service.beside import beside
 from sona.service.hub import Hub
 from sona.service.metrics import CONTENT_TYPE
 from sona.service.problems import stopping
@@ -68,22 +69,23 @@ class EventFeed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell, until the reader hangs up or the server stops."""
-        with self._hub.listening.one(), closing(self._hub.engine.events()) as stream:
-            async with anyio.create_task_group() as tasks:
+        with (
+            self._hub.listening.one(),
+            closing(self._hub.engine.events()) as stream,
+            anyio.CancelScope() as reading,
+        ):
 
-                async def until_gone() -> None:
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
-                    tasks.cancel_scope.cancel()
+            async def until_gone() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                reading.cancel()
 
-                async def until_stopped() -> None:
-                    await self._hub.stopping.wait()
-                    stream.close()
+            async def until_stopped() -> None:
+                await self._hub.stopping.wait()
+                stream.close()
 
-                tasks.start_soon(until_gone)
-                tasks.start_soon(until_stopped)
+            async with beside(until_gone, until_stopped):
                 await self._tell(EventWriter(send), stream)
-                tasks.cancel_scope.cancel()
 
     async def _tell(self, writer: EventWriter, stream: EventStream) -> None:
         await writer.begin()

@@ -59,7 +59,7 @@ def token_scores(
     size = max(1, LOGITS // int(base_of(model).config.get_text_config().vocab_size))
     parts = [
         _scored(logits_of(model, part).float(), target, top)
-        for part, target in zip(hidden.split(size), targets.split(size), strict=True)
+        for part, target in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
     ]
     log_probs, top_ids, top_log_probs = (torch.cat(kind).cpu().numpy() for kind in zip(*parts, strict=True))
     return log_probs, top_ids.astype(np.int32), top_log_probs

@@ -22,7 +22,7 @@ from sona.types import Message, Reply
 
 TOKEN = "a-token-of-a-test"
 AUTH = {"authorization": f"Bearer {TOKEN}"}
-HELLO = [{"role": "user", "content": "echo blue river stone"}]
+HELLO: Any = [{"role": "user", "content": "echo blue river stone"}]
 
 
 def chat(**more: Any) -> dict[str, Any]:

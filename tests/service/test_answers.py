@@ -138,7 +138,8 @@ async def test_a_completions_log_probabilities_hold_the_token_itself(client: htt
     (choice,) = body["choices"]
     told = choice["logprobs"]
     assert "".join(told["tokens"]) == choice["text"]
-    for token, value, top, at in zip(*(told[k] for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset"))):
+    columns = (told[name] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"))
+    for token, value, top, at in zip(*columns, strict=True):
         assert top == {token: value}
         assert choice["text"][at:].startswith(token)
 

@@ -60,7 +60,7 @@ def check_shape(got: httpx.Response, status: int, code: str) -> None:
     ],
 )
 async def test_no_route_but_health_is_open_without_the_token(hub: Hub, shown: str | None) -> None:
-    headers = {} if shown is None else {"authorization": shown.encode("latin-1")}
+    headers = {} if shown is None else {b"authorization": shown.encode("latin-1")}
     paths = [(one.method, one.path.replace("{id}", "v0")) for one in ENDPOINTS]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app_of(hub)), base_url="http://127.0.0.1") as client:
         for method, path in [*paths, ("GET", "/openapi.json"), ("GET", "/nope"), ("DELETE", "/versions")]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import msgspec
@@ -77,8 +78,8 @@ async def test_the_trajectory_is_recorded_before_the_last_chunk_is_sent(
     call = Call(app_of(hub), "POST", "/v1/chat/completions", chat(stream=True))
     send = call._send
 
-    async def look(message: dict[str, object]) -> None:
-        if b'"finish_reason":"length"' in bytes(message.get("body", b"")):  # type: ignore[arg-type]
+    async def look(message: Any) -> None:
+        if b'"finish_reason":"length"' in message.get("body", b""):
             recorded.append(engine._parts.writer.knows(call.headers["x-sona-trajectory"]))  # type: ignore[union-attr]
             recorded.append(call.headers["x-sona-trajectory"] in engine._parts.store)  # type: ignore[union-attr]
         await send(message)
@@ -93,12 +94,12 @@ async def test_who_hangs_up_ends_the_answer(engine: Engine, hub: Hub, slow: Slow
     names: list[str] = []
     trajectory = hub.engine.trajectory
 
-    def remember(*args: object, **options: object) -> object:
-        opened = trajectory(*args, **options)  # type: ignore[arg-type]
+    def remember(*args: Any, **options: Any) -> Any:
+        opened = trajectory(*args, **options)
         names.append(opened.id)
         return opened
 
-    hub.engine.trajectory = remember  # type: ignore[method-assign, assignment]
+    hub.engine.trajectory = remember  # type: ignore[method-assign]
     try:
         call = Call(app_of(hub), "POST", "/v1/chat/completions", chat(stream=stream))
         async with anyio.create_task_group() as tasks:
@@ -112,7 +113,7 @@ async def test_who_hangs_up_ends_the_answer(engine: Engine, hub: Hub, slow: Slow
             with anyio.fail_after(20):
                 await call.done.wait()
     finally:
-        del hub.engine.trajectory  # type: ignore[method-assign]
+        del hub.engine.trajectory
     assert slow.ended == ["cancelled"]
     told = await kept(engine, names[0])
     assert (told.outcome, told.response, told.version) == ("failed", "word0 word1", "v0")
