@@ -38,7 +38,8 @@ async def read_body(request: Request, limits: ServiceConfig) -> bytes:
         raise _too_large(limits)
     with anyio.move_on_after(limits.body_timeout_s):
         return await _collect(request.receive, limits)
-    raise ProblemError(408, f"body: not whole after {limits.body_timeout_s:g} s", code="timeout")
+    why = f"body: not whole after {limits.body_timeout_s:g} s"
+    raise ProblemError(408, why, code="timeout", headers={"connection": "close"})
 
 
 async def _collect(receive: Receive, limits: ServiceConfig) -> bytes:

@@ -132,7 +132,7 @@ class _Passage:
         except Exception as error:
             problem = self._problem(error)
             if self._status:
-                log.error("request %s: failed after its response had begun", self._id)
+                log.error("request %s failed after its response had begun", self._id, exc_info=error)
                 return
             await problem.response()(self._scope, receive, self._send)
 

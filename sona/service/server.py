@@ -86,13 +86,13 @@ class _Process:
                 if token is None and not options.no_token:
                     token = own_token(options.store)
                 self._hub = Hub(engine)
-                self._server = self._make_server(self._hub, token)
+                told = self._told(listener, engine.model.version)
+                self._server = self._make_server(self._hub, token, lambda: self._on_ready(told))
                 learning = [engine.run] if options.learn else []
                 async with beside(self._cancel_in_time, *learning):
-                    self._on_ready(self._told(listener, engine.model.version))
                     await self._server.serve(sockets=[listener])
 
-    def _make_server(self, hub: Hub, token: BearerToken | None) -> _Server:
+    def _make_server(self, hub: Hub, token: BearerToken | None, on_started: Callable[[], None]) -> _Server:
         options = self._options
         names = (*LOCAL, options.host) if _is_loopback(options.host) else ()
         config = uvicorn.Config(
@@ -105,7 +105,7 @@ class _Process:
             server_header=False,
             timeout_graceful_shutdown=round(hub.limits.shutdown_s + LEEWAY_S) + 1,
         )
-        return _Server(config, hub)
+        return _Server(config, on_started)
 
     async def _watch_signals(self, starting: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -136,9 +136,14 @@ class _Server(uvicorn.Server):
     would not exit with 0.
     """
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._hub = hub
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """... and tell that it listens."""
+        await super().startup(sockets)
+        self._on_started()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

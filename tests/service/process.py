@@ -60,7 +60,8 @@ def launch(store: Path, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             *(sys.executable, "-c", "from sona.cli import main; main()", "serve", "--store", str(store)),
-            *("--model", "tiny", "--config", str(settings), "--no-learn", *map(str, words)),
+            *("--model", "tiny", "--config", str(settings), *(() if "--learn" in words else ("--no-learn",))),
+            *map(str, words),
         ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},

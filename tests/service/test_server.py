@@ -268,3 +268,56 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(service, "PACKAGES", ("uvicorn", "no_such_package"))
     with pytest.raises(ExtraMissingError, match=r"no_such_package: not installed; pip install 'sona\[server\]'"):
         service.check_extra()
+
+
+LEARNING = """
+seed = 1
+[serve]
+device = "cpu"
+threads = 1
+[train]
+batch_size = 16
+passes = 4
+max_steps = 30
+min_steps = 5
+[gate]
+min_held_out = 4
+min_retention = 0.5
+bootstrap_samples = 200
+[cycle]
+interval_s = 2
+min_trajectories = 24
+probes = 16
+probe_tokens = 16
+"""
+
+
+@pytest.mark.slow
+def test_it_learns_while_it_serves_and_refuses_nothing(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with sona.open_sync(store, model="tiny", config=SMALL_CONFIG) as engine:
+        record_task(engine, 60, seed=1)
+    store.with_name("store.toml").write_text(LEARNING)
+    versions: list[str] = []
+    with serving(store, "--learn") as server, server.client() as client:
+        deadline = time.monotonic() + 90
+        while "v1" not in versions:
+            assert time.monotonic() < deadline, server.said
+            got = client.post("/v1/chat/completions", json=chat())
+            assert got.status_code == 200, got.text
+            versions.append(got.headers["x-sona-version"])
+        assert client.get("/versions").json()["current"] == "v1"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0, server.said
+    assert versions[0] == "v0"
+    assert versions == sorted(versions)
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_model_loads_ends_it_too(tmp_path: Path) -> None:
+    process = launch(tmp_path / "store", "--port", 0)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode in (0, -signal.SIGTERM), said  # the second: before Python had come to us
+    assert "Traceback" not in said
