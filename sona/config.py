@@ -128,6 +128,8 @@ class ServiceConfig(Settings, kw_only=True):
     """Larger bodies are refused (413)."""
     max_prompt_tokens: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     """Longer prompts are refused; 0: what the model takes."""
+    max_requests: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """Requests of any kind at once; beyond it 429. With ``max_body_bytes`` it bounds what bodies take of memory."""
     max_answers: Annotated[int, Meta(ge=1, le=100_000)] = 64
     """Answers and scorings under way at once, those that wait for their turn included; beyond it 429."""
     max_listeners: Annotated[int, Meta(ge=1, le=100_000)] = 16

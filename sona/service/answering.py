@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
 
+import anyio
 import msgspec
 import numpy as np
 from starlette.requests import Request
@@ -19,16 +20,27 @@ from sona.service.formats import ChatFormat, CompletionFormat, Format
 from sona.service.hub import Hub
 from sona.service.problems import ProblemError, hidden, problem_of
 from sona.service.requests import AnswerRequest, ChatRequest, CompletionRequest
-from sona.service.sse import EventWriter
-from sona.service.writing import Part, Question, Writing
+from sona.service.sse import EventWriter, ReaderStalledError
+from sona.service.writing import Question, Writing
 from sona.types import Message, to_messages
 
 log = logging.getLogger("sona.service")
-MakeFormat = Callable[[Writing], Format]
+Ask = Callable[[Hub, Request], Awaitable[tuple[AnswerRequest, Question]]]
+"""Reads and checks a request."""
 
 
 async def chat(hub: Hub, request: Request) -> Response:
     """One answer to a conversation."""
+    return Answering(hub, request, ask_chat, ChatFormat)
+
+
+async def completion(hub: Hub, request: Request) -> Response:
+    """One answer to a text, or to token ids."""
+    return Answering(hub, request, ask_completion, CompletionFormat)
+
+
+async def ask_chat(hub: Hub, request: Request) -> tuple[ChatRequest, Question]:
+    """What ``/v1/chat/completions`` was asked."""
     asked = decode(await read_body(request, hub.limits), ChatRequest)
     asked.check()
     hub.check_model(asked.model)
@@ -37,7 +49,7 @@ async def chat(hub: Hub, request: Request) -> Response:
         messages = to_messages(asked.conversation())
     except InvalidInputError as error:
         raise ProblemError(400, str(error), param="messages", code="invalid_value") from None
-    question = Question(
+    return asked, Question(
         prompt=await _encoded(hub, messages),
         messages=messages,
         sampling=asked.sampling(asked.limit),
@@ -46,16 +58,15 @@ async def chat(hub: Hub, request: Request) -> Response:
         source=source,
         metadata=asked.metadata or {},
     )
-    return Answering(hub, asked, question, ChatFormat)
 
 
-async def completion(hub: Hub, request: Request) -> Response:
-    """One answer to a text, or to token ids."""
+async def ask_completion(hub: Hub, request: Request) -> tuple[CompletionRequest, Question]:
+    """What ``/v1/completions`` was asked."""
     asked = decode(await read_body(request, hub.limits), CompletionRequest)
     asked.check()
     hub.check_model(asked.model)
     prompt = asked.text_or_ids()
-    question = Question(
+    return asked, Question(
         prompt=await _encoded(hub, prompt) if isinstance(prompt, str) else np.asarray(prompt, dtype=np.int32),
         messages=(),
         sampling=asked.sampling(asked.max_tokens),
@@ -63,7 +74,6 @@ async def completion(hub: Hub, request: Request) -> Response:
         top_logprobs=asked.logprobs,
         source=source_of(request, asked),
     )
-    return Answering(hub, asked, question, CompletionFormat)
 
 
 def source_of(request: Request, asked: AnswerRequest) -> str:
@@ -111,77 +121,92 @@ def check_prompt(hub: Hub, prompt: Int32, param: str) -> None:
 
 
 class Answering(Response):
-    """Writes the answer to a question that is checked, as a whole or as a stream."""
+    """Reads what is asked and answers it, as a whole or as a stream, until the client hangs up."""
 
-    def __init__(
-        self, hub: Hub, asked: AnswerRequest, question: Question, kind: type[ChatFormat | CompletionFormat]
-    ) -> None:
-        check_prompt(hub, question.prompt, "messages" if question.messages else "prompt")
-        self._hub, self._asked = hub, asked
-        self._writing = Writing(hub, question)
-        self._format: Format = kind(
-            self._writing,
-            asked.model,
-            ids=question.prompt.tolist() if asked.return_token_ids else None,
-            probs=question.top_logprobs is not None,
-            usage=asked.counts_usage,
-        )
+    def __init__(self, hub: Hub, request: Request, ask: Ask, kind: type[ChatFormat | CompletionFormat]) -> None:
+        self._hub, self._request, self._ask, self._kind = hub, request, ask, kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, until the client hangs up."""
-        with self._hub.answering.one():
-            if self._asked.stream:
-                await self._stream(receive, send)
-            else:
-                await self._whole(scope, receive, send)
+        """Answer."""
+        with self._hub.answering.one():  # before the body is read: who is told to come again costs nothing
+            asked, question = await self._ask(self._hub, self._request)
+            check_prompt(self._hub, question.prompt, "messages" if question.messages else "prompt")
+            writing = Writing(self._hub, question)
+            told: Format = self._kind(
+                writing,
+                asked.model,
+                ids=question.prompt.tolist() if asked.return_token_ids else None,
+                probs=question.top_logprobs is not None,
+                usage=asked.counts_usage,
+            )
+            if not asked.stream:
+                await self._whole(writing, told, scope, receive, send)
+                return
+            writer = EventWriter(send, self._hub.limits.write_timeout_s)
+            await self._stream(Telling(writing, told, writer, counts_usage=asked.counts_usage), receive)
 
-    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parts: list[Part] = []
+    async def _whole(self, writing: Writing, told: Format, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._hub.work(receive):
-            async with aclosing(self._writing.parts()) as coming:
+            async with aclosing(writing.parts()) as coming:
                 parts = [part async for part in coming]
-            body = msgspec.json.encode(self._format.whole(parts))
-            await Response(body, 200, self._writing.headers, "application/json")(scope, receive, send)
+            body = msgspec.json.encode(told.whole(parts))
+            with anyio.move_on_after(self._hub.limits.write_timeout_s):
+                await Response(body, 200, writing.headers, "application/json")(scope, receive, send)
 
-    async def _stream(self, receive: Receive, send: Send) -> None:
-        writer = EventWriter(send, self._hub.limits.write_timeout_s)
+    async def _stream(self, telling: Telling, receive: Receive) -> None:
         try:
             async with self._hub.work(receive):
-                await self._tell(writer)
-        except TimeoutError:
+                await telling.run()
+        except ReaderStalledError:
             log.info("a reader of a stream took nothing for %g s; it is given up", self._hub.limits.write_timeout_s)
         except Exception as error:
-            if not writer.begun:
+            if not telling.begun:
                 raise
-            await self._break_off(writer, error)
+            await telling.break_off(error)
 
-    async def _tell(self, writer: EventWriter) -> None:
+
+class Telling:
+    """One answer told as server-sent events."""
+
+    def __init__(self, writing: Writing, told: Format, writer: EventWriter, *, counts_usage: bool) -> None:
+        self._writing, self._format, self._writer = writing, told, writer
+        self._counts_usage = counts_usage
+
+    @property
+    def begun(self) -> bool:
+        """Whether status and headers are out."""
+        return self._writer.begun
+
+    async def run(self) -> None:
+        """All of it."""
         async with aclosing(self._writing.parts()) as parts:
             async for part in parts:
-                if not writer.begun:
-                    await self._open(writer)
-                if (chunk := self._format.chunk(part)) is not None:
-                    await writer.data(chunk)
-        if not writer.begun:
-            await self._open(writer)
-        await writer.data(self._format.closing())
-        if self._asked.counts_usage:
-            await writer.data(self._format.usage())
-        await writer.data("[DONE]")
-        await writer.end()
+                await self._open()
+                await self._put(self._format.chunk(part))
+        await self._open()
+        await self._put(self._format.closing())
+        if self._counts_usage:
+            await self._put(self._format.usage())
+        await self._put("[DONE]")
+        await self._writer.end()
 
-    async def _open(self, writer: EventWriter) -> None:
-        await writer.begin(self._writing.headers)
-        if (chunk := self._format.opening()) is not None:
-            await writer.data(chunk)
+    async def _open(self) -> None:
+        if not self.begun:
+            await self._writer.begin(self._writing.headers)
+            await self._put(self._format.opening())
 
-    async def _break_off(self, writer: EventWriter, error: Exception) -> None:
-        """Status and headers are out: what went wrong is told as an event, and the stream ends without its mark."""
+    async def _put(self, chunk: object | None) -> None:
+        if chunk is not None:
+            await self._writer.data(chunk)
+
+    async def break_off(self, error: Exception) -> None:
+        """What went wrong is told as an event, and the stream ends without its mark."""
         problem = error if isinstance(error, ProblemError) else None
         if problem is None and isinstance(error, SonaError):
             problem = problem_of(error)
         if problem is None:
             log.error("a streamed answer failed", exc_info=error)
             problem = hidden()
-        await writer.data(problem.body().decode())
-        await writer.end()
+        with suppress(ReaderStalledError):
+            await self._writer.data(problem.body().decode())
+            await self._writer.end()

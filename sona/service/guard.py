@@ -56,7 +56,11 @@ class Guard:
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it in, and have it answered. Raises ProblemError, and whatever else goes wrong."""
         self._admit(scope)
-        await self._app(scope, receive, send)
+        if scope["path"] == OPEN:
+            await self._app(scope, receive, send)
+            return
+        with self._hub.requests.one():
+            await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
         headers: dict[bytes, bytes] = {}

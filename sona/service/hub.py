@@ -27,6 +27,7 @@ class Hub:
         self.engine = engine
         self.answers: Answers = EngineAnswers(engine) if answers is None else answers
         self.limits = engine.config.service
+        self.requests = Slots(self.limits.max_requests, "requests")
         self.answering = Slots(self.limits.max_answers, "answers")
         self.listening = Slots(self.limits.max_listeners, "readers of events")
         self.rate = Rate(self.limits.requests_per_s)

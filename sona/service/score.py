@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import anyio
 import msgspec
 import numpy as np
 from msgspec import Meta
@@ -55,24 +56,26 @@ class ScoreResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scoring(Response):
-    """Scores what is checked, until the client hangs up."""
+    """Reads what is to be scored and scores it, until the client hangs up."""
 
-    def __init__(self, hub: Hub, asked: ScoreRequest) -> None:
-        self._hub, self._asked = hub, asked
+    def __init__(self, hub: Hub, request: Request) -> None:
+        self._hub, self._request = hub, request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
         with self._hub.answering.one():
+            asked = await ask_score(self._hub, self._request)
             async with self._hub.work(receive):
-                told = await self._score()
+                told = await self._score(asked)
                 headers = {"x-sona-version": told.version, "x-sona-digest": told.digest}
                 body = msgspec.json.encode(told)
-                await Response(body, 200, headers, "application/json")(scope, receive, send)
+                with anyio.move_on_after(self._hub.limits.write_timeout_s):
+                    await Response(body, 200, headers, "application/json")(scope, receive, send)
 
-    async def _score(self) -> ScoreResponse:
-        ranges = self._asked.score_ranges
+    async def _score(self, asked: ScoreRequest) -> ScoreResponse:
+        ranges = asked.score_ranges
         places = sorted({place for first, end in ranges for place in range(first, end)})
-        ids = np.asarray(self._asked.prompt, dtype=np.int32)
+        ids = np.asarray(asked.prompt, dtype=np.int32)
         found = await self._hub.answers.score(ids, places, prompt_tokens=places[0])
         at = dict(zip(places, found.log_probs.astype(np.float64).tolist(), strict=True))
         return ScoreResponse(
@@ -88,6 +91,11 @@ class Scoring(Response):
 
 async def score(hub: Hub, request: Request) -> Response:
     """The total log-probability of each stretch."""
+    return Scoring(hub, request)
+
+
+async def ask_score(hub: Hub, request: Request) -> ScoreRequest:
+    """What is to be scored."""
     asked = decode(await read_body(request, hub.limits), ScoreRequest)
     hub.check_model(asked.model)
     length, most = len(asked.prompt), hub.engine.model.max_tokens
@@ -103,4 +111,4 @@ async def score(hub: Hub, request: Request) -> Response:
                 param=f"score_ranges[{place}]",
                 code="invalid_value",
             )
-    return Scoring(hub, asked)
+    return asked

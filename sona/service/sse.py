@@ -15,11 +15,15 @@ HEADERS = {
 }
 
 
+class ReaderStalledError(Exception):
+    """A reader takes nothing any more."""
+
+
 class EventWriter:
     """Writes one stream.
 
     Raises:
-        TimeoutError: the reader has taken nothing for ``timeout_s`` (None: it may take its time).
+        ReaderStalledError: the reader has taken nothing for ``timeout_s`` (None: it may take its time).
     """
 
     def __init__(self, send: Send, timeout_s: float | None = None) -> None:
@@ -50,5 +54,7 @@ class EventWriter:
         await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _put(self, message: dict[str, object]) -> None:
-        with anyio.fail_after(self._timeout_s):
+        with anyio.move_on_after(self._timeout_s) as patience:
             await self._send(message)
+        if patience.cancelled_caught:
+            raise ReaderStalledError

@@ -83,6 +83,8 @@ class EventFeed(Response):
             async def until_stopped() -> None:
                 await self._hub.stopping.wait()
                 stream.close()
+                await anyio.sleep(self._hub.limits.shutdown_s)  # for one who is slow to take what there is
+                reading.cancel()
 
             async with beside(until_gone, until_stopped):
                 await self._tell(EventWriter(send), stream)

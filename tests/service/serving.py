@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,12 +13,13 @@ from starlette.types import ASGIApp
 
 from sona.checks import Int32
 from sona.engine import Engine
+from sona.errors import UnknownIdError
 from sona.service.answers import Answers, EngineAnswers, Piece, Sampling
 from sona.service.app import make_app
 from sona.service.bearer import BearerToken
 from sona.service.hub import Hub
 from sona.serving.scoring import TokenScores
-from sona.types import Message, Reply
+from sona.types import Message, Reply, Trajectory
 
 TOKEN = "a-token-of-a-test"
 AUTH = {"authorization": f"Bearer {TOKEN}"}
@@ -145,6 +146,24 @@ class SlowAnswers:
 
     async def score(self, ids: Int32, places: Sequence[int], prompt_tokens: int, top: int = 0) -> TokenScores:
         return await self._real.score(ids, places, prompt_tokens, top)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody tells of."""
+    with anyio.fail_after(40):
+        while not condition():  # noqa: ASYNC110 - of counters and lists
+            await anyio.sleep(0.01)
+
+
+async def kept(engine: Engine, trajectory: str) -> Trajectory:
+    """A trajectory, once it is recorded."""
+    with anyio.fail_after(20):
+        while True:
+            await engine.flush()
+            try:
+                return engine.get(trajectory).trajectory
+            except UnknownIdError:
+                await anyio.sleep(0.01)
 
 
 def events_of(body: str | bytes) -> list[Any]:

@@ -211,6 +211,16 @@ async def test_a_client_that_asks_too_often_waits(engine: Engine) -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
+async def test_no_more_requests_at_once_than_are_allowed(engine: Engine) -> None:
+    limit(engine, max_requests=2)
+    hub = Hub(engine)
+    async with client_of(hub) as client:
+        with hub.requests.one(), hub.requests.one():
+            check_shape(await client.get("/versions"), 429, "rate_limit_exceeded")
+            assert (await client.get("/healthz")).status_code == 200
+        assert (await client.get("/versions")).status_code == 200
+
+
 async def test_without_a_token_web_pages_of_others_are_kept_out(hub: Hub) -> None:
     app = make_app(hub, None)
 

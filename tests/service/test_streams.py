@@ -11,12 +11,10 @@ import msgspec
 import pytest
 
 from sona.engine import Engine
-from sona.errors import UnknownIdError
 from sona.service.answers import EngineAnswers
 from sona.service.hub import Hub
 from sona.serving.local import LocalModel
-from sona.types import Trajectory
-from tests.service.serving import Call, SlowAnswers, app_of, chat, client_of, events_of
+from tests.service.serving import Call, SlowAnswers, app_of, chat, client_of, events_of, kept
 
 pytestmark = pytest.mark.anyio
 
@@ -42,17 +40,6 @@ def limit(engine: Engine, **limits: float) -> None:
     """Give the hubs to come other limits."""
     service = msgspec.structs.replace(engine.config.service, **limits)
     engine.config = msgspec.structs.replace(engine.config, service=service)
-
-
-async def kept(engine: Engine, trajectory: str) -> Trajectory:
-    """A trajectory, once it is recorded."""
-    with anyio.fail_after(20):
-        while True:
-            await engine.flush()
-            try:
-                return engine.get(trajectory).trajectory
-            except UnknownIdError:
-                await anyio.sleep(0.01)
 
 
 async def test_words_are_passed_on_as_they_come(engine: Engine, hub: Hub, slow: SlowAnswers) -> None:
