@@ -14,12 +14,13 @@ from pathlib import Path
 
 import anyio
 import uvicorn
+from starlette.types import ASGIApp
 
 from sona.config import Config
 from sona.engine import open as open_engine
 from sona.errors import ConfigError
 from sona.service.app import make_app
-from sona.service.bearer import FILE, BearerToken, own_token, read_token
+from sona.service.bearer import FILE, own_token, read_token
 from sona.service.beside import beside
 from sona.service.guard import LOCAL
 from sona.service.hub import Hub
@@ -87,23 +88,27 @@ class _Process:
                     token = own_token(options.store)
                 self._hub = Hub(engine)
                 told = self._told(listener, engine.model.version)
-                self._server = self._make_server(self._hub, token, lambda: self._on_ready(told))
+                app = make_app(self._hub, token, self._names(listener))
+                self._server = self._make_server(app, lambda: self._on_ready(told))
                 learning = [engine.run] if options.learn else []
                 async with beside(self._cancel_in_time, *learning):
                     await self._server.serve(sockets=[listener])
 
-    def _make_server(self, hub: Hub, token: BearerToken | None, on_started: Callable[[], None]) -> _Server:
-        options = self._options
-        names = (*LOCAL, options.host) if _is_loopback(options.host) else ()
+    def _names(self, listener: socket.socket) -> tuple[str, ...]:
+        """What a request may call this server; () where it is reached from elsewhere: by any name."""
+        return (*LOCAL, self._options.host.lower()) if _is_loopback(listener.getsockname()[0]) else ()
+
+    def _make_server(self, app: ASGIApp, on_started: Callable[[], None]) -> _Server:
+        limits = self._options.config.service
         config = uvicorn.Config(
-            make_app(hub, token, names),
+            app,
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
             proxy_headers=False,  # they say what a client likes, and the rate limit goes by the address
             server_header=False,
-            timeout_graceful_shutdown=round(hub.limits.shutdown_s + LEEWAY_S) + 1,
+            timeout_graceful_shutdown=round(limits.shutdown_s + LEEWAY_S) + 1,
         )
         return _Server(config, on_started)
 

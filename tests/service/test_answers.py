@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,8 @@ from sona.engine import Engine
 from sona.service.answers import Spelling
 from sona.service.hub import Hub
 from sona.serving.generation import base_of
-from tests.service.serving import HELLO, chat, events_of
+from sona.serving.local import LocalModel
+from tests.service.serving import HELLO, chat, client_of, events_of
 
 pytestmark = pytest.mark.anyio
 
@@ -339,6 +341,33 @@ async def test_a_prompt_that_is_too_long_is_told_as_openai_does(
     assert "511" in got.json()["error"]["message"]
     await engine.flush()
     assert engine.status().store.trajectories == before, "what was refused is no trajectory"
+
+
+async def test_the_settings_may_allow_shorter_prompts_only(engine: Engine) -> None:
+    service = msgspec.structs.replace(engine.config.service, max_prompt_tokens=7)
+    before, engine.config = engine.config, msgspec.structs.replace(engine.config, service=service)
+    try:
+        hub = Hub(engine)
+    finally:
+        engine.config = before
+    async with client_of(hub) as client:
+        got = await client.post("/v1/chat/completions", json=chat())
+        assert (got.status_code, got.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert (await client.post("/v1/completions", json=ask(prompt=[7] * 7))).status_code == 200
+
+
+async def test_no_log_probabilities_are_made_up_for_fast_weights(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = LocalModel.generate
+
+    def moved(model: LocalModel, *args: Any, **options: Any) -> Any:
+        return msgspec.structs.replace(generate(model, *args, **options), micro="p1-1")
+
+    monkeypatch.setattr(LocalModel, "generate", moved)
+    assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+    got = await client.post("/v1/chat/completions", json=chat(logprobs=True))
+    assert (got.status_code, got.json()["error"]["param"]) == (400, "logprobs")
 
 
 async def test_a_conversation_that_the_template_refuses_is_422(
