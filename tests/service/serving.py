@@ -31,6 +31,17 @@ def chat(**more: Any) -> dict[str, Any]:
     return {"model": "sona", "messages": HELLO, "temperature": 0, **more}
 
 
+def hub_with(engine: Engine, answers: Answers | None = None, **limits: float) -> Hub:
+    """A hub with other limits than the settings'."""
+    before = engine.config
+    service = msgspec.structs.replace(before.service, **limits)
+    engine.config = msgspec.structs.replace(before, service=service)
+    try:
+        return Hub(engine, answers)
+    finally:
+        engine.config = before
+
+
 def app_of(hub: Hub) -> ASGIApp:
     return make_app(hub, BearerToken(TOKEN))
 
@@ -112,6 +123,8 @@ class SlowAnswers:
         self._engine, self._words = engine, words
         self._real: Answers = EngineAnswers(engine)
         self._go = anyio.Semaphore(0)
+        self.begun = self.told = 0
+        """Answers that were begun, and words that were passed on."""
         self.ended: list[str] = []
         """How each answer ended: ``whole`` or ``cancelled``."""
         self.fails: Exception | None = None
@@ -128,12 +141,14 @@ class SlowAnswers:
         self, prompt: Int32, sampling: Sampling, top_logprobs: int | None
     ) -> AsyncGenerator[Piece | Reply, None]:
         version = self._engine.model.version
+        self.begun += 1
         try:
             for place in range(self._words):
                 await self._go.acquire()
                 if self.fails is not None:
                     raise self.fails
                 yield Piece(version=version, token_ids=(place + 10,), text=f"{' ' if place else ''}word{place}")
+                self.told += 1
             text = " ".join(f"word{place}" for place in range(self._words))
             ids = tuple(range(10, 10 + self._words))
             yield Reply(

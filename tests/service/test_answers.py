@@ -16,7 +16,7 @@ from sona.service.answers import Spelling
 from sona.service.hub import Hub
 from sona.serving.generation import base_of
 from sona.serving.local import LocalModel
-from tests.service.serving import HELLO, chat, client_of, events_of
+from tests.service.serving import HELLO, chat, client_of, events_of, hub_with
 
 pytestmark = pytest.mark.anyio
 
@@ -344,13 +344,7 @@ async def test_a_prompt_that_is_too_long_is_told_as_openai_does(
 
 
 async def test_the_settings_may_allow_shorter_prompts_only(engine: Engine) -> None:
-    service = msgspec.structs.replace(engine.config.service, max_prompt_tokens=7)
-    before, engine.config = engine.config, msgspec.structs.replace(engine.config, service=service)
-    try:
-        hub = Hub(engine)
-    finally:
-        engine.config = before
-    async with client_of(hub) as client:
+    async with client_of(hub_with(engine, max_prompt_tokens=7)) as client:
         got = await client.post("/v1/chat/completions", json=chat())
         assert (got.status_code, got.json()["error"]["code"]) == (400, "context_length_exceeded")
         assert (await client.post("/v1/completions", json=ask(prompt=[7] * 7))).status_code == 200

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import httpx
-import msgspec
 import pytest
 
 from sona.engine import Engine
@@ -15,22 +15,10 @@ from sona.service.app import make_app
 from sona.service.bearer import BearerToken
 from sona.service.hub import Hub
 from sona.service.routes import ENDPOINTS
-from tests.service.serving import AUTH, TOKEN, app_of, chat, client_of
+from tests.service.serving import AUTH, TOKEN, app_of, chat, client_of, hub_with
 
 pytestmark = pytest.mark.anyio
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture(autouse=True)
-def settings_as_they_were(engine: Engine) -> Iterator[None]:
-    before = engine.config
-    yield
-    engine.config = before
-
-
-def limit(engine: Engine, **limits: float) -> None:
-    service = msgspec.structs.replace(engine.config.service, **limits)
-    engine.config = msgspec.structs.replace(engine.config, service=service)
 
 
 def check_shape(got: httpx.Response, status: int, code: str) -> None:
@@ -131,8 +119,7 @@ async def test_every_body_is_read_with_the_same_care(client: httpx.AsyncClient, 
 
 
 async def test_bodies_that_are_too_large_are_413(engine: Engine) -> None:
-    limit(engine, max_body_bytes=2000)
-    async with client_of(Hub(engine)) as client:
+    async with client_of(hub_with(engine, max_body_bytes=2000)) as client:
         large = chat(user="x" * 3000)
         check_shape(await client.post(CHAT, json=large), 413, "body_too_large")
 
@@ -148,15 +135,11 @@ async def test_bodies_that_are_too_large_are_413(engine: Engine) -> None:
 
 
 async def test_a_body_that_does_not_come_is_given_up(engine: Engine) -> None:
-    import anyio
-
-    limit(engine, body_timeout_s=0.1)
-
     async def slowly() -> AsyncIterator[bytes]:
         yield b"{"
         await anyio.sleep(5)
 
-    async with client_of(Hub(engine)) as client:
+    async with client_of(hub_with(engine, body_timeout_s=0.1)) as client:
         got = await client.post(CHAT, content=slowly(), headers={"content-type": "application/json"})
     check_shape(got, 408, "timeout")
 
@@ -201,8 +184,7 @@ async def test_an_error_of_ours_tells_nothing_of_the_inside(
 
 
 async def test_a_client_that_asks_too_often_waits(engine: Engine) -> None:
-    limit(engine, requests_per_s=1.0)
-    async with client_of(Hub(engine)) as client:
+    async with client_of(hub_with(engine, requests_per_s=1.0)) as client:
         statuses = [(await client.get("/v1/models")).status_code for _ in range(4)]
         assert statuses == [200, 200, 429, 429]
         got = await client.get("/v1/models")
@@ -212,8 +194,7 @@ async def test_a_client_that_asks_too_often_waits(engine: Engine) -> None:
 
 
 async def test_no_more_requests_at_once_than_are_allowed(engine: Engine) -> None:
-    limit(engine, max_requests=2)
-    hub = Hub(engine)
+    hub = hub_with(engine, max_requests=2)
     async with client_of(hub) as client:
         with hub.requests.one(), hub.requests.one():
             check_shape(await client.get("/versions"), 429, "rate_limit_exceeded")

@@ -17,7 +17,7 @@ from sona.engine import Engine
 from sona.service.beside import beside
 from sona.service.hub import Hub
 from sona.service.server import _Server
-from tests.service.serving import AUTH, SlowAnswers, app_of, chat, events_of, kept, until
+from tests.service.serving import AUTH, SlowAnswers, app_of, chat, events_of, hub_with, kept, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -39,12 +39,8 @@ class Running:
 
 @asynccontextmanager
 async def running(engine: Engine, **limits: float) -> AsyncIterator[Running]:
-    before = engine.config
-    service = msgspec.structs.replace(before.service, **limits)
-    engine.config = msgspec.structs.replace(before, service=service)
     slow = SlowAnswers(engine)
-    hub = Hub(engine, slow)
-    engine.config = before
+    hub = hub_with(engine, slow, **limits)
     started = anyio.Event()
     config = uvicorn.Config(app_of(hub), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=20)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -76,9 +72,8 @@ async def test_who_leaves_in_the_middle_ends_the_answer(engine: Engine) -> None:
 
 async def test_who_leaves_before_a_whole_answer_ends_it_too(engine: Engine) -> None:
     async with running(engine) as run:
-        async with run.client() as client:
-            with anyio.move_on_after(0.3):
-                await client.post("/v1/chat/completions", json=chat())
+        async with run.client() as client, beside(lambda: client.post("/v1/chat/completions", json=chat())):
+            await until(lambda: run.slow.begun == 1)
         await until(lambda: run.hub.answering.taken == 0)
         assert run.slow.ended == ["cancelled"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from sona.engine import Engine
 from sona.service.answers import EngineAnswers
 from sona.service.hub import Hub
 from sona.serving.local import LocalModel
-from tests.service.serving import Call, SlowAnswers, app_of, chat, client_of, events_of, kept
+from tests.service.serving import Call, SlowAnswers, app_of, chat, client_of, events_of, hub_with, kept, until
 
 pytestmark = pytest.mark.anyio
 
@@ -27,19 +26,6 @@ async def slow(engine: Engine) -> SlowAnswers:
 @pytest.fixture
 async def hub(engine: Engine, slow: SlowAnswers) -> Hub:
     return Hub(engine, slow)
-
-
-@pytest.fixture(autouse=True)
-def settings_as_they_were(engine: Engine) -> Iterator[None]:
-    before = engine.config
-    yield
-    engine.config = before
-
-
-def limit(engine: Engine, **limits: float) -> None:
-    """Give the hubs to come other limits."""
-    service = msgspec.structs.replace(engine.config.service, **limits)
-    engine.config = msgspec.structs.replace(engine.config, service=service)
 
 
 async def test_words_are_passed_on_as_they_come(engine: Engine, hub: Hub, slow: SlowAnswers) -> None:
@@ -95,7 +81,7 @@ async def test_who_hangs_up_ends_the_answer(engine: Engine, hub: Hub, slow: Slow
             if stream:
                 await call.until("word1")
             else:
-                await anyio.sleep(0.2)
+                await until(lambda: slow.told == 2)
             call.hang_up()
             with anyio.fail_after(20):
                 await call.done.wait()
@@ -114,7 +100,7 @@ async def test_an_answer_that_is_not_begun_is_recorded_as_failed_too(
     call = Call(app_of(hub), "POST", "/v1/chat/completions", chat(stream=True))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call.run)
-        await anyio.sleep(0.1)
+        await until(lambda: slow.begun == 1)
         call.hang_up()
     await engine.flush()
     assert engine.status().store.trajectories == before + 1
@@ -160,8 +146,7 @@ async def test_what_fails_before_it_is_a_plain_error(hub: Hub, slow: SlowAnswers
 
 
 async def test_a_reader_that_takes_nothing_is_given_up(engine: Engine, slow: SlowAnswers) -> None:
-    limit(engine, write_timeout_s=0.2)
-    hub = Hub(engine, slow)
+    hub = hub_with(engine, slow, write_timeout_s=0.2)
     call = Call(app_of(hub), "POST", "/v1/chat/completions", chat(stream=True))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call.run)
@@ -176,13 +161,12 @@ async def test_a_reader_that_takes_nothing_is_given_up(engine: Engine, slow: Slo
 
 
 async def test_more_than_may_be_under_way_are_told_to_come_again(engine: Engine, slow: SlowAnswers) -> None:
-    limit(engine, max_answers=2)
-    hub = Hub(engine, slow)
+    hub = hub_with(engine, slow, max_answers=2)
     calls = [Call(app_of(hub), "POST", "/v1/chat/completions", chat()) for _ in range(2)]
     async with anyio.create_task_group() as tasks:
         for call in calls:
             tasks.start_soon(call.run)
-        await anyio.sleep(0.1)
+        await until(lambda: hub.answering.taken == 2)
         async with client_of(hub) as client:
             for path, body in (
                 ("/v1/chat/completions", chat()),
@@ -242,7 +226,7 @@ async def test_a_server_that_can_wait_no_longer_ends_them(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call.run)
         slow.go_on()
-        await (call.until("word0") if stream else anyio.sleep(0.1))
+        await (call.until("word0") if stream else until(lambda: slow.told == 1))
         hub.stop()
         hub.cancel_work()
         with anyio.fail_after(20):
@@ -289,7 +273,7 @@ async def test_a_request_that_was_cancelled_while_it_waited_is_never_begun(
     first, second = (Call(app, "POST", "/v1/chat/completions", chat()) for _ in range(2))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(first.run)
-        await anyio.sleep(0.1)
+        await until(lambda: begun == [1])
         tasks.start_soon(second.run)
         await anyio.sleep(0.1)
         second.hang_up()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import anyio
 import httpx
@@ -17,21 +16,9 @@ from sona.events import Event
 from sona.service.hub import Hub
 from sona.service.metrics import COUNTED
 from sona.status import EngineStatus
-from tests.service.serving import HELLO, Call, app_of, chat, client_of, events_of
+from tests.service.serving import HELLO, Call, app_of, chat, client_of, events_of, hub_with
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def settings_as_they_were(engine: Engine) -> Iterator[None]:
-    before = engine.config
-    yield
-    engine.config = before
-
-
-def limit(engine: Engine, **limits: float) -> None:
-    service = msgspec.structs.replace(engine.config.service, **limits)
-    engine.config = msgspec.structs.replace(engine.config, service=service)
 
 
 def trajectory(name: str) -> sona.Trajectory:
@@ -61,8 +48,7 @@ async def test_events_are_told_as_they_happen_and_without_texts(engine: Engine, 
 
 
 async def test_a_feed_that_has_nothing_to_tell_is_alive(engine: Engine) -> None:
-    limit(engine, heartbeat_s=0.05)
-    feed = Call(app_of(Hub(engine)), "GET", "/events")
+    feed = Call(app_of(hub_with(engine, heartbeat_s=0.05)), "GET", "/events")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(feed.run)
         await feed.until(": still here\n\n: still here\n\n")
@@ -100,8 +86,7 @@ async def test_feeds_end_when_the_server_stops(hub: Hub) -> None:
 
 
 async def test_no_more_feeds_than_are_allowed(engine: Engine) -> None:
-    limit(engine, max_listeners=1)
-    hub = Hub(engine)
+    hub = hub_with(engine, max_listeners=1)
     feed = Call(app_of(hub), "GET", "/events")
     async with anyio.create_task_group() as tasks, client_of(hub) as client:
         tasks.start_soon(feed.run)
