@@ -1,4 +1,4 @@
-"""One run of the background loop, as a straight line: collect, screen, place, split, train, judge, publish.
+"""One run of the background loop, as a straight line: collect, screen, place, split, train, judge, distill, publish.
 
 Until the one transaction at its end nothing that others see has changed; a process that is killed anywhere leaves at
 most a folder that no version names, and the next run takes the same trajectories.
@@ -13,13 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from sona.bank.bank import Bank
+from sona.bank.lessons import Distiller
+from sona.bank.pattern import Member
 from sona.checks import pack_tokens
 from sona.config import Config
-from sona.loops.candidate import Candidate, CandidateTrainer
+from sona.loops.bank_lessons import with_new_lessons, with_trials
+from sona.loops.candidate import CandidateTrainer
 from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from sona.loops.deep import deepened
+from sona.loops.distiller import ModelDistiller
 from sona.loops.gate import DEBT
 from sona.loops.members import members_of
 from sona.loops.roster import FEW, LATER
@@ -37,7 +42,7 @@ from sona.ports import (
     VersionFolders,
     ignore_progress,
 )
-from sona.types import CycleReport, CycleStatus, Funnel, Progress, Version
+from sona.types import CycleReport, CycleStatus, Funnel, GateDecision, Progress, Version
 
 NOT_LEARNED = {BASE: "the base model answers such queries", FEW: "too few of their kind came"}
 """By owner, why an answer was not learned from."""
@@ -53,6 +58,36 @@ class CycleContext:
     model: ServedModel | None
     """None where the host only records: then the bank learns and no adapter does."""
     config: Config
+    distill: Distiller | None = None
+    """A host's own way to lessons; None: the model's, where ``lessons.by_model`` is on."""
+
+    def distiller(self) -> Distiller | None:
+        """Who writes the bank's lessons; None: nobody."""
+        if self.distill is not None or self.model is None or not self.config.lessons.by_model:
+            return self.distill
+        return ModelDistiller(self.model, self.config.lessons.max_tokens)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A cycle's rows in the bank."""
+
+    before: Bank
+    bank: Bank
+    """With them in it."""
+    members: Sequence[Member]
+    pattern_ids: Sequence[str]
+    """The pattern of each of the members; of a stray the nearest one."""
+
+    @property
+    def patterns(self) -> dict[str, str]:
+        """By trajectory id, the pattern's."""
+        return {member.trajectory_id: name for member, name in zip(self.members, self.pattern_ids, strict=True)}
+
+    @property
+    def baseline(self) -> dict[str, float]:
+        """By trajectory id what is usual for its pattern."""
+        return {trajectory: self.bank.usual_quality(name) for trajectory, name in self.patterns.items()}
 
 
 def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleReport:
@@ -120,13 +155,14 @@ class _Run:
     def bank_only(self, taken: Collected, screened: Screened) -> CycleReport:
         """Nothing here can train an adapter: the bank learns what is left out, and the model stays as it is."""
         state = read_checkpoint(self.context.folders, self.parent)
-        bank, _, patterns = self._place(state, [left.stored for left in screened.left_out])
+        placed = self._place(state, [left.stored for left in screened.left_out])
         later = {"left for the next cycle": len(screened.ready)} if screened.ready else {}
         funnel = _funnel(taken, screened, Split([], []), later)
+        bank, metrics = self._taught(placed)
         with self.context.folders.draft() as draft:
-            outcome = self._report("published", "the bank learned; nothing could train the adapter", funnel)
+            outcome = self._report("published", "the bank learned; nothing could train the adapter", funnel, metrics)
             return self._publish(
-                draft, replace(state, bank=bank), outcome, _claims(screened, Split([], []), {}, patterns)
+                draft, replace(state, bank=bank), outcome, _claims(screened, Split([], []), {}, placed.patterns)
             )
 
     def seen_already(self, taken: Collected) -> bool:
@@ -138,38 +174,37 @@ class _Run:
     ) -> CycleReport:
         """The whole way: bank, adapters, gate."""
         state = read_checkpoint(self.context.folders, self.parent)
-        bank, baseline, patterns = self._place(state, taken.rows)
+        placed = self._place(state, taken.rows)
         config = self.context.config
         pushed = split(screened.turned_down, config.cycle.held_out_share).train
         with self.context.folders.draft() as draft:
-            begin = replace(state, bank=bank)
+            begin = replace(state, bank=placed.bank)
             seen = _latest(taken) if full else self.seen  # of a full load nothing waits
             trainer = CandidateTrainer(
                 self.context.store, model, begin, config, self.cycle, self.seed, self.report, seen
             )
-            candidate = trainer.train(parts, pushed, baseline, draft)
+            candidate = trainer.train(parts, pushed, placed.baseline, draft)
             decision = candidate.decision
             admitted = decision is None or decision.passed
             waits = {LATER} if admitted or full else {LATER, *candidate.born}
             waiting = [item for item in (*parts.train, *parts.held_out) if candidate.owners[item.stored.seq] in waits]
             if waiting:  # the next cycle places them
                 left = {item.stored.seq for item in waiting}
-                bank, _, patterns = self._place(state, [row for row in taken.rows if row.seq not in left])
-                candidate = replace(candidate, state=replace(candidate.state, bank=bank))
+                placed = self._place(state, [row for row in taken.rows if row.seq not in left])
             reasons = dict.fromkeys(candidate.idle, "its adapter gives such answers already")
             if not admitted:
                 reasons |= dict.fromkeys(candidate.born, "its skill was not admitted")
             screened, parts = _without(screened, parts, candidate.owners, waits, {**NOT_LEARNED, **reasons})
             funnel = _funnel(taken, screened, parts, {"left for the next cycle": len(waiting)} if waiting else {})
-            claims = _claims(screened, parts, candidate.owners, patterns)
+            claims = _claims(screened, parts, candidate.owners, placed.patterns)
             if admitted:
                 reason = "nothing to learn, or too few of a kind so far" if decision is None else decision.reason
-                outcome = self._publish(
-                    draft, candidate.state, self._report("published", reason, funnel, candidate), claims
-                )
+                bank, metrics = self._taught(placed)
+                outcome = self._report("published", reason, funnel, {**candidate.metrics, **metrics}, decision)
+                outcome = self._publish(draft, replace(candidate.state, bank=bank), outcome, claims)
             else:
                 assert decision is not None
-                outcome = self._report("rejected", decision.reason, funnel, candidate)
+                outcome = self._report("rejected", decision.reason, funnel, candidate.metrics, decision)
                 self.context.store.commit_cycle(outcome, claims, None)
         if waiting:  # should the process die before this, they wait once more
             self.context.store.write_state(SEEN, str(_latest(taken)).encode())
@@ -198,18 +233,30 @@ class _Run:
             settings=msgspec.to_builtins(self.context.config),
         )
 
-    def _place(self, state: Checkpoint, rows: Sequence[Stored]) -> tuple[Bank, dict[str, float], dict[str, str]]:
-        """The bank with the rows in it; by trajectory id what is usual for its pattern, and the pattern's id."""
-        members = members_of(rows, self.context.model, state.bank.width)
-        settings = self.context.config.bank
-        placed = state.bank.learn(members, settings, cycle=self.cycle, seed=self.seed)
-        bank = deepened(placed.bank, settings, self.cycle)
+    def _place(self, state: Checkpoint, rows: Sequence[Stored]) -> _Placed:
+        """The bank with the rows in it."""
+        members, settings = members_of(rows, self.context.model, state.bank.width), self.context.config.bank
+        learned, pattern_ids = state.bank.learn(members, settings, cycle=self.cycle, seed=self.seed)
+        bank = deepened(learned, settings, self.cycle)
+        pattern_ids = _at_home(bank, members, pattern_ids)
         self.report(Progress(stage="place", done=len(rows), total=len(rows), note=f"{len(bank.patterns)} patterns"))
-        patterns = {member.trajectory_id: name for member, name in zip(members, placed.pattern_ids, strict=True)}
-        return bank, {trajectory: bank.usual_quality(name) for trajectory, name in patterns.items()}, patterns
+        return _Placed(state.bank, bank, members, pattern_ids)
+
+    def _taught(self, placed: _Placed) -> tuple[Bank, dict[str, float]]:
+        """The bank to publish: with what its rows say of the lessons that they had recalled, and with new lessons."""
+        bank, tried = with_trials(placed.before, placed.bank, placed.members, placed.pattern_ids)
+        if (distill := self.context.distiller()) is None:
+            return bank, tried
+        bank, written = with_new_lessons(bank, distill, self.context.config, self.cycle, self.report)
+        return bank, {**tried, **written}
 
     def _report(
-        self, status: CycleStatus, reason: str, funnel: Funnel, candidate: Candidate | None = None
+        self,
+        status: CycleStatus,
+        reason: str,
+        funnel: Funnel,
+        metrics: Mapping[str, float] | None = None,
+        gate: GateDecision | None = None,
     ) -> CycleReport:
         return CycleReport(
             cycle=self.cycle,
@@ -217,11 +264,24 @@ class _Run:
             reason=reason,
             funnel=funnel,
             parent=self.parent.id,
-            gate=None if candidate is None else candidate.decision,
-            metrics={} if candidate is None else candidate.metrics,
+            gate=gate,
+            metrics=dict(metrics or {}),
             started_ns=self.started_ns,
             finished_ns=time.time_ns(),
         )
+
+
+def _at_home(bank: Bank, members: Sequence[Member], pattern_ids: Sequence[str]) -> list[str]:
+    """``pattern_ids``, strays under the nearest pattern: replay draws evenly by pattern, and a few rows that belong to
+    none would get as many draws as a whole one.
+    """
+    far = [place for place, name in enumerate(pattern_ids) if not name]
+    named = list(pattern_ids)
+    if far:
+        nearest = bank.nearest(np.stack([members[place].embedding for place in far]))
+        for place, pattern in zip(far, nearest, strict=True):
+            named[place] = "" if pattern is None else pattern.id
+    return named
 
 
 def _latest(taken: Collected) -> int:

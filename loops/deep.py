@@ -10,6 +10,7 @@ FEWEST = 3
 
 
 def deepened(bank: Bank, settings: BankConfig, cycle: int) -> Bank:
-    """``bank`` with families, where it is time for them or there are none yet; else itself."""
-    due = cycle % settings.families_every == 0 or not any(pattern.family for pattern in bank.patterns)
+    """``bank`` with families, where it is time for them or every second pattern has none yet; else itself."""
+    without = sum(not pattern.family for pattern in bank.patterns)
+    due = cycle % settings.families_every == 0 or 2 * without >= len(bank.patterns)
     return bank.with_families() if due and len(bank.patterns) >= FEWEST else bank

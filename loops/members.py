@@ -1,21 +1,38 @@
-"""What the bank sees of the trajectories: an embedding each, the quality, the beginning of the texts."""
+"""What the bank sees of the trajectories: an embedding each, the quality, the routes, the beginning of the texts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import islice
 
 from sona.bank.pattern import Member
 from sona.checks import Float32, Int32
 from sona.errors import SonaError
 from sona.loops.screen import prompt_tokens
 from sona.ports import ServedModel, Stored
-from sona.types import Trajectory
+from sona.types import ROUTE_KEYS, Trajectory
+
+MOST_ROUTES = 16
+"""Of one trajectory: a loop that calls a tool under a hundred names has taken no route."""
+LONGEST_ROUTE = 80
+"""Characters. What is longer is no name but a text, such as a whole prompt."""
+
+_ROUTE = re.compile(r"[A-Za-z][\w.-]*:(?!//)\S.*")  # kind:name, and no address
 
 
 def members_of(rows: Sequence[Stored], model: ServedModel | None, width: int | None) -> list[Member]:
     """Those of ``rows`` that have an embedding of the bank's width, or get one."""
     return [
-        Member(row.trajectory.id, embedding, row.quality, _question(row.trajectory), row.trajectory.response)
+        Member(
+            trajectory_id=row.trajectory.id,
+            embedding=embedding,
+            quality=row.quality,
+            prompt=_question(row.trajectory),
+            response=row.trajectory.response,
+            routes=routes_of(row.trajectory),
+            recalled=row.trajectory.recalled,
+        )
         for row, embedding in zip(rows, embeddings_of(rows, model, width), strict=True)
         if embedding is not None
     ]
@@ -51,6 +68,20 @@ def _prompt(row: Stored, model: ServedModel) -> Int32 | None:
     except SonaError:  # a template that refuses this conversation
         return None
     return ids if ids is not None and int(ids.max()) < model.vocab_size else None
+
+
+def routes_of(trajectory: Trajectory) -> tuple[str, ...]:
+    """The ways that it took, each once: what its metadata say under :data:`sona.types.ROUTE_KEYS`, then the names of
+    its steps that have the form ``kind:name``, in their order. At most :data:`MOST_ROUTES`; names of more than
+    :data:`LONGEST_ROUTE` characters or several lines are none.
+    """
+    told = [f"{key}:{trajectory.metadata[key].strip()}" for key in ROUTE_KEYS if key in trajectory.metadata]
+    names = dict.fromkeys([*told, *(step.name.strip() for step in trajectory.steps)])
+    return tuple(islice((name for name in names if _is_route(name)), MOST_ROUTES))
+
+
+def _is_route(name: str) -> bool:
+    return len(name) <= LONGEST_ROUTE and name.isprintable() and _ROUTE.fullmatch(name) is not None
 
 
 def _question(trajectory: Trajectory) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import anyio
 
+from sona.bank.lessons import Distiller
 from sona.config import Config
 from sona.errors import ClosedError, CycleError, SwapError
 from sona.event_loop import EventLoop
@@ -22,8 +23,8 @@ from sona.types import CycleReport
 class Cycles:
     """Runs them for one engine, from any event loop."""
 
-    def __init__(self, parts: Parts, config: Config) -> None:
-        self._parts, self._config = parts, config
+    def __init__(self, parts: Parts, config: Config, distill: Distiller | None = None) -> None:
+        self._parts, self._config, self._distill = parts, config, distill
         self._under_way = threading.Lock()
         self._work: StoppableWork | None = None
         self._stopped = False
@@ -58,7 +59,8 @@ class Cycles:
         cycle = parts.store.next_cycle()
         self._tell(CycleStarted(cycle=cycle))
         try:
-            outcome = run_cycle(CycleContext(parts.store, parts.folders, parts.model, self._config), report)
+            context = CycleContext(parts.store, parts.folders, parts.model, self._config, self._distill)
+            outcome = run_cycle(context, report)
         except BaseException as error:
             self._tell(CycleFinished(cycle=cycle, status="failed", reason=_told(error)))
             raise
@@ -82,7 +84,7 @@ class Cycles:
                     f"version {outcome.version} was published and can't be served ({_told(error)}); "
                     f"{outcome.parent} answers, and what cycle {outcome.cycle} took stays taken"
                 ) from error
-            parts.prune(self._config.store.keep_versions)
+            parts.prune()
         parts.keep_limits()
 
     def _tell(self, event: Event) -> None:

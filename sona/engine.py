@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,17 +16,29 @@ import anyio.to_thread
 import numpy as np
 
 from sona.bank.bank import Bank
-from sona.checks import Float32, TokensLike, check_id, check_number, folder_of, pack_vector
+from sona.bank.lessons import Distiller
+from sona.checks import (
+    Float32,
+    TokensLike,
+    check_function,
+    check_id,
+    check_number,
+    check_text,
+    file_of,
+    folder_of,
+    pack_vector,
+    shown,
+)
 from sona.config import Config, settings_of
 from sona.cycles import Cycles
 from sona.erasure import Erased, erase
-from sona.errors import ClosedError
+from sona.errors import ClosedError, InvalidInputError
 from sona.event_stream import BUFFER, EventStream
 from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts, import_file
 from sona.intake import Intake, Receipt
 from sona.parts import Parts
-from sona.patterns import Recall
+from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus, read_status
 from sona.stoppable import open_or_close
@@ -46,6 +60,8 @@ if TYPE_CHECKING:
     from sona.serving.local import LocalModel
 
 Conversation = str | Sequence[Message | Mapping[str, Any]]
+Query = Conversation | Float32 | Sequence[float]
+"""A text or conversation, or its embedding (width,)."""
 T = TypeVar("T")
 
 
@@ -54,6 +70,7 @@ def open(
     *,
     model: str | os.PathLike[str] | None = None,
     config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    distill: Distiller | None = None,
 ) -> Engine:
     """An engine on the store in folder ``path``; ``async with``, or :meth:`Engine.start`, opens it.
 
@@ -62,12 +79,40 @@ def open(
         model: folder or hub id of a transformers causal language model, ``"tiny"`` for the small one that comes with
             sona, or None for a host that serves its own model and only records.
         config: settings, as a :class:`sona.Config` or nested mappings, or the path of a TOML file with them.
+        distill: writes lessons from a pattern's best and worst trajectories: see :mod:`sona.bank.lessons`. It is called
+            in a cycle, from its thread; what it raises costs that pattern's lessons alone. None: the model does, where
+            ``lessons.by_model`` is on.
 
     Raises:
         ConfigError: of ``config``. What starting raises, see :class:`Engine`.
-        InvalidInputError: ``path`` is empty, or no path.
+        InvalidInputError: ``path`` is empty, or no path; ``model`` is neither a text nor a path; or ``distill`` is no
+            function, or one that has to be awaited.
     """
-    return Engine(folder_of(path), model, settings_of(config))
+    _check_distiller(distill)
+    _check_model(model)
+    return Engine(folder_of(path), model, settings_of(config), distill)
+
+
+def _check_distiller(distill: object) -> None:
+    if distill is not None and (not callable(distill) or inspect.iscoroutinefunction(distill)):
+        raise InvalidInputError(
+            f"distill: {shown(distill)}; a plain function from a LessonRequest to lessons is allowed, and no async "
+            "one: a cycle calls it from a thread of its own"
+        )
+
+
+def _check_model(model: object) -> None:
+    if model is not None and not isinstance(model, (str, os.PathLike)):
+        raise InvalidInputError(
+            f"model: {shown(model)}; the folder or hub id of a model, 'tiny', or None for no model is allowed"
+        )
+
+
+def _checked(query: Query) -> Sequence[Message] | Float32:
+    """An embedding of finite float32 numbers, or messages."""
+    if isinstance(query, np.ndarray) or (isinstance(query, (list, tuple)) and query and isinstance(query[0], float)):
+        return np.frombuffer(pack_vector(query, "query"), dtype="<f4")
+    return to_messages(query)
 
 
 class Engine:
@@ -80,8 +125,11 @@ class Engine:
         ModelNotFoundError, ModelError: of the model, also where the store has learned adapters for another base model.
     """
 
-    def __init__(self, path: Path, model: str | os.PathLike[str] | None, config: Config) -> None:
+    def __init__(
+        self, path: Path, model: str | os.PathLike[str] | None, config: Config, distill: Distiller | None = None
+    ) -> None:
         self.path, self.config = path, config
+        self._distill = distill
         self._model_name = model
         self._parts: Parts | None = None
         # Made anew with the parts; they stay after closing, for blocks that end later.
@@ -103,7 +151,7 @@ class Engine:
             return self
         parts = await open_or_close(lambda: Parts.start(self.path, self._model_name, self.config), Parts.close)
         self._intake = Intake(parts, self.config.recording)
-        self._cycles = Cycles(parts, self.config)
+        self._cycles = Cycles(parts, self.config, self._distill)
         self._host = TrajectoryHost(parts, self._intake, self.config.serve)
         self._parts = parts
         return self
@@ -132,8 +180,10 @@ class Engine:
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        recalled: Sequence[str] = (),
     ) -> OpenTrajectory:
-        """A block in which one query is handled, recorded when it ends: see :class:`OpenTrajectory`.
+        """A block in which one query is handled, recorded when it ends: see :class:`OpenTrajectory`. What was recalled
+        for it before, by :meth:`recall`, may be named by its ``ids`` in ``recalled``.
 
         Where the model is asked by token ids, no messages are needed; such a query gets its embedding in the cycle.
 
@@ -141,7 +191,15 @@ class Engine:
             InvalidInputError: an argument that can't be recorded.
         """
         self._started()
-        return OpenTrajectory(self._host, messages, prompt_ids=prompt_ids, source=source, id=id, metadata=metadata)
+        return OpenTrajectory(
+            self._host,
+            messages,
+            prompt_ids=prompt_ids,
+            source=source,
+            id=id,
+            metadata=metadata,
+            recalled=recalled,
+        )
 
     def record(
         self,
@@ -207,7 +265,10 @@ class Engine:
 
         Raises:
             StoreFullError, StoreReadOnlyError, StoreError: why it can't be; the records stay in the queue.
+            InvalidInputError: ``timeout_s`` is no number of seconds from 0 on, nor None.
         """
+        if timeout_s is not None:
+            check_number(timeout_s, "timeout_s", 0.0, math.inf)
         self._open_intake().sweep()
         await self._in_thread(self._started().writer.flush, timeout_s)
 
@@ -249,9 +310,11 @@ class Engine:
         content is left out, counted in ``status().conflicts`` and logged.
 
         Raises:
-            InvalidInputError: a line that can't be a trajectory, by its number; the lines before it are stored.
+            InvalidInputError: ``path`` is none, or a line can't be a trajectory, or not one of this store: its number;
+                the lines before it are stored.
         """
-        return await self._in_thread(import_file, self._started(), self._open_intake(), Path(path), source)
+        file = file_of(path, "path")
+        return await self._in_thread(import_file, self._started(), self._open_intake(), file, source)
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -290,11 +353,14 @@ class Engine:
         limit = self._host.limit(max_new_tokens)
         return await self._in_thread(functools.partial(model.generate_batch, max_new_tokens=limit), prompts)
 
-    async def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
-        """The ``k`` patterns nearest to a query, nearest first; [] before the first cycle.
+    async def recall(self, query: Query, k: int = 5) -> list[Recall]:
+        """The ``k`` patterns nearest to a query, nearest first, each with what is known of it as text for a prompt; []
+        before the first cycle. :func:`sona.bank.prompting.in_prompt` puts several into a number of tokens;
+        ``engine.bank.recall`` finds them without texts, in microseconds.
 
         Args:
-            query: a text or conversation, embedded by the model; or an embedding, float32 (width,), of the host's own.
+            query: a text or conversation, embedded by the model; or an embedding (width,) of the host's own, as an
+                array or a list of floats.
             k: at most so many.
 
         Raises:
@@ -302,12 +368,41 @@ class Engine:
             DimensionMismatchError: an embedding of another width than the store's.
             InvalidInputError: an embedding that is not finite, or an empty text.
         """
-        if isinstance(query, np.ndarray):
-            vector = np.frombuffer(pack_vector(query, "query"), dtype="<f4")
-        else:
-            model = self._served()
-            vector = (await self._in_thread(model.embed, [model.encode_prompt(to_messages(query))]))[0]
-        return self._started().bank.recall(vector, k)
+        self._started()
+        return await self._host.recall(_checked(query), k)
+
+    async def best_route(
+        self,
+        query: Query,
+        kind: str | None = None,
+        *,
+        among: Sequence[str] | None = None,
+        explore: np.random.Generator | None = None,
+    ) -> BestRoute | None:
+        """Which route to take for a query, by how the routes (see :attr:`sona.Trajectory.steps`) went for queries like
+        it: see :meth:`sona.bank.bank.Bank.best_route`. Takes a query, and raises, as :meth:`recall`.
+        """
+        self._started()
+        return await self._host.ask(
+            _checked(query), lambda bank, at: bank.best_route(at, kind, among=among, explore=explore)
+        )
+
+    async def expected_quality(self, query: Query) -> float:
+        """How well an answer to a query is likely to go, from 0 to 1, by how answers to queries like it went: see
+        :mod:`sona.bank.forecast`. Takes a query, and raises, as :meth:`recall`.
+        """
+        self._started()
+        return await self._host.ask(_checked(query), lambda bank, at: float(bank.predict(at[None])[0]))
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text is to the served model, by itself.
+
+        Raises:
+            ModelError: the engine has no model.
+            InvalidInputError: ``text`` is none, or no valid Unicode.
+        """
+        check_text(text, "text", empty=True)
+        return self._served().count_tokens(text)
 
     @property
     def model(self) -> LocalModel:
@@ -354,7 +449,9 @@ class Engine:
             ConfigError: ``config.lora`` is not what this store's adapter is.
             SwapError: a version was published and can't be served; the one before it is in force again, and what the
                 cycle took stays taken.
+            InvalidInputError: ``on_progress`` is no function, or one that has to be awaited.
         """
+        check_function(on_progress, "on_progress", "a plain function that takes a sona.types.Progress")
         self._started()
         return await self._cycles.learn(self.flush, on_progress)
 
@@ -389,6 +486,32 @@ class Engine:
         """
         return self._started().roll_back(to)
 
+    def pin(self, version: str) -> None:
+        """Keep a version's files, however many versions follow (``store.keep_versions``), until :meth:`unpin`. A pinned
+        one stays pinned.
+
+        Raises:
+            UnknownIdError: no such version, or its files are gone.
+            StoreCorruptError: its files are damaged.
+            StoreError: the store could not be written; nothing has changed.
+        """
+        self._started().pin(version)
+
+    def unpin(self, version: str) -> None:
+        """Let go of a pinned version: its files go once it is beyond ``store.keep_versions``. Nothing happens to one
+        that is not pinned.
+
+        Raises:
+            UnknownIdError: no such version.
+            StoreError: the store could not be written; nothing has changed.
+        """
+        self._started().store.unpin(version)
+
+    def pinned(self) -> list[str]:
+        """The ids of the versions that are pinned, the one that has been so for the longest first."""
+        pins = self._started().store.pinned()
+        return sorted(pins, key=lambda name: pins[name])
+
     # ------------------------------------------------------------------------------------------------ the store
 
     async def backup(self, target: str | os.PathLike[str]) -> Backup:
@@ -396,20 +519,23 @@ class Engine:
         store itself. Recording, answering and learning go on.
 
         Raises:
-            InvalidInputError: there is something at ``target``.
+            InvalidInputError: there is something at ``target``, or it is no path.
             StoreError: of the store, or of the target's disk.
         """
+        folder = folder_of(target, "target")
         await self.flush()
-        return await self._in_thread(self._started().store.backup, target)
+        return await self._in_thread(self._started().store.backup, folder)
 
     async def erase(self, source: str) -> Erased:
-        """Erase all that a source has sent so far: trajectories, feedback, claims, and the exemplars of the banks.
+        """Erase all that a source has sent so far: trajectories, feedback, claims, and what the banks have of its
+        words: exemplars, lessons that were written from them, names of routes that nobody else took.
 
         What its ``learned`` names has learned from the source all the same: weights can't be made to forget it, but a
         rollback takes them out of use. Backups are not touched.
 
         Raises:
             CycleError: a cycle is under way.
+            UnknownIdError: no such source; nothing has changed.
             InvalidInputError, StoreError: see :func:`sona.erasure.erase`; call it again.
         """
         self._started()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sona.bank.bank import Bank
 from sona.checks import check_id
 from sona.errors import StoreCorruptError, UnknownIdError
+from sona.loops.members import routes_of
 from sona.loops.version_files import BANK, read_bank
-from sona.patterns import Exemplar
 from sona.storage.erasure import Erasure
 from sona.storage.layout import DAMAGED, QUARANTINE
 from sona.storage.store import Store
 from sona.storage.versions import Versions
-from sona.types import BASE_VERSION, Record, Version
+from sona.types import BASE_VERSION, Record
 
 
 class Erased(Record, kw_only=True):
@@ -28,8 +28,11 @@ class Erased(Record, kw_only=True):
     exemplars: int
     """In the banks of all versions: those of the source, and those whose trajectory retention had deleted before, as
     nobody can tell any more whose they are."""
+    lessons: int
+    """... that were written from such trajectories, with others or without."""
     rewritten: tuple[str, ...]
-    """Versions that had such exemplars."""
+    """Versions that had such exemplars or lessons, verdicts on routes that no trajectory of another source took, or
+    families that were named by what is not there any more."""
     removed: tuple[str, ...]
     """Versions whose files were removed: they were damaged, so nobody could tell what is in them."""
     learned: tuple[str, ...]
@@ -49,10 +52,12 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
 
     Cut short anywhere, it leaves a store that opens; begun again, it goes on to its end.
 
-    Patterns keep their centroids and counts, and a router its features: means and hidden states, no texts.
+    Patterns keep their centroids and counts, and a router its features: means and hidden states, no texts. Of routes,
+    which are named by what a source sends, the verdicts stay where a trajectory of another source took them too.
 
     Raises:
         InvalidInputError: the source is no name of one.
+        UnknownIdError: nothing in the store is of the source, and no erasure of it was cut short; nothing has changed.
         StoreCorruptError: rows of the source, or the version in force, are damaged: ``sona doctor`` first.
         StoreLockedError: a reader keeps the WAL; end it, and erase again.
         StoreFullError: there is no room for a copy of the database; free space, and erase again.
@@ -60,9 +65,10 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
     """
     check_id(source, "source")
     erasure = store.erasure(source)
+    erasure.check_known()
     erasure.begin()
     folders.clean({version.id for version in store.versions()})
-    rewritten, removed, exemplars = _clean_banks(store, folders, erasure)
+    cleaned = _clean_banks(store, folders, erasure, RoutesOfOthers(store, source))
     deleted = erasure.delete_rows()
     learned = erasure.forget()
     erasure.scrub()
@@ -74,9 +80,10 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
         trajectories=deleted.trajectories,
         feedback=deleted.feedback,
         claims=deleted.claims,
-        exemplars=exemplars,
-        rewritten=tuple(rewritten),
-        removed=tuple(removed),
+        exemplars=cleaned.exemplars,
+        lessons=cleaned.lessons,
+        rewritten=tuple(cleaned.rewritten),
+        removed=tuple(cleaned.removed),
         learned=learned,
         in_force=current,
         roll_back_to=_nearest_without(store, set(learned)) if current in learned else None,
@@ -84,9 +91,40 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
     )
 
 
-def _clean_banks(store: Store, folders: Versions, erasure: Erasure) -> tuple[list[str], list[str], int]:
-    """The versions that were rewritten, those that were removed, and how many exemplars are gone."""
-    rewritten, removed, exemplars = [], [], 0
+@dataclass
+class _Cleaned:
+    """What was done to the banks."""
+
+    rewritten: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    exemplars: int = 0
+    lessons: int = 0
+
+
+class RoutesOfOthers:
+    """The routes that trajectories of other sources took. The store is read only as far as it takes to find those that
+    are asked for.
+    """
+
+    def __init__(self, store: Store, source: str) -> None:
+        self._rows = (row.trajectory for row in store.iterate() if row.trajectory.source != source)
+        self._seen: set[str] = set()
+
+    def __contains__(self, route: str) -> bool:
+        while route not in self._seen:
+            try:
+                trajectory = next(self._rows, None)
+            except StoreCorruptError:  # then what lies beyond is not known to be anybody's
+                trajectory = None
+            if trajectory is None:
+                return False
+            self._seen.update(routes_of(trajectory))
+        return True
+
+
+def _clean_banks(store: Store, folders: Versions, erasure: Erasure, routes: RoutesOfOthers) -> _Cleaned:
+    """Write the bank of each version without what is the source's."""
+    done = _Cleaned()
     for version in store.versions():
         if version.id == BASE_VERSION:
             continue
@@ -98,25 +136,15 @@ def _clean_banks(store: Store, folders: Versions, erasure: Erasure) -> tuple[lis
             if version.id == store.current().id:
                 raise
             folders.discard(version.id)
-            removed.append(version.id)
+            done.removed.append(version.id)
             continue
-        if gone := _clean(bank, version, erasure):
-            rewritten.append(version.id)
-            exemplars += gone
-    return rewritten, removed, exemplars
-
-
-def _clean(bank: Bank, version: Version, erasure: Erasure) -> int:
-    """Write the version's bank without what is the source's; how many exemplars are gone."""
-
-    def gone(exemplar: Exemplar) -> bool:
-        return erasure.is_its_own(exemplar.trajectory_id)
-
-    cleaned = bank.without(gone)
-    if cleaned is bank:
-        return 0
-    erasure.replace_file(version, BANK, cleaned.to_bytes())
-    return bank.exemplars() - cleaned.exemplars()
+        cleaned = bank.without(erasure.is_its_own, lambda route: route not in routes)
+        if cleaned is not bank:
+            erasure.replace_file(version, BANK, cleaned.to_bytes())
+            done.rewritten.append(version.id)
+            done.exemplars += bank.exemplars() - cleaned.exemplars()
+            done.lessons += bank.lessons - cleaned.lessons
+    return done
 
 
 def _nearest_without(store: Store, learned: set[str]) -> str:

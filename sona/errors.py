@@ -7,7 +7,7 @@
     │   ├── DimensionMismatchError          an embedding of another width than the store's
     │   ├── UnknownTokenError               token ids outside the model's vocabulary
     │   └── ConflictError                   an id that is already taken by other content
-    ├── UnknownIdError (LookupError)        no trajectory, version or pattern has this id
+    ├── UnknownIdError (LookupError)        no trajectory, version, pattern or source is called so
     ├── ConfigError (ValueError)            a setting outside its range, or an unknown key
     ├── ExtraMissingError (ImportError)     packages that an extra brings are not installed
     ├── StoreError                          the store on disk

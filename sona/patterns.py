@@ -47,15 +47,12 @@ class Verdict(Record, kw_only=True):
     m2: float = 0.0
     """Sum of squared differences from the mean (Welford 1962), for the variance and for merging."""
     recent_weight: float = 0.0
-    """How many, where one of ``half_life`` cycles ago counts half, as of ``cycle``."""
+    """How many, where each counts by a fiftieth less than the one after it: 50 at most."""
     recent_mean: float = UNKNOWN
-    """Of all of them by that weight."""
-    cycle: int = 0
-    """The last one that added to it."""
+    """Of all of them by that weight: how well it goes lately."""
 
     def __post_init__(self) -> None:
         check_count(self.count, "verdict count")
-        check_count(self.cycle, "verdict cycle")
         _set(self, "mean", check_quality(self.mean, "verdict mean"))
         # No sum of squared differences in [0, 1] is larger than a quarter of their number (Popoviciu 1935).
         _set(self, "m2", check_number(self.m2, "verdict m2", 0.0, self.count / 4 + 1e-6))
@@ -124,17 +121,26 @@ class Lesson(Record, kw_only=True):
     harmful: int = 0
     """... and those that went worse."""
     born_cycle: int = 0
+    shown: tuple[str, ...] = ()
+    """All trajectories whose texts its distiller may have seen, whatever it says that it rests on: with the erasure of
+    any of them it goes."""
+    trials: bytes = b""
+    """Which trajectories moved the two counters last, and which of them (:mod:`sona.bank.trials`)."""
 
     def __post_init__(self) -> None:
         check_id(self.id, "lesson id")
         check_one_of(self.advice, ADVICE, "lesson advice")
         for name in ("title", "when", "text"):
             check_text(getattr(self, name), f"lesson {name}")
-        _set(self, "trajectory_ids", tuple_of(self.trajectory_ids, str, "lesson trajectory_ids"))
-        for name in self.trajectory_ids:
-            check_id(name, "lesson trajectory id")
+        for name in ("trajectory_ids", "shown"):
+            _set(self, name, tuple_of(getattr(self, name), str, f"lesson {name}"))
+            for trajectory_id in getattr(self, name):
+                check_id(trajectory_id, f"lesson {name}")
         for name in ("helpful", "harmful", "born_cycle"):
             check_count(getattr(self, name), f"lesson {name}")
+        check_kind(self.trials, bytes, "lesson trials")
+        if len(self.trials) % 8:
+            raise InvalidInputError(f"lesson trials: {len(self.trials)} bytes; 8 for each trial are allowed")
 
     @property
     def help_interval(self) -> tuple[float, float]:
@@ -202,10 +208,23 @@ class Recall(Record, kw_only=True):
     pattern: Pattern
     similarity: float
     """Cosine of the query to the centroid, in the bank's centred space."""
+    text: str = ""
+    """What is known of the pattern, for a prompt: lessons, routes, exemplars (:mod:`sona.bank.prompting`). An engine's
+    ``recall`` writes it; the bank's own, which takes microseconds, leaves it empty."""
+    tokens: int | None = None
+    """How long the text is, in tokens of the served model; None where there is no model, or no text."""
 
     def __post_init__(self) -> None:
         check_kind(self.pattern, Pattern, "pattern")
         _set(self, "similarity", check_number(self.similarity, "similarity", *COSINES))
+        check_text(self.text, "recall text", empty=True)
+        if self.tokens is not None:
+            check_count(self.tokens, "recall tokens")
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of the pattern and its lessons: what belongs into :attr:`sona.Trajectory.recalled`."""
+        return (self.pattern.id, *(lesson.id for lesson in self.pattern.lessons))
 
 
 class PatternChange(Record, kw_only=True):
@@ -236,7 +255,8 @@ class RouteEstimate(Record, kw_only=True):
 
     route: str
     quality: float
-    """Expected: the pattern's own evidence, and as much as two trajectories of what the route is worth elsewhere."""
+    """Expected: the pattern's own evidence, what is recent counting most, and as much as two trajectories of what the
+    route is worth elsewhere."""
     low: float
     high: float
     """... which lies in between by 90 %."""

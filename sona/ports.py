@@ -293,6 +293,9 @@ class ServedModel(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
 
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text is, by itself."""
+
     def embed(self, prompts: Sequence[Int32]) -> Float32:
         """Mean-pooled last hidden state of the frozen base model, (prompts, hidden_size)."""
 

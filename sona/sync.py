@@ -9,11 +9,14 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 import sona.engine
 from sona.bank.bank import Bank
-from sona.checks import Float32, TokensLike
+from sona.bank.lessons import Distiller
+from sona.checks import TokensLike, VectorLike
 from sona.config import Config
-from sona.engine import Conversation, Engine
+from sona.engine import Conversation, Engine, Query
 from sona.erasure import Erased
 from sona.errors import ClosedError
 from sona.event_stream import BUFFER, SyncEventStream
@@ -21,7 +24,7 @@ from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts
 from sona.intake import Receipt
 from sona.loop_thread import LoopThread
-from sona.patterns import Recall
+from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
@@ -36,9 +39,10 @@ def open_sync(
     *,
     model: str | os.PathLike[str] | None = None,
     config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    distill: Distiller | None = None,
 ) -> SyncEngine:
     """As :func:`sona.open`, for ``with``."""
-    return SyncEngine(sona.engine.open(path, model=model, config=config))
+    return SyncEngine(sona.engine.open(path, model=model, config=config, distill=distill))
 
 
 class SyncEngine:
@@ -89,9 +93,12 @@ class SyncEngine:
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        recalled: Sequence[str] = (),
     ) -> SyncTrajectory:
         """See :meth:`sona.Engine.trajectory`."""
-        handle = self._engine.trajectory(messages, prompt_ids=prompt_ids, source=source, id=id, metadata=metadata)
+        handle = self._engine.trajectory(
+            messages, prompt_ids=prompt_ids, source=source, id=id, metadata=metadata, recalled=recalled
+        )
         return SyncTrajectory(handle, self._started)
 
     def record(
@@ -150,12 +157,34 @@ class SyncEngine:
             functools.partial(self._engine.generate_batch, conversations, max_new_tokens=max_new_tokens)
         )
 
-    def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
+    def recall(self, query: Query, k: int = 5) -> list[Recall]:
         """See :meth:`sona.Engine.recall`."""
         return self._started().call(self._engine.recall, query, k)
 
+    def best_route(
+        self,
+        query: Query,
+        kind: str | None = None,
+        *,
+        among: Sequence[str] | None = None,
+        explore: np.random.Generator | None = None,
+    ) -> BestRoute | None:
+        """See :meth:`sona.Engine.best_route`."""
+        asked = functools.partial(self._engine.best_route, query, kind, among=among, explore=explore)
+        return self._started().call(asked)
+
+    def expected_quality(self, query: Query) -> float:
+        """See :meth:`sona.Engine.expected_quality`."""
+        return self._started().call(self._engine.expected_quality, query)
+
+    def count_tokens(self, text: str) -> int:
+        """See :meth:`sona.Engine.count_tokens`."""
+        return self._engine.count_tokens(text)
+
     def learn(self, on_progress: Report = ignore_progress) -> CycleReport:
-        """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was."""
+        """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was, unless it published before
+        it was stopped: :attr:`version` tells once the engine is opened again, and so do :mod:`sona.events`.
+        """
         return self._started().call(self._engine.learn, on_progress, cancel=True)
 
     def run(self) -> None:
@@ -165,6 +194,18 @@ class SyncEngine:
     def roll_back(self, to: str | None = None) -> Version:
         """See :meth:`sona.Engine.roll_back`."""
         return self._engine.roll_back(to)
+
+    def pin(self, version: str) -> None:
+        """See :meth:`sona.Engine.pin`."""
+        self._engine.pin(version)
+
+    def unpin(self, version: str) -> None:
+        """See :meth:`sona.Engine.unpin`."""
+        self._engine.unpin(version)
+
+    def pinned(self) -> list[str]:
+        """See :meth:`sona.Engine.pinned`."""
+        return self._engine.pinned()
 
     def backup(self, target: str | os.PathLike[str]) -> Backup:
         """See :meth:`sona.Engine.backup`."""
@@ -235,6 +276,14 @@ class SyncTrajectory:
     def id(self) -> str:
         """The trajectory's id, for feedback now or days later."""
         return self._handle.id
+
+    def recall(self, k: int = 5, *, embedding: VectorLike | None = None) -> list[Recall]:
+        """See :meth:`OpenTrajectory.recall`."""
+        return self._loop().call(functools.partial(self._handle.recall, k, embedding=embedding))
+
+    def used(self, ids: Sequence[str]) -> None:
+        """See :meth:`OpenTrajectory.used`."""
+        self._handle.used(ids)
 
     def generate(self, **sampling: Any) -> Reply:
         """See :meth:`OpenTrajectory.generate`."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 import numpy as np
 
+from sona.bank.bank import Bank
+from sona.bank.prompting import with_text
 from sona.checks import Float32
 from sona.config import ServeConfig
-from sona.errors import ClosedError, ModelError
+from sona.errors import ClosedError, DimensionMismatchError, ModelError, SonaError
 from sona.intake import Intake
 from sona.parts import Parts
+from sona.patterns import Recall
 from sona.types import Message, Reply
 
 if TYPE_CHECKING:
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from sona.serving.local import LocalModel
 
 log = logging.getLogger("sona.engine")
+
+Query = Sequence[Message] | Float32
+"""A conversation, or its embedding (width,)."""
+T = TypeVar("T")
 
 
 class TrajectoryHost:
@@ -51,6 +58,44 @@ class TrajectoryHost:
             log.exception("a query could not be embedded")
             return None
         return np.asarray(vectors[0])
+
+    async def recall(self, query: Query, k: int) -> list[Recall]:
+        """See :meth:`sona.Engine.recall`."""
+        model = self._parts.model
+        count_tokens = None if model is None else model.count_tokens
+        return await self.ask(query, lambda bank, at: [with_text(one, count_tokens) for one in bank.recall(at, k)])
+
+    async def ask(self, query: Query, question: Callable[[Bank, Float32], T]) -> T:
+        """What ``question`` gets from the bank in force for a query's embedding.
+
+        Raises:
+            ClosedError, ModelError, DimensionMismatchError: see :meth:`sona.Engine.recall`; and what the bank raises.
+        """
+        if self._parts.closed:
+            raise ClosedError("the engine is closed; open it again to ask its bank")
+        if self._parts.model is None and isinstance(query, np.ndarray):
+            return question(self._parts.bank, self._embedded(query))  # in microseconds: a thread would take longer
+        return await anyio.to_thread.run_sync(lambda: question(self._parts.bank, self._embedded(query)))
+
+    def _embedded(self, query: Query) -> Float32:
+        if not isinstance(query, np.ndarray):
+            return np.asarray(self.model.embed([self.model.encode_prompt(query)])[0])
+        if (width := self._parts.fast.width) not in (None, len(query)):
+            raise DimensionMismatchError(
+                f"embedding of width {len(query)}; this store's have {width}: use the same embedder"
+            )
+        return query
+
+    async def recall_quietly(self, query: Query, k: int) -> list[Recall]:
+        """As :meth:`recall`; [], counted, where it failed for another reason than what it was given."""
+        try:
+            return await self.recall(query, k)
+        except SonaError:
+            raise
+        except Exception:  # a host can answer without what is known
+            self._intake.count("hook_errors")
+            log.exception("nothing could be recalled for a query")
+            return []
 
     async def generate(
         self,

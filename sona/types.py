@@ -55,6 +55,8 @@ FINISHES: tuple[FinishReason, ...] = get_args(FinishReason)
 BASE_VERSION = "v0"
 """The first version of every store: the untouched base model, with an empty bank."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
+ROUTE_KEYS = ("model", "plan", "prompt", "route", "agent")
+"""Metadata that say which way a trajectory took: ``{"model": "small"}`` is the route ``model:small``."""
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations")
 """What a message that is no Message may hold; of the last, which says where in the text a citation stands, nothing is
 kept."""
@@ -128,7 +130,8 @@ class Step(Record, kw_only=True):
     """One action inside a trajectory."""
 
     name: str
-    """What was done, such as ``tool:lookup`` or ``route:fast``."""
+    """What was done, such as ``tool:lookup`` or ``route:fast``. A name of the form ``kind:name`` is a route, of which
+    the bank says how well it went with each kind of query."""
     reward: float | None = None
     """The step's own reward, if one is known: from -1e9 to 1e9, so that sums stay finite."""
     latency_s: float | None = None
@@ -173,13 +176,16 @@ class Trajectory(Record, kw_only=True):
     embedding: bytes | None = None
     """The query's embedding, float32 bytes; give an array or a list, it is packed."""
     steps: tuple[Step, ...] = ()
+    """What was done on the way. The bank tells apart how well it went by the names of the form ``kind:name``: up to 16
+    of a trajectory, of up to 80 characters, such as ``tool:lookup``, ``model:small``, ``plan:ask-first``."""
     outcome: Outcome = "completed"
     version: str | None = None
     """The version of the model that answered, if sona served it."""
     recalled: tuple[str, ...] = ()
-    """Ids of the patterns that were recalled for it."""
+    """Ids of the patterns and lessons that were recalled for it: its quality then shows what they are worth."""
     metadata: dict[str, str] = msgspec.field(default_factory=dict)
-    """Anything else worth keeping, text to text."""
+    """Anything else worth keeping, text to text. What stands under ``model``, ``plan``, ``prompt``, ``route`` or
+    ``agent`` is a route as the names of steps are, ``model:<value>``: give a prompt's name there, not its text."""
     schema: int = 1
 
     if TYPE_CHECKING:  # arrays and lists are packed on construction, which the synthesised __init__ could not say
@@ -219,7 +225,7 @@ class Trajectory(Record, kw_only=True):
         check_one_of(self.outcome, OUTCOMES, "outcome")
         _set(self, "recalled", tuple_of(self.recalled, str, "recalled"))
         for name in self.recalled:
-            check_id(name, "recalled pattern id")
+            check_id(name, "recalled id")
         if self.version is not None:
             check_id(self.version, "version")
         self._check_metadata()

@@ -26,6 +26,10 @@ CLAIM_COLUMNS = (
 )
 _CLAIM_ON = f"SELECT {CLAIM_COLUMNS} FROM claims c WHERE c.seq = ?"
 _CLAIMS_OF = f"SELECT {CLAIM_COLUMNS} FROM claims c WHERE c.cycle = ? ORDER BY c.role, c.ordinal"
+_TRAINED_ON = f"""
+SELECT t.id, {CLAIM_COLUMNS} FROM claims c JOIN trajectories t ON t.seq = c.seq
+WHERE c.cycle = ? AND c.role = 'train' ORDER BY c.ordinal
+"""
 
 _INSERT_CLAIM = """
 INSERT INTO claims (cycle, role, ordinal, skill, pattern, place, seq, feedback, prompt_ids, response_ids, crc)
@@ -95,6 +99,13 @@ def read_claims(connection: apsw.Connection, cycle: int) -> list[Claim]:
         )
         for row in rows
     ]
+
+
+def read_trained_on(connection: apsw.Connection, cycle: int) -> dict[str, str]:
+    """By the id of each trajectory that a cycle trained on as new, and that is still there, its skill; in the order of
+    the cycle's claims.
+    """
+    return {row[0]: read_claim(row[1:]).skill for row in connection.execute(_TRAINED_ON, (cycle,))}
 
 
 def read_groups(connection: apsw.Connection, after_cycle: int) -> list[GroupRow]:

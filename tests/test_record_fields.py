@@ -69,6 +69,7 @@ not_cosine: SearchStrategy[Any] = not_number | st.sampled_from([None, 1.1, -1.1]
 not_measure: SearchStrategy[Any] = st.sampled_from(["1", None, True, 1j, HUGE, -HUGE])
 not_a_list: SearchStrategy[Any] = st.sampled_from([None, 7, "text", b"bytes", {"a": 1}])
 not_bool: SearchStrategy[Any] = st.sampled_from([None, 0, 1, "yes", 1.0])
+not_bytes: SearchStrategy[Any] = st.sampled_from([None, 7, "text of 8", b"1234567", [1]])
 not_mapping: SearchStrategy[Any] = st.sampled_from([None, 7, "text", ["a"], {"": "a"}, {1: "a"}])
 not_schema: SearchStrategy[Any] = st.sampled_from([0, 2, -1, True, None, "1", 1.0, HUGE])
 not_vector: SearchStrategy[Any] = st.sampled_from(
@@ -137,7 +138,7 @@ pattern = Pattern(
     id="p1",
     centroid=np.ones(2, "<f4").tobytes(),
     count=2**40,
-    verdict=Verdict(count=2**30, mean=0.5, m2=1.0, recent_weight=1.0, recent_mean=0.5, cycle=1),
+    verdict=Verdict(count=2**30, mean=0.5, m2=1.0, recent_weight=1.0, recent_mean=0.5),
     weight=2.0,
     spread=0.5,
     touched_cycle=2**62,
@@ -235,7 +236,6 @@ FIELDS = [
     Field(Verdict, "m2", st.floats(0, 2**28), not_number | st.sampled_from([None, -1e-6, 2.0**29])),
     Field(Verdict, "recent_weight", st.floats(0, 2**30), not_number | st.sampled_from([None, -1e-6, 2.0**31])),
     Field(Verdict, "recent_mean", qualities, not_quality),
-    Field(Verdict, "cycle", counts, not_count),
     Field(Lesson, "title", said, not_said),
     Field(Lesson, "when", said, not_said),
     Field(Lesson, "advice", st.sampled_from(["do", "avoid"]), st.sampled_from(["", "Do", None, 1])),
@@ -245,6 +245,8 @@ FIELDS = [
     Field(Lesson, "helpful", counts, not_count),
     Field(Lesson, "harmful", counts, not_count),
     Field(Lesson, "born_cycle", counts, not_count),
+    Field(Lesson, "shown", lists(ids), wrong_items(not_id)),
+    Field(Lesson, "trials", st.binary(max_size=4).map(lambda part: 8 * part), not_bytes),
     Field(Pattern, "verdict", st.just(pattern.verdict), st.sampled_from([None, 0.5, exemplar])),
     Field(Pattern, "routes", mapping(st.just(pattern.verdict)), wrong_mapping(st.just(0.5))),
     Field(Pattern, "spread", cosines, not_cosine),
@@ -272,6 +274,8 @@ FIELDS = [
     Field(BestRoute, "similarity", cosines, not_cosine),
     Field(Recall, "pattern", st.just(pattern), st.sampled_from([None, "p1", exemplar])),
     Field(Recall, "similarity", cosines, not_cosine),
+    Field(Recall, "text", texts, not_text),
+    Field(Recall, "tokens", optional(counts), st.integers(max_value=-1) | st.sampled_from(["1", 1.0, True, 2**63])),
     Field(GateCheck, "name", ids, not_id),
     Field(GateCheck, "value", measures, not_measure),
     Field(GateCheck, "bound", rewards, not_number | st.none()),

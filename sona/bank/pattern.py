@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sona.bank.cell import FAILED, Cell, groups_of, outstanding
 from sona.bank.vectors import unit_rows
-from sona.bank.verdicts import ALL, faded, joined
+from sona.bank.verdicts import ALL, faded
 from sona.checks import Float32
 from sona.config import BankConfig
 from sona.patterns import Lesson, Pattern, Verdict
@@ -39,6 +39,7 @@ class Member:
 def pattern_of(
     name: str,
     cells: Sequence[Cell],
+    verdicts: Mapping[str, Verdict],
     settings: BankConfig,
     cycle: int,
     *,
@@ -47,12 +48,11 @@ def pattern_of(
     lessons: tuple[Lesson, ...] = (),
     family: str = "",
 ) -> Pattern:
-    """The pattern ``name`` of these ``cells``, at least one, touched in ``cycle``."""
+    """The pattern ``name`` of these ``cells``, at least one, touched in ``cycle``; with ``verdicts`` by route."""
     groups = groups_of(cells)
     count = int(groups.counts.sum())
     total = groups.sums.sum(0, dtype=np.float64)
     centroid = _direction(total, count, groups.sums[0])
-    verdicts = joined((cell.verdicts for cell in cells), settings.half_life)
     exemplars = [one for cell in cells for one in cell.exemplars]
     chosen = outstanding(exemplars, settings.exemplars, MOST_FAILURES)
     return Pattern(
@@ -60,8 +60,8 @@ def pattern_of(
         centroid=centroid.astype("<f4").tobytes(),
         count=count,
         spread=float(np.clip(total @ centroid / count, -1.0, 1.0)),
-        verdict=verdicts.pop(ALL, Verdict()),
-        routes=verdicts,
+        verdict=verdicts.get(ALL, Verdict()),
+        routes={route: verdict for route, verdict in verdicts.items() if route != ALL},
         exemplars=chosen[: settings.exemplars],
         failures=tuple(one for one in reversed(chosen) if one.quality < FAILED)[:MOST_FAILURES],
         lessons=lessons,
@@ -75,6 +75,11 @@ def pattern_of(
 def weight_at(pattern: Pattern, cycle: int, half_life: float) -> float:
     """Its weight as of a later ``cycle``."""
     return pattern.weight * faded(cycle - pattern.touched_cycle, half_life)
+
+
+def verdicts_of(pattern: Pattern) -> dict[str, Verdict]:
+    """By route, and under :data:`sona.bank.verdicts.ALL` of all its trajectories."""
+    return {ALL: pattern.verdict, **pattern.routes}
 
 
 def sum_of(pattern: Pattern) -> npt.NDArray[np.float64]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 
 from sona.bank.cell import Cell, groups_of
-from sona.bank.pattern import sum_of
-from sona.bank.verdicts import ALL
+from sona.bank.pattern import sum_of, verdicts_of
+from sona.bank.sample import Sample
 from sona.checks import check_count, check_kind, tuple_of
 from sona.config import BankConfig
 from sona.errors import InvalidInputError
-from sona.patterns import Exemplar, Pattern, PatternChange
+from sona.patterns import Exemplar, Lesson, Pattern, PatternChange
 from sona.types import Record
 
 MOST_CHANGES = 2000
@@ -40,7 +39,7 @@ class Body(Record, kw_only=True):
         cell = Cell(
             count=max(pattern.count, 1),
             total=sum_of(pattern).astype("<f4").tobytes(),
-            verdicts={ALL: pattern.verdict, **pattern.routes},
+            verdicts=verdicts_of(pattern),
             exemplars=(*pattern.exemplars, *pattern.failures),
         )
         return cls(cells=(cell,), tested=pattern.count)
@@ -56,6 +55,19 @@ class Stray(Record, kw_only=True):
     def __post_init__(self) -> None:
         check_kind(self.cell, Cell, "cell")
         check_count(self.cycle, "cycle")
+
+
+class Asked(Record, kw_only=True):
+    """What is remembered of the lessons of a pattern, beside those that it has."""
+
+    count: int = 0
+    """Its trajectories when lessons were last asked of them; 0: never."""
+    dropped: tuple[Lesson, ...] = ()
+    """The newest of those that did not help."""
+
+    def __post_init__(self) -> None:
+        check_count(self.count, "asked count")
+        tuple_of(self.dropped, Lesson, "dropped lessons")
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,10 @@ class Shelf:
     """The last one that it learned from."""
     half_life: float = BankConfig().half_life
     """By which that cycle let things fade."""
+    sample: Sample = Sample()  # noqa: RUF009 - frozen
+    """Of all rows."""
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    """By pattern id; without those that were never asked of."""
 
     def body(self, name: str) -> Body:
         """What the pattern ``name`` is made of."""
@@ -87,44 +103,17 @@ class Shelf:
         held = sum(pattern.count for pattern in self.patterns.values())
         return held + sum(stray.cell.count for stray in self.strays) + self.forgotten
 
-    def rows_and_scatter(self) -> tuple[float, float]:
-        """How many rows lie in patterns, and the sum of their squared distances to their patterns' means."""
-        counts = np.asarray([pattern.count for pattern in self.patterns.values()], dtype=np.float64)
-        spreads = np.asarray([pattern.spread for pattern in self.patterns.values()], dtype=np.float64)
-        return float(counts.sum()), float((counts * np.maximum(1.0 - spreads**2, 0.0)).sum())
-
     def strays_as_groups(self) -> tuple[list[int], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         """Counts and sums of the strays."""
         groups = groups_of([stray.cell for stray in self.strays])
         return [stray.cell.count for stray in self.strays], groups.sums.astype(np.float32)
 
-    def without(self, gone: Callable[[Exemplar], bool]) -> Shelf:
-        """Without the exemplars of which ``gone`` is true; itself where there is none."""
-        if not any(gone(one) for one in self._exemplars()):
-            return self
-
-        def left(exemplars: tuple[Exemplar, ...]) -> tuple[Exemplar, ...]:
-            return tuple(one for one in exemplars if not gone(one))
-
-        def cleaned(cell: Cell) -> Cell:
-            return msgspec.structs.replace(cell, exemplars=left(cell.exemplars))
-
-        patterns = {
-            name: msgspec.structs.replace(one, exemplars=left(one.exemplars), failures=left(one.failures))
-            for name, one in self.patterns.items()
-        }
-        bodies = {
-            name: msgspec.structs.replace(body, cells=tuple(cleaned(cell) for cell in body.cells))
-            for name, body in self.bodies.items()
-        }
-        strays = tuple(msgspec.structs.replace(stray, cell=cleaned(stray.cell)) for stray in self.strays)
-        return replace(self, patterns=patterns, bodies=bodies, strays=strays)
-
     def exemplars(self) -> int:
         """How many different trajectories are exemplars."""
-        return len({one.trajectory_id for one in self._exemplars()})
+        return len({one.trajectory_id for one in self.all_exemplars()})
 
-    def _exemplars(self) -> list[Exemplar]:
+    def all_exemplars(self) -> list[Exemplar]:
+        """Those that are shown of patterns, and those that lie with cells, which are mostly the same."""
         shown = [one for pattern in self.patterns.values() for one in (*pattern.exemplars, *pattern.failures)]
         cells = [cell for body in self.bodies.values() for cell in body.cells]
         return [*shown, *(one for cell in (*cells, *(s.cell for s in self.strays)) for one in cell.exemplars)]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sona.bank.routes import kind_of
 from sona.excerpt import excerpt
 from sona.patterns import Exemplar, Pattern, PatternChange, Verdict
 
 SURE = 0.5
 """A route is compared with others where the 90 % interval of its quality is no wider: nine qualities about 0.5 make it
 so, or three that are all alike."""
-NOT_YET = 1e-6
-"""Where all that is known is recent but for so little, nothing is known of a trend."""
+RECENT_SHARE = 0.6
+"""Where more than this of what is known is recent, nothing is known of a trend: below about 75 qualities."""
 UNRATED = "-"
 
 
@@ -24,12 +25,20 @@ class BestAndWorst(NamedTuple):
 
 
 def best_and_worst(routes: Mapping[str, Verdict]) -> BestAndWorst | None:
-    """The route that is the best even at the low end of its interval, and of the others the one that is the worst even
-    at the high end of its own.
+    """Of the kind of routes (such as ``tool``) in which it matters most: the one that is the best even at the low end
+    of its interval, and of the others the one that is the worst even at the high end of its own.
 
-    None where fewer than two have enough evidence, or these two can't be told apart: the mean of each must lie outside
-    the other's interval.
+    None where of no kind two have enough evidence and can be told apart: the mean of each must lie outside the other's
+    interval.
     """
+    kinds: dict[str, dict[str, Verdict]] = {}
+    for name, verdict in routes.items():
+        kinds.setdefault(kind_of(name), {})[name] = verdict
+    found = [pair for some in kinds.values() if (pair := _of_a_kind(some)) is not None]
+    return max(found, key=lambda pair: routes[pair.best].mean - routes[pair.worst].mean, default=None)
+
+
+def _of_a_kind(routes: Mapping[str, Verdict]) -> BestAndWorst | None:
     sure = sorted(name for name, verdict in routes.items() if verdict.interval[1] - verdict.interval[0] <= SURE)
     if len(sure) < 2:
         return None
@@ -57,8 +66,8 @@ def quality_and_interval(verdict: Verdict) -> str:
 
 
 def trend_of(verdict: Verdict) -> float | None:
-    """By how much it goes better lately; None where all that is known is recent, with nothing before it."""
-    return verdict.trend if verdict.recent_weight < verdict.count * (1 - NOT_YET) else None
+    """By how much it goes better lately; None where nearly all that is known is recent, with little before it."""
+    return verdict.trend if verdict.recent_weight < verdict.count * RECENT_SHARE else None
 
 
 def trend(verdict: Verdict) -> str:

@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from sona.checks import Float32, TokensLike, pack_tokens
+import numpy as np
+
+from sona.checks import Float32, TokensLike, VectorLike, pack_tokens, pack_vector
 from sona.errors import ConflictError, InvalidInputError
+from sona.patterns import Recall
 from sona.types import Feedback, Message, Outcome, Reply, Step, Trajectory, new_id, to_messages
 
 log = logging.getLogger("sona.hooks")
@@ -25,6 +28,9 @@ class Host(Protocol):
 
     async def embed_quietly(self, messages: Sequence[Message]) -> Float32 | None:
         """The query's embedding; None, counted, where there is no model or it failed."""
+
+    async def recall_quietly(self, query: Sequence[Message] | Float32, k: int) -> list[Recall]:
+        """What is known of queries like this one, nearest first; [], counted, where something behind it failed."""
 
     async def generate(
         self,
@@ -60,8 +66,8 @@ class OpenTrajectory:
     event, and not stored. Nothing that goes wrong behind it reaches the host: it is counted and logged.
 
     Raises:
-        InvalidInputError: of ``messages``, ``prompt_ids``, ``source`` or ``metadata``, before the block begins; or when
-            it begins a second time.
+        InvalidInputError: of ``messages``, ``prompt_ids``, ``source``, ``metadata`` or ``recalled``, before the block
+            begins; or when it begins a second time.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class OpenTrajectory:
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        recalled: Sequence[str] = (),
     ) -> None:
         self._host = host
         self.messages = to_messages(messages)
@@ -83,15 +90,16 @@ class OpenTrajectory:
         """The trajectory's id, for feedback now or days later."""
         self._created_ns = time.time_ns()
         # Checked here, so that a bad argument is the caller's error at the call rather than a lost record at the end.
-        Trajectory(
+        checked = Trajectory(
             id=self.id,
             source=source,
             messages=self.messages,
             prompt_ids=self._prompt_ids,
             metadata=metadata or {},
+            recalled=recalled,
             outcome="abandoned",
         )
-        self._source, self._metadata = source, dict(metadata or {})
+        self._source, self._metadata, self._recalled = source, checked.metadata, checked.recalled
         self._embedding: Float32 | None = None
         self._steps: list[Step] = []
         self._answer: dict[str, Any] = {}
@@ -132,6 +140,38 @@ class OpenTrajectory:
     def embeds(self) -> bool:
         """Whether :meth:`embed` has anything to do."""
         return self._host.embeds and bool(self.messages)
+
+    async def recall(self, k: int = 5, *, embedding: VectorLike | None = None) -> list[Recall]:
+        """The ``k`` patterns that its query is most like, nearest first, with what is known of them as text for a
+        prompt; [] before the first cycle. Their ids and their lessons' are recorded with the trajectory, so that its
+        quality shows what they are worth.
+
+        Args:
+            k: at most so many.
+            embedding: of the query, where the engine has no model to make one. It is recorded too.
+
+        Raises:
+            ModelError: neither a model nor an embedding.
+            InvalidInputError: an embedding that is not finite, or all zero.
+            DimensionMismatchError: an embedding of another width than the store's.
+        """
+        own = self._embedding if embedding is None else np.frombuffer(pack_vector(embedding), dtype="<f4")
+        found = await self._host.recall_quietly(self.messages if own is None else own, k)
+        self._embedding = own
+        self.used((*self._recalled, *(name for one in found for name in one.ids)))
+        return found
+
+    def used(self, ids: Sequence[str]) -> None:
+        """Of the patterns and lessons that were recalled these alone were used, where not all of them came into the
+        prompt; or were recalled in another way than by :meth:`recall`.
+
+        Raises:
+            InvalidInputError: an id that is none.
+        """
+        checked = Trajectory(
+            messages=self.messages, prompt_ids=self._prompt_ids, outcome="abandoned", recalled=ids
+        ).recalled
+        self._recalled = tuple(dict.fromkeys(checked))
 
     async def generate(
         self,
@@ -287,6 +327,7 @@ class OpenTrajectory:
             embedding=self._embedding,
             steps=self._steps,
             outcome=outcome,
+            recalled=self._recalled,
             metadata=self._metadata,
             **{"prompt_ids": self._prompt_ids, **self._answer},
         )

@@ -66,6 +66,10 @@ class ChatCodec:
         """One token as text, a special one too; what is no whole character by itself is U+FFFD."""
         return str(self._tokenizer.decode([token_id], skip_special_tokens=False))
 
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text is, by itself: without a template, or a token that ends it."""
+        return len(self._encode(text, special=False))
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))

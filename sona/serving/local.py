@@ -110,6 +110,10 @@ class LocalModel:
         """See :meth:`ChatCodec.spell`."""
         return self._codec.spell(token_id)
 
+    def count_tokens(self, text: str) -> int:
+        """See :meth:`ChatCodec.count_tokens`."""
+        return self._codec.count_tokens(text)
+
     def embed(self, prompts: Sequence[Int32]) -> Float32:
         """Mean-pooled last hidden state of the frozen base model, float32 (prompts, hidden_size).
 
