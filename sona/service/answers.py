@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.to_thread
-import numpy as np
 
 from sona.checks import Int32
 from sona.engine import Engine
-from sona.service.problems import ProblemError, unavailable
+from sona.errors import QueueFullError
+from sona.event_loop import EventLoop
+from sona.service.problems import unavailable
 from sona.serving.scoring import TokenScores
-from sona.types import Message, Reply
+from sona.types import Message, Reply, Token
 
-T = TypeVar("T")
-TRIES = 3
+if TYPE_CHECKING:
+    from sona.serving.request import Answering
+
 WINDOW = 8
 """Tokens before one that its text is read with."""
 
@@ -86,15 +89,11 @@ class Answers(Protocol):
 
 
 class EngineAnswers:
-    """Answers of an engine that gives each as a whole: one at a time, and all pieces at once when it is done.
-
-    A request that is cancelled while it waits for its turn is never begun; of one that is being written the model goes
-    on to the end, for nobody, before the next has its turn.
-    """
+    """Answers of an engine's served model, token by token as it chooses them, many at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._turn = anyio.CapacityLimiter(1)
+        self._scoring = anyio.CapacityLimiter(1)
 
     async def encode(self, prompt: Sequence[Message] | str) -> Int32:
         """See :class:`Answers`."""
@@ -107,62 +106,70 @@ class EngineAnswers:
         self, prompt: Int32, sampling: Sampling, top_logprobs: int | None
     ) -> AsyncGenerator[Piece | Reply, None]:
         """See :class:`Answers`."""
-        for _ in range(TRIES):
-            reply = await self._in_turn(functools.partial(self._whole, prompt, sampling))
-            scores = None if top_logprobs is None else await self._scores(reply, top_logprobs)
-            if scores is None or (scores.version, scores.adapter) == (reply.version, reply.adapter):
-                break
-        else:  # a swap came between each answer and its log-probabilities
-            raise unavailable("versions change too fast to tell log-probabilities; try again", "busy")
-        for piece in self._pieces(reply, scores):
-            yield piece
-        yield reply
+        model, arrivals = self._engine.model, _Arrivals()
+        limit = sampling.max_new_tokens
+        try:
+            answering = model.stream(
+                prompt,
+                max_new_tokens=self._engine.config.serve.max_new_tokens if limit is None else limit,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                seed=sampling.seed,
+                logprobs=top_logprobs,
+                on_token=arrivals.put,
+            )
+        except QueueFullError as error:
+            raise unavailable(str(error), "busy") from error
+        answering.when_done(arrivals.ring)
+        texts, spelling, ids = model.pieces(), Spelling(model), list[int]()
+        try:
+            while not answering.done or arrivals.there:
+                for token in await arrivals.more(answering):
+                    text = texts.add([token.id])
+                    probs = () if token.logprob is None else (_log_prob(spelling, ids, token, text),)
+                    ids.append(token.id)
+                    yield Piece(answering.version, (token.id,), text, probs, ends=token.id in model.stop_ids)
+            reply = answering.result(0.0)
+            if rest := texts.rest(reply.text):
+                yield Piece(answering.version, (), rest)
+            yield reply
+        finally:
+            answering.cancel()
 
     async def score(self, ids: Int32, places: Sequence[int], prompt_tokens: int, top: int = 0) -> TokenScores:
         """See :class:`Answers`."""
         score = functools.partial(self._engine.model.score, ids, places, prompt_tokens=prompt_tokens, top=top)
-        return await self._in_turn(score)
+        return await anyio.to_thread.run_sync(score, limiter=self._scoring, abandon_on_cancel=True)
 
-    async def _in_turn(self, work: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(work, limiter=self._turn, abandon_on_cancel=True)
 
-    def _whole(self, prompt: Int32, sampling: Sampling) -> Reply:
-        limit = sampling.max_new_tokens
-        return self._engine.model.generate(
-            prompt,
-            max_new_tokens=self._engine.config.serve.max_new_tokens if limit is None else limit,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            seed=sampling.seed,
-        )
+class _Arrivals:
+    """Tokens on their way from the thread that chooses them to a task of this event loop."""
 
-    async def _scores(self, reply: Reply, top: int) -> TokenScores | None:
-        """Of the answer's tokens, from a pass of its own; None where there are none."""
-        if reply.micro is not None:  # the pass knows nothing of fast weights
-            raise ProblemError(
-                400,
-                "logprobs: not to be had for an answer that fast weights took part in (micro.enabled)",
-                param="logprobs",
-                code="unsupported_value",
-            )
-        if not reply.token_ids:
-            return None
-        prompt = len(reply.prompt_ids)
-        ids = np.asarray(reply.prompt_ids + reply.token_ids, dtype=np.int32)
-        return await self.score(ids, range(prompt, len(ids)), prompt, top)
+    def __init__(self) -> None:
+        self.there: deque[Token] = deque()
+        self._loop, self._rung = EventLoop(), anyio.Event()
 
-    def _pieces(self, reply: Reply, scores: TokenScores | None) -> Iterator[Piece]:
-        spelling = Spelling(self._engine.model)
-        ends = reply.finish_reason == "stop"
-        texts = spelling.parts(reply.token_ids[:-1] if ends else reply.token_ids, reply.text)
-        for place, token in enumerate(reply.token_ids):
-            is_end = ends and place == len(reply.token_ids) - 1
-            probs: tuple[TokenLogProb, ...] = ()
-            if scores is not None:
-                probs = (_log_prob(spelling, reply.token_ids, place, scores, "" if is_end else texts[place]),)
-            text = "" if is_end else texts[place]
-            yield Piece(version=reply.version, token_ids=(token,), text=text, log_probs=probs, ends=is_end)
+    def put(self, token: Token) -> None:
+        """One more, from any thread."""
+        self.there.append(token)
+        self.ring()
+
+    def ring(self) -> None:
+        """Whoever waits looks again; from any thread."""
+        self._loop.soon(self._ring)
+
+    def _ring(self) -> None:
+        self._rung.set()
+
+    async def more(self, answering: Answering) -> list[Token]:
+        """All that have come, one at least unless the answer has ended."""
+        while not self.there and not answering.done:
+            self._rung = anyio.Event()  # on the loop's own thread, as _ring is: what comes in between rings this one
+            if self.there or answering.done:
+                break
+            await self._rung.wait()
+        return [self.there.popleft() for _ in range(len(self.there))]
 
 
 class _Decoder(Protocol):
@@ -177,21 +184,6 @@ class Spelling:
     def __init__(self, model: _Decoder) -> None:
         self._model = model
 
-    def parts(self, ids: Sequence[int], whole: str) -> list[str]:
-        """A text for each of ``ids`` that together are ``whole``; "" for one that only begins a character."""
-        texts, begin, read = [""] * len(ids), 0, 0
-        for place in range(len(ids)):
-            before, after = self._model.decode(ids[begin:read]), self._model.decode(ids[begin : place + 1])
-            if len(after) > len(before) and not after.endswith("\ufffd"):
-                texts[place] = after[len(before) :]
-                begin, read = read, place + 1
-        told = "".join(texts)
-        if ids and whole.startswith(told):
-            texts[-1] += whole[len(told) :]
-        elif ids:  # a tokenizer whose texts can't be told apart: all of it with the last token
-            texts = [""] * (len(ids) - 1) + [whole]
-        return texts
-
     def after(self, ids: Sequence[int], token: int) -> str:
         """``token`` as a text, coming after ``ids``; a special token by its name."""
         near = list(ids[-WINDOW:])
@@ -200,10 +192,10 @@ class Spelling:
         return found or self._model.spell(token)
 
 
-def _log_prob(spelling: Spelling, ids: Sequence[int], place: int, scores: TokenScores, text: str) -> TokenLogProb:
-    top = zip(scores.top_ids[place].tolist(), scores.top_log_probs[place].tolist(), strict=True)
+def _log_prob(spelling: Spelling, before: Sequence[int], token: Token, text: str) -> TokenLogProb:
+    assert token.logprob is not None
     return TokenLogProb(
-        text=text or spelling.after(ids[:place], ids[place]),
-        log_prob=float(scores.log_probs[place]),
-        top=tuple((spelling.after(ids[:place], token), log_prob) for token, log_prob in top),
+        text=text or spelling.after(before, token.id),
+        log_prob=token.logprob,
+        top=tuple((spelling.after(before, other), log_prob) for other, log_prob in token.top),
     )

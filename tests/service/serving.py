@@ -147,10 +147,10 @@ class SlowAnswers:
                 await self._go.acquire()
                 if self.fails is not None:
                     raise self.fails
-                yield Piece(version=version, token_ids=(place + 10,), text=f"{' ' if place else ''}word{place}")
+                yield Piece(version=version, token_ids=(10 + place % 1000,), text=f"{' ' if place else ''}word{place}")
                 self.told += 1
             text = " ".join(f"word{place}" for place in range(self._words))
-            ids = tuple(range(10, 10 + self._words))
+            ids = tuple(10 + place % 1000 for place in range(self._words))
             yield Reply(
                 text=text, token_ids=ids, prompt_ids=tuple(prompt.tolist()), version=version, finish_reason="length"
             )

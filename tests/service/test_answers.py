@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-import msgspec
 import numpy as np
 import pytest
 import torch
 
 import sona
 from sona.engine import Engine
-from sona.service.answers import Spelling
 from sona.service.hub import Hub
 from sona.serving.generation import base_of
-from sona.serving.local import LocalModel
 from tests.service.serving import HELLO, chat, client_of, events_of, hub_with
 
 pytestmark = pytest.mark.anyio
@@ -350,20 +347,6 @@ async def test_the_settings_may_allow_shorter_prompts_only(engine: Engine) -> No
         assert (await client.post("/v1/completions", json=ask(prompt=[7] * 7))).status_code == 200
 
 
-async def test_no_log_probabilities_are_made_up_for_fast_weights(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generate = LocalModel.generate
-
-    def moved(model: LocalModel, *args: Any, **options: Any) -> Any:
-        return msgspec.structs.replace(generate(model, *args, **options), micro="p1-1")
-
-    monkeypatch.setattr(LocalModel, "generate", moved)
-    assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
-    got = await client.post("/v1/chat/completions", json=chat(logprobs=True))
-    assert (got.status_code, got.json()["error"]["param"]) == (400, "logprobs")
-
-
 async def test_a_conversation_that_the_template_refuses_is_422(
     engine: Engine, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,28 +365,3 @@ async def test_an_answer_that_could_not_be_recorded_says_so(
     got = await client.post("/v1/chat/completions", json=chat())
     assert got.json()["choices"][0]["message"]["content"] == "blue river stone"
     assert got.json()["sona"]["recorded"] is False
-
-
-class Bytes:
-    """A tokenizer whose tokens are single bytes."""
-
-    def decode(self, token_ids: Any) -> str:
-        return bytes(token_ids).decode("utf-8", "replace")
-
-    def spell(self, token_id: int) -> str:
-        return self.decode([token_id])
-
-
-@pytest.mark.parametrize("text", ["", "plain", "schön 世界 🦜!", "🦜🦜"])
-def test_pieces_of_a_text_are_whole_characters_and_add_up(text: str) -> None:
-    ids = list(text.encode())
-    parts = Spelling(Bytes()).parts(ids, text)
-    assert "".join(parts) == text
-    assert len(parts) == len(ids)
-    assert not any("\ufffd" in part for part in parts)
-
-
-def test_a_text_that_ends_within_a_character_is_told_to_its_end() -> None:
-    ids = list("schö".encode())[:-1]
-    whole = Bytes().decode(ids)
-    assert "".join(Spelling(Bytes()).parts(ids, whole)) == whole

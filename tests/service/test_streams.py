@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import threading
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -10,9 +11,11 @@ import msgspec
 import pytest
 
 from sona.engine import Engine
-from sona.service.answers import EngineAnswers
+from sona.errors import QueueFullError
+from sona.service.answers import EngineAnswers, Piece, Sampling
 from sona.service.hub import Hub
 from sona.serving.local import LocalModel
+from sona.types import Message, Reply
 from tests.service.serving import Call, SlowAnswers, app_of, chat, client_of, events_of, hub_with, kept, until
 
 pytestmark = pytest.mark.anyio
@@ -237,48 +240,46 @@ async def test_a_server_that_can_wait_no_longer_ends_them(
     assert call.status == (200 if stream else 503)
 
 
-async def test_a_swap_between_an_answer_and_its_log_probabilities_is_seen(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    score, others = LocalModel.score, ["v8", "v9"]
+async def test_pieces_come_while_the_answer_is_written(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is held after its third token: what came before it is there already."""
+    go, begin = threading.Event(), LocalModel.stream
 
-    def swapped(model: LocalModel, *args: object, **options: object) -> object:
-        found = score(model, *args, **options)  # type: ignore[arg-type]
-        return replace(found, version=others.pop()) if others else found
+    def held(model: LocalModel, *args: Any, on_token: Any, **options: Any) -> Any:
+        seen: list[object] = []
 
-    monkeypatch.setattr(LocalModel, "score", swapped)
-    hub = Hub(engine, EngineAnswers(engine))
-    async with client_of(hub) as client:
-        got = await client.post("/v1/chat/completions", json=chat(logprobs=True))
-        assert got.json()["choices"][0]["logprobs"] is not None
-        others += ["v7"] * 10
-        got = await client.post("/v1/chat/completions", json=chat(logprobs=True))
-        assert (got.status_code, got.json()["error"]["code"]) == (503, "busy")
+        def pass_on(token: Any) -> None:
+            on_token(token)
+            seen.append(token)
+            if len(seen) == 3:
+                assert go.wait(20)
+
+        return begin(model, *args, on_token=pass_on, **options)
+
+    monkeypatch.setattr(LocalModel, "stream", held)
+    prompt = await EngineAnswers(engine).encode([Message(role="user", content="echo blue river stone")])
+    sampling = Sampling(max_new_tokens=8, temperature=0.0, top_p=1.0, top_k=0, seed=None)
+    pieces: list[Piece | Reply] = []
+    with anyio.fail_after(30):
+        async with aclosing(EngineAnswers(engine).answer(prompt, sampling, 2)) as coming:
+            async for piece in coming:
+                pieces.append(piece)
+                if len(pieces) == 3:
+                    assert not go.is_set()
+                    go.set()
+    reply = pieces[-1]
+    assert isinstance(reply, Reply)
+    told = [piece for piece in pieces if isinstance(piece, Piece)]
+    assert "".join(piece.text for piece in told) == reply.text
+    assert tuple(token for piece in told for token in piece.token_ids) == reply.token_ids
+    assert {piece.version for piece in told} == {reply.version}
+    assert all(len(piece.log_probs[0].top) == 2 for piece in told if piece.token_ids)
 
 
-async def test_a_request_that_was_cancelled_while_it_waited_is_never_begun(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[int] = []
-    generate, go = LocalModel.generate, anyio.Event()
-    hub = Hub(engine, EngineAnswers(engine))
+async def test_a_full_queue_is_told_as_busy(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise QueueFullError("1,024 requests wait; try again")
 
-    def wait(model: LocalModel, *args: object, **options: object) -> object:
-        begun.append(1)
-        anyio.from_thread.run(go.wait)
-        return generate(model, *args, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(LocalModel, "generate", wait)
-    app = app_of(hub)
-    first, second = (Call(app, "POST", "/v1/chat/completions", chat()) for _ in range(2))
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(first.run)
-        await until(lambda: begun == [1])
-        tasks.start_soon(second.run)
-        await anyio.sleep(0.1)
-        second.hang_up()
-        with anyio.fail_after(20):
-            await second.done.wait()
-        go.set()
-    assert begun == [1]
-    assert first.status == 200
+    monkeypatch.setattr(LocalModel, "stream", full)
+    async with client_of(Hub(engine, EngineAnswers(engine))) as client:
+        got = await client.post("/v1/chat/completions", json=chat())
+    assert (got.status_code, got.json()["error"]["code"]) == (503, "busy")
