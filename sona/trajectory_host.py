@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -108,6 +109,7 @@ class TrajectoryHost:
         seed: int | None,
     ) -> Reply:
         """See :meth:`sona.Engine.generate`."""
+        self._parts.fast.last_request_s = time.monotonic()
         model = self.model
         answer = functools.partial(
             model.generate,
