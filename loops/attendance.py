@@ -91,6 +91,7 @@ class Attendance:
     def __init__(self, host: Host, channel: Channel, report: Report) -> None:
         self._host, self._channel, self._report = host, channel, report
         self._published: dict[str, str] = {}  # digest by version id
+        self._stopping = False
         self.committed: CycleReport | None = None
         """The cycle, once it counts."""
         self.ended = False
@@ -127,7 +128,7 @@ class Attendance:
     def _receive(self) -> Record | None:
         """What the learner says next; None where it says nothing for a while."""
         message = self._channel.receive(LOOK_S)
-        if isinstance(message, Logged):
+        if isinstance(message, Logged) and not self._stopping:  # then it has failed at all that it was refused
             tell_log(message)
         elif isinstance(message, (Done, Failed)):
             self.ended = True
@@ -146,7 +147,7 @@ class Attendance:
 
     def _stop(self) -> None:
         """Have the cycle end at its next progress, and refuse it everything until it has."""
-        deadline = time.monotonic() + STOP_S
+        self._stopping, deadline = True, time.monotonic() + STOP_S
         try:
             self._channel.send(Stop())
             while not self.ended and time.monotonic() < deadline:

@@ -20,7 +20,6 @@ from sona.bank.pattern import Member
 from sona.checks import pack_tokens
 from sona.config import Config
 from sona.loops.bank_lessons import with_new_lessons, with_trials
-from sona.loops.candidate import CandidateTrainer
 from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from sona.loops.deep import deepened
 from sona.loops.distiller import ModelDistiller
@@ -156,6 +155,8 @@ class _Run:
         self, model: ServedModel, taken: Collected, screened: Screened, parts: Split, *, full: bool
     ) -> CycleReport:
         """The whole way: bank, adapters, gate."""
+        from sona.loops.candidate import CandidateTrainer  # torch takes seconds to import; the bank needs none
+
         state = read_checkpoint(self.context.folders, self.parent)
         placed = self._place(state, taken.rows)
         config = self.context.config

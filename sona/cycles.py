@@ -102,7 +102,7 @@ class Cycles:
         parts = self._parts
         if self._learner is not None:
             return too_few(parts.store, self._config.cycle) or self._learner.run(report, check)
-        from sona.loops.cycle import CycleContext, run_cycle  # torch takes seconds to import; recording never needs it
+        from sona.loops.cycle import CycleContext, run_cycle  # recording never needs it
 
         context = CycleContext(parts.store, parts.folders, parts.model, self._config, self._distill)
         return run_cycle(context, report)

@@ -41,6 +41,9 @@ class Placement(NamedTuple):
     """For each member that was given, its pattern's id; "" where it lies far from every pattern."""
 
 
+HALF_LIFE = BankConfig().half_life  # msgspec leaves a default out by identity: one that was read is made this one
+
+
 class BankState(Record, kw_only=True):
     """The bank as it is stored in a version."""
 
@@ -54,7 +57,7 @@ class BankState(Record, kw_only=True):
     forgotten: int = 0
     changes: tuple[PatternChange, ...] = ()
     cycle: int = 0
-    half_life: float = BankConfig().half_life
+    half_life: float = HALF_LIFE
     asked: dict[str, Asked] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -339,7 +342,7 @@ class Bank:
             forgotten=shelf.forgotten,
             changes=shelf.changes,
             cycle=shelf.cycle,
-            half_life=shelf.half_life,
+            half_life=HALF_LIFE if shelf.half_life == HALF_LIFE else shelf.half_life,
             asked=dict(shelf.asked),
         )
         return msgspec.msgpack.encode(state)
