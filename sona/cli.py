@@ -10,11 +10,13 @@ from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
+from msgspec.structs import replace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import sona
 from sona import cli_bank, cli_store
+from sona.config import settings_of
 from sona.errors import SonaError, UnknownIdError
 from sona.hooks.jsonl import check_file
 from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, number, out, plain, when
@@ -83,7 +85,9 @@ def learn(
     """Run one cycle: learn what is new, judge it, publish it if it holds."""
     if trajectories is not None:
         check_file(trajectories)  # before there is a store
-    with sona.open_sync(store, model=model, config=config) as engine:
+    settings = settings_of(config)
+    here = replace(settings, learner=replace(settings.learner, mode="thread"))  # nobody's requests wait meanwhile
+    with sona.open_sync(store, model=model, config=here) as engine:
         if trajectories is not None:
             _import(engine, trajectories, None)
         with _bars(json) as bars:
