@@ -6,14 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import anyio
 import anyio.to_thread
 
 from sona.bank.lessons import Distiller
 from sona.config import Config
-from sona.errors import ClosedError, CycleError, SwapError
+from sona.errors import ClosedError, CycleError, StoreError, SwapError
 from sona.event_loop import EventLoop
 from sona.events import CycleFinished, CycleStarted, Event, VersionPublished
 from sona.loops.attendance import Host
@@ -88,7 +88,9 @@ class Cycles:
             raise
         finally:
             self._cycle = None
-            self._left = parts.store.uncollected()
+            if self._triggers:
+                with suppress(StoreError):  # whatever is wrong with the store, the cycle has ended as it has
+                    self._left = parts.store.uncollected()
         try:
             self._put_in_force(outcome)
         except BaseException as error:  # it is committed all the same: what it took is taken

@@ -51,7 +51,7 @@ def _round(run: Run, engine: sona.SyncEngine, after_s: float) -> str:
     killer = _Killer(engine, after_s)
     before = engine.version.id
     try:
-        outcome = engine.learn().status
+        outcome: str = engine.learn().status
     except LearnerError:
         outcome = "failed"
     except SonaError as error:

@@ -136,7 +136,7 @@ def test_the_distiller_is_asked_in_the_host_and_its_lessons_are_the_same(tmp_pat
 
     banks, metrics = [], []
     for mode in ("thread", "process"):
-        config = replace(BANK, learner=LearnerConfig(mode=mode))  # type: ignore[arg-type]
+        config = replace(BANK, learner=LearnerConfig(mode=mode))
         with sona.open_sync(tmp_path / mode, config=config, distill=ask) as engine:
             record_both(engine, sources=("bob", "ann"))
             metrics.append({name: value for name, value in engine.learn().metrics.items() if "lessons" in name})
@@ -151,7 +151,7 @@ def test_the_distiller_is_asked_in_the_host_and_its_lessons_are_the_same(tmp_pat
 
 
 def test_a_learner_that_is_killed_at_any_moment_changes_nothing_or_publishes(tmp_path: Path) -> None:
-    rng, outcomes = random.Random(7), []
+    rng, outcomes = random.Random(7), list[str]()
     with sona.open_sync(tmp_path / "store", config=BANK) as engine:
         record_both(engine)
         began = time.monotonic()
