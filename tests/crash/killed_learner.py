@@ -23,7 +23,7 @@ from tests.crash.run import Run
 BATCH = 12
 A_HOST = 25
 """Rounds until the host is another one."""
-BANK = Config(cycle=CycleConfig(min_trajectories=4), learner=LearnerConfig(mode="process"))
+BANK = Config(cycle=CycleConfig(min_trajectories=4), learner=LearnerConfig(mode="process", nice=0))
 
 
 def kill_learner(run: Run) -> None:

@@ -36,7 +36,7 @@ from tests.engine.test_lessons import distill, record_both
 from tests.processes import first_line, kill, start
 
 pytestmark = pytest.mark.timeout(100)
-PROCESS = LearnerConfig(mode="process")
+PROCESS = LearnerConfig(mode="process", nice=0)  # beside other work that all cores have to do, a test would wait
 SMALL_PROCESS = replace(SMALL, learner=PROCESS)
 BANK = Config(cycle=CycleConfig(min_trajectories=4), learner=PROCESS)
 """For a host without a model, whose cycles take a moment, and their process another one."""
@@ -87,11 +87,12 @@ def is_gone(pid: int, within_s: float = 10.0) -> bool:
 # ------------------------------------------------------------------------------------------------ it learns the same
 
 
+@pytest.mark.timeout(240)
 def test_thread_and_process_learn_the_same_also_one_that_is_killed_between_its_cycles(tmp_path: Path) -> None:
     digests: dict[str, list[str]] = {}
     metrics: dict[str, Any] = {}
     for name in ("thread", "process", "killed"):
-        mode = LearnerConfig(mode="thread" if name == "thread" else "process")
+        mode = LearnerConfig(mode="thread" if name == "thread" else "process", nice=0)
         config = replace(SMALL, learner=mode, lessons=LessonsConfig(by_model=True, max_tokens=32))
         with open_small(tmp_path / name, config=config) as engine:
             pids = set()
@@ -136,7 +137,7 @@ def test_the_distiller_is_asked_in_the_host_and_its_lessons_are_the_same(tmp_pat
 
     banks, metrics = [], []
     for mode in ("thread", "process"):
-        config = replace(BANK, learner=LearnerConfig(mode=mode))
+        config = replace(BANK, learner=LearnerConfig(mode=mode, nice=0))
         with sona.open_sync(tmp_path / mode, config=config, distill=ask) as engine:
             record_both(engine, sources=("bob", "ann"))
             metrics.append({name: value for name, value in engine.learn().metrics.items() if "lessons" in name})
@@ -344,7 +345,7 @@ def test_a_cycle_beyond_its_budget_is_ended_and_told(tmp_path: Path, mode: Any) 
 
 
 def test_one_without_work_ends_and_gives_its_memory_back(tmp_path: Path) -> None:
-    config = replace(BANK, learner=LearnerConfig(mode="process", idle_s=0.1))
+    config = replace(BANK, learner=LearnerConfig(mode="process", nice=0, idle_s=0.1))
     with sona.open_sync(tmp_path / "store", config=config) as engine:
         record_both(engine)
         assert engine.learn().version == "v1"
