@@ -1,8 +1,8 @@
-"""A cycle's work on the bank's lessons: count what was tried, drop what does not help, have new ones written.
+"""A cycle's work on the bank's lessons: count what was tried, drop what harms, have new ones written.
 
-    rated trajectories ─▶ trials ─▶ counters ─▶ drop the useless ─▶ patterns that are due ─▶ distiller ─▶ keep the best
+    rated trajectories ─▶ trials ─▶ sums ─▶ drop the useless ─▶ patterns that are due ─▶ distiller ─▶ keep the best
 
-It belongs to what a cycle publishes: where the gate rejects a cycle, the bank of before stays with its counters, as it
+It belongs to what a cycle publishes: where the gate rejects a cycle, the bank of before stays with its sums, as it
 stays with its patterns. A trajectory counts in the cycle that collects it, however late its feedback came.
 """
 
@@ -16,9 +16,9 @@ from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller, LessonRequest, accepted, asked_after, asked_and_dropped, due, kept
 from sona.bank.pattern import Member
 from sona.bank.shelf import Asked
-from sona.bank.trials import Trial, is_useless, trials_of, tried
+from sona.bank.trials import Trial, Usual, is_useless, trials_of, tried
 from sona.config import Config
-from sona.patterns import Lesson
+from sona.patterns import Lesson, Verdict
 from sona.ports import Report
 from sona.types import Progress
 
@@ -28,8 +28,8 @@ log = logging.getLogger("sona.lessons")
 def with_trials(
     before: Bank, after: Bank, members: Sequence[Member], pattern_ids: Sequence[str]
 ) -> tuple[Bank, dict[str, float]]:
-    """``after`` with its lessons' counters moved by the ``members`` that had recalled them, and without those that do
-    not help; and how many that were.
+    """``after`` with its lessons after the trials of the ``members`` that had recalled them, and without those that do
+    harm; and how many trials and lessons that were.
 
     Args:
         before: the bank in which it says what was usual before this cycle.
@@ -59,15 +59,21 @@ def with_trials(
     return after.with_lessons(changed, asked), {f"lessons_{name}": float(count) for name, count in counts.items()}
 
 
-def _usual(before: Bank, after: Bank) -> Callable[[str], float]:
-    """By pattern id the usual quality ``before``; of what has been split since, that of the whole."""
-    known = {pattern.id for pattern in before.patterns}
+def _usual(before: Bank, after: Bank) -> Callable[[str], Usual]:
+    """By pattern id what was usual ``before``; of what has been split since, that of the whole.
+
+    It is the pattern's own mean, with the mean of all as one trajectory among its own: drawn farther towards that of
+    all (:meth:`Bank.usual_quality`), a lesson of a pattern that goes worse than the others would seem to harm.
+    """
+    known = {pattern.id: pattern.verdict for pattern in before.patterns}
+    everything = before.usual_quality("")
     whole = {one.pattern: one.other for one in after.changes if one.change == "split" and one.pattern not in known}
 
-    def usual(name: str) -> float:
+    def usual(name: str) -> Usual:
         while name in whole:
             name = whole[name]
-        return before.usual_quality(name)
+        own = known.get(name, Verdict())
+        return Usual((own.count * own.mean + everything) / (own.count + 1), own.count + 1)
 
     return usual
 

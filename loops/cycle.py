@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
@@ -24,12 +25,13 @@ from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from sona.loops.deep import deepened
 from sona.loops.distiller import ModelDistiller
 from sona.loops.gate import DEBT
-from sona.loops.members import members_of
+from sona.loops.members import members_of, revisions_of
 from sona.loops.readiness import SEEN, latest, read_seen, skipped, why_wait
 from sona.loops.roster import FEW, LATER
 from sona.loops.screen import LeftOut, Ready, Screened, screen
 from sona.loops.sorting import BASE
 from sona.loops.split import Split, questions, split
+from sona.loops.version_files import write_proof
 from sona.ports import (
     Claim,
     Collected,
@@ -75,7 +77,9 @@ class _Placed:
     """With them in it."""
     members: Sequence[Member]
     pattern_ids: Sequence[str]
-    """Where each of the members lies; "" where it is far from all."""
+    """The pattern of each of the members; of a stray the nearest one."""
+    revised: int
+    """How many of them the bank knew before, with another quality."""
 
     @property
     def patterns(self) -> dict[str, str]:
@@ -199,6 +203,8 @@ class _Run:
         self.report(Progress(stage="publish", done=0, total=1))
         version = self._version(outcome)
         write_checkpoint(draft, state, version)
+        if self.context.model is not None:
+            write_proof(draft, self.context.model)
         digest = self.context.folders.publish(draft, version.id)
         outcome = msgspec.structs.replace(outcome, version=version.id, finished_ns=time.time_ns())
         self.context.store.commit_cycle(outcome, claims, msgspec.structs.replace(version, digest=digest))
@@ -218,20 +224,33 @@ class _Run:
         )
 
     def _place(self, state: Checkpoint, rows: Sequence[Stored]) -> _Placed:
-        """The bank with the rows in it."""
+        """The bank with the rows in it: what it knows already is revised, and the others are learned."""
         members, settings = members_of(rows, self.context.model, state.bank.width), self.context.config.bank
-        learned, pattern_ids = state.bank.learn(members, settings, cycle=self.cycle, seed=self.seed)
+        revisions = revisions_of(rows, members)
+        revised, places = state.bank.revise(revisions, settings)
+        known = {
+            one.member.trajectory_id: place for one, place in zip(revisions, places, strict=True) if place is not None
+        }
+        new = [member for member in members if member.trajectory_id not in known]
+        learned, pattern_ids = revised.learn(new, settings, cycle=self.cycle, seed=self.seed)
         bank = deepened(learned, settings, self.cycle)
+        pattern_ids = _at_home(bank, new, pattern_ids)
         self.report(Progress(stage="place", done=len(rows), total=len(rows), note=f"{len(bank.patterns)} patterns"))
-        return _Placed(state.bank, bank, members, pattern_ids)
+        at = {member.trajectory_id: name for member, name in zip(new, pattern_ids, strict=True)}
+        for member in members:
+            if (place := known.get(member.trajectory_id)) is not None:
+                at[member.trajectory_id] = bank.heir(place, member.embedding, self.cycle - 1)
+        return _Placed(state.bank, bank, members, [at[member.trajectory_id] for member in members], len(known))
 
     def _taught(self, placed: _Placed) -> tuple[Bank, dict[str, float]]:
         """The bank to publish: with what its rows say of the lessons that they had recalled, and with new lessons."""
-        bank, tried = with_trials(placed.before, placed.bank, placed.members, placed.pattern_ids)
+        bank, metrics = with_trials(placed.before, placed.bank, placed.members, placed.pattern_ids)
+        if placed.revised:
+            metrics = {"bank_revised": float(placed.revised), **metrics}
         if (distill := self.context.distiller()) is None:
-            return bank, tried
+            return bank, metrics
         bank, written = with_new_lessons(bank, distill, self.context.config, self.cycle, self.report)
-        return bank, {**tried, **written}
+        return bank, {**metrics, **written}
 
     def _report(
         self,
@@ -252,6 +271,19 @@ class _Run:
             started_ns=self.started_ns,
             finished_ns=time.time_ns(),
         )
+
+
+def _at_home(bank: Bank, members: Sequence[Member], pattern_ids: Sequence[str]) -> list[str]:
+    """``pattern_ids``, strays under the nearest pattern: replay draws evenly by pattern, and a few rows that belong to
+    none would get as many draws as a whole one.
+    """
+    far = [place for place, name in enumerate(pattern_ids) if not name]
+    named = list(pattern_ids)
+    if far:
+        nearest = bank.nearest(np.stack([members[place].embedding for place in far]))
+        for place, pattern in zip(far, nearest, strict=True):
+            named[place] = "" if pattern is None else pattern.id
+    return named
 
 
 def _without(

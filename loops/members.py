@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from sona.bank.pattern import Member
+from sona.bank.revising import Revision
 from sona.checks import Float32, Int32
 from sona.errors import SonaError
 from sona.loops.screen import prompt_tokens
@@ -35,6 +36,16 @@ def members_of(rows: Sequence[Stored], model: ServedModel | None, width: int | N
         )
         for row, embedding in zip(rows, embeddings_of(rows, model, width), strict=True)
         if embedding is not None
+    ]
+
+
+def revisions_of(rows: Sequence[Stored], members: Sequence[Member]) -> list[Revision]:
+    """Those of ``members`` that the version in force has learned before they were rated anew, as their ``rows`` say."""
+    learned = {row.trajectory.id: row for row in rows}
+    return [
+        Revision(member, row.learned_quality, pattern=row.learned_pattern, cycle=row.learned_cycle)
+        for member in members
+        if (row := learned[member.trajectory_id]).learned_quality is not None
     ]
 
 

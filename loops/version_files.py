@@ -7,7 +7,7 @@ from pathlib import Path
 from sona.bank.bank import Bank
 from sona.bank.skills import SHARED
 from sona.loops.skill_files import read_skills
-from sona.ports import Served, VersionFolders
+from sona.ports import Served, ServedModel, VersionFolders
 from sona.types import BASE_VERSION, Version
 
 ADAPTER = "adapter"
@@ -16,6 +16,7 @@ EWC = "ewc.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 BANK = "bank.msgpack"
 ABOUT = "version.json"
+PROOF = "proof.json"
 
 
 def adapter_root(folder: Path, adapter: str) -> Path:
@@ -48,6 +49,15 @@ def read_served(folders: VersionFolders, version_id: str) -> Served:
     """
     if version_id == BASE_VERSION:
         return Served({})
-    folder = folders.path(version_id)
+    return _served_in(folders.path(version_id))
+
+
+def write_proof(draft: Path, model: ServedModel) -> None:
+    """Put beside the adapters of a draft what they say as they will be served."""
+    (draft / PROOF).write_bytes(model.prove(_served_in(draft)))
+
+
+def _served_in(folder: Path) -> Served:
     found = {name: adapter_root(folder, name) / ADAPTER for name in adapter_names(folder)}
-    return Served(found, read_skills(folder).router)
+    proof = folder / PROOF
+    return Served(found, read_skills(folder).router, proof.read_bytes() if proof.is_file() else None)

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import sona
-from sona import cli_bank, cli_store
+from sona import cli_bank, cli_store, cli_versions
 from sona.config import settings_of
-from sona.errors import SonaError, UnknownIdError
+from sona.errors import SonaError
 from sona.hooks.jsonl import check_file
-from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, number, out, plain, when
+from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, number, out, plain
 from sona.types import CycleReport
 from sona.types import Progress as Stage
 
@@ -29,8 +29,7 @@ app = cyclopts.App(
     version=sona.__version__,
     suppress_keyboard_interrupt=False,  # main() says what Ctrl-C left behind
 )
-versions = cyclopts.App(name="versions", help="What was learned, and the way back.")
-app.command(versions)
+app.command(cli_versions.versions)
 app.command(cli_bank.bank)
 for command in (cli_store.status, cli_store.doctor, cli_store.backup, cli_store.prune, cli_store.erase):
     app.command(command)
@@ -86,16 +85,38 @@ def learn(
     if trajectories is not None:
         check_file(trajectories)  # before there is a store
     settings = settings_of(config)
-    here = replace(settings, learner=replace(settings.learner, mode="thread"))  # nobody's requests wait meanwhile
-    with sona.open_sync(store, model=model, config=here) as engine:
-        if trajectories is not None:
-            _import(engine, trajectories, None)
-        with _bars(json) as bars:
-            report = engine.learn(_show_on(bars))
-    if json:
-        print(as_json(report))
-    else:
-        _print_report(report)
+    here = replace(settings, learner=replace(settings.learner, mode="thread"))  # no requests wait meanwhile
+    before: int | None = None
+    try:
+        with sona.open_sync(store, model=model, config=here) as engine:
+            before = engine.status().store.cycles
+            if trajectories is not None:
+                _import(engine, trajectories, None)
+            with _bars(json) as bars:
+                report = engine.learn(_show_on(bars))
+        if json:
+            print(as_json(report))
+        else:
+            _print_report(report)
+    except KeyboardInterrupt:  # the cycle has come to an end all the same, or was given up: closing waits for that
+        if before is None or (ended := _ended_since(store, before)) is None:
+            raise
+        said = f"{ended.status}{f' {ended.version}, which is in force' if ended.version else ''}: {ended.reason}"
+        err.print(
+            f"sona: stopped, but cycle {ended.cycle} was at its end by then: {plain(said)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(130)
+
+
+def _ended_since(path: Path, before: int) -> CycleReport | None:
+    """The cycle that a store holds beyond ``before`` of them; None where there is none."""
+    from sona.storage.store import Store
+
+    with Store.open(path, read_only=True) as opened:
+        newest = next(iter(opened.reports(1)), None)
+        return newest if opened.counts().cycles > before else None
 
 
 @app.command(name="import")
@@ -118,55 +139,6 @@ def import_(
         _import(engine, file, source)
 
 
-@versions.command(name="list")
-def list_versions(*, store: StorePath, json: AsJson = False) -> None:
-    """All versions, oldest first; the star is in force."""
-    from sona.storage.store import Store
-
-    with Store.open(store, read_only=True) as opened:
-        rows, current = opened.versions(), opened.current().id
-    if json:
-        print(as_json({"current": current, "versions": rows}))
-        return
-    table = Table("", "version", "parent", "cycle", "made", "trajectories", "digest", box=None)
-    for row in rows:
-        star = "*" if row.id == current else ""
-        table.add_row(
-            star,
-            row.id,
-            row.parent or "-",
-            str(row.cycle),
-            when(row.created_ns),
-            str(row.trajectories),
-            row.digest[:12] or "-",
-        )
-    out.print(table)
-
-
-@versions.command
-def show(version: str, *, store: StorePath) -> None:
-    """All that is known of one version, as JSON: what made it, from what, with which figures and settings."""
-    from sona.storage.store import Store
-
-    with Store.open(store, read_only=True) as opened:
-        found = next((row for row in opened.versions() if row.id == version), None)
-        report = next((row for row in opened.reports(1_000_000) if row.version == version), None)
-    if found is None:
-        raise UnknownIdError(f"version {version!r} is not in {store}; 'sona versions list' shows those that are")
-    print(as_json({"version": found, "report": report}))
-
-
-@versions.command
-def rollback(version: str | None = None, *, store: StorePath) -> None:
-    """Put an earlier version in force: VERSION, or the one before. An agent that has the store open calls
-    engine.roll_back().
-    """
-    from sona.parts import roll_back_store
-
-    before, now = roll_back_store(store, version)
-    out.print(f"[bold]{now}[/] is in force; it was {before}", highlight=False)
-
-
 def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
     before = engine.status().conflicts
     counts = engine.import_jsonl(file, source=source)
@@ -174,9 +146,13 @@ def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
     new = number(counts.new, "new trajectory", "new trajectories")
     known = f", {counts.known} known already" if counts.known else ""
     left = f"; {taken} left out, because other content has the same id" if taken else ""
+    if counts.elsewhere:
+        there = ", ".join(f"{count} of {plain(repr(name))}" for name, count in sorted(counts.elsewhere.items()))
+        left += f". The same ids are there under another source: {there}; a trajectory keeps the source it came with"
     err.print(
         f"{plain(file.name)}: {new}, {counts.rated} with a quality{known}{left}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -31,6 +31,7 @@ from sona.terminal import (
 from sona.types import CycleReport
 
 if TYPE_CHECKING:
+    from sona.storage.retention import Pruned
     from sona.storage.store import Store
 
 
@@ -137,11 +138,21 @@ def prune(
     unlearned: Annotated[
         bool | None, Parameter(help="Delete also what no cycle has taken yet (store.keep_unlearned = false).")
     ] = None,
+    versions: Annotated[
+        int | None,
+        Parameter(
+            help="Remove the files of all versions but the one in force, those that so many rollbacks lead to, and "
+            "pinned ones (store.keep_versions, but by this option alone)."
+        ),
+    ] = None,
     config: ConfigPath = None,
     json: AsJson = False,
 ) -> None:
-    """Delete trajectories beyond the limits, and what hangs on them. A running agent does so after each cycle."""
+    """Delete trajectories beyond the limits, and what hangs on them; and versions' files. A running agent does so after
+    each cycle.
+    """
     from sona.storage.retention import Limits
+    from sona.storage.version_retention import prune_versions
 
     given = {
         "keep_days": days,
@@ -151,21 +162,28 @@ def prune(
     }
     settings = settings_of(config).store
     limits = Limits.of(StoreConfig(**{**asdict(settings), **{k: v for k, v in given.items() if v is not None}}))
-    if not limits:
-        raise ConfigError("no limit is set: give --days, --newest, --per-source, or a --config with store.keep_days")
+    if versions is not None:
+        StoreConfig(keep_versions=versions)  # raises where it is out of its range
+    if not limits and not versions:
+        raise ConfigError(
+            "no limit is set: give --days, --newest, --per-source, --versions, or a --config with store.keep_days"
+        )
     with open_store(store, settings) as opened:
-        done = opened.prune(limits)
+        done = opened.prune(limits) if limits else None
+        gone = prune_versions(opened, versions) if versions else None
     if json:
-        print(as_json(done))
+        told = {"versions": gone.versions, "versions_freed_bytes": gone.freed_bytes} if gone is not None else {}
+        print(as_json({**(to_builtins(done) if done is not None else {}), **told}))
         return
-    out.print(
-        f"{trajectories(done.trajectories)} deleted, with {number(done.feedback, 'feedback', 'feedbacks')}; "
-        f"{megabytes(done.freed_bytes)} given back",
-        highlight=False,
-    )
-    for count, why in ((done.unlearned, "no cycle has taken them yet"), (done.damaged, "see 'sona doctor'")):
-        if count:
-            out.print(f"{count} beyond the limits were left: {why}", highlight=False)
+    if done is not None:
+        _print_pruned(done)
+    if gone is not None:
+        out.print(
+            f"the files of {number(len(gone.versions), 'version', 'versions')} removed"
+            f"{': ' + ', '.join(gone.versions) if gone.versions else ''}; {megabytes(gone.freed_bytes)} given back",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def erase(
@@ -260,6 +278,17 @@ def _print_waiting(store: Path, waiting: int) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _print_pruned(done: Pruned) -> None:
+    out.print(
+        f"{trajectories(done.trajectories)} deleted, with {number(done.feedback, 'feedback', 'feedbacks')}; "
+        f"{megabytes(done.freed_bytes)} given back",
+        highlight=False,
+    )
+    for count, why in ((done.unlearned, "no cycle has taken them yet"), (done.damaged, "see 'sona doctor'")):
+        if count:
+            out.print(f"{count} beyond the limits were left: {why}", highlight=False)
 
 
 def _print_sources(rows: list[Any]) -> None:

@@ -121,7 +121,7 @@ class Cycles:
                     f"version {outcome.version} was published and can't be served ({_told(error)}); "
                     f"{outcome.parent} answers, and what cycle {outcome.cycle} took stays taken"
                 ) from error
-            parts.prune(self._config.store.keep_versions)
+            parts.prune()
         parts.keep_limits()
 
     def _tell(self, event: Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,20 @@ import anyio
 import anyio.to_thread
 import numpy as np
 
+from sona.answer_stream import AnswerStream
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
-from sona.checks import Float32, check_id, check_number, folder_of, pack_vector, shown
+from sona.checks import (
+    Float32,
+    check_function,
+    check_id,
+    check_number,
+    check_text,
+    file_of,
+    folder_of,
+    pack_vector,
+    shown,
+)
 from sona.config import Config, settings_of
 from sona.cycles import Cycles
 from sona.erasure import Erased, erase
@@ -33,6 +45,7 @@ from sona.stoppable import open_or_close
 from sona.storage.backup import Backup
 from sona.trajectory_host import TrajectoryHost
 from sona.types import (
+    Attestation,
     CycleReport,
     Feedback,
     Message,
@@ -48,6 +61,8 @@ if TYPE_CHECKING:
     from sona.serving.local import LocalModel
 
 Conversation = str | Sequence[Message | Mapping[str, Any]]
+Query = Conversation | Float32 | Sequence[float]
+"""A text or conversation, or its embedding (width,)."""
 T = TypeVar("T")
 
 
@@ -71,9 +86,11 @@ def open(
 
     Raises:
         ConfigError: of ``config``. What starting raises, see :class:`Engine`.
-        InvalidInputError: ``path`` is empty, or no path; or ``distill`` is no function, or one that has to be awaited.
+        InvalidInputError: ``path`` is empty, or no path; ``model`` is neither a text nor a path; or ``distill`` is no
+            function, or one that has to be awaited.
     """
     _check_distiller(distill)
+    _check_model(model)
     return Engine(folder_of(path), model, settings_of(config), distill)
 
 
@@ -85,9 +102,16 @@ def _check_distiller(distill: object) -> None:
         )
 
 
-def _checked(query: Conversation | Float32) -> Sequence[Message] | Float32:
+def _check_model(model: object) -> None:
+    if model is not None and not isinstance(model, (str, os.PathLike)):
+        raise InvalidInputError(
+            f"model: {shown(model)}; the folder or hub id of a model, 'tiny', or None for no model is allowed"
+        )
+
+
+def _checked(query: Query) -> Sequence[Message] | Float32:
     """An embedding of finite float32 numbers, or messages."""
-    if isinstance(query, np.ndarray):
+    if isinstance(query, np.ndarray) or (isinstance(query, (list, tuple)) and query and isinstance(query[0], float)):
         return np.frombuffer(pack_vector(query, "query"), dtype="<f4")
     return to_messages(query)
 
@@ -231,7 +255,10 @@ class Engine:
 
         Raises:
             StoreFullError, StoreReadOnlyError, StoreError: why it can't be; the records stay in the queue.
+            InvalidInputError: ``timeout_s`` is no number of seconds from 0 on, nor None.
         """
+        if timeout_s is not None:
+            check_number(timeout_s, "timeout_s", 0.0, math.inf)
         self._open_intake().sweep()
         await self._in_thread(self._started().writer.flush, timeout_s)
 
@@ -263,9 +290,11 @@ class Engine:
         content is left out, counted in ``status().conflicts`` and logged.
 
         Raises:
-            InvalidInputError: a line that can't be a trajectory, by its number; the lines before it are stored.
+            InvalidInputError: ``path`` is none, or a line can't be a trajectory, or not one of this store: its number;
+                the lines before it are stored.
         """
-        return await self._in_thread(import_file, self._started(), self._open_intake(), Path(path), source)
+        file = file_of(path, "path")
+        return await self._in_thread(import_file, self._started(), self._open_intake(), file, source)
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -278,12 +307,28 @@ class Engine:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int | None = None,
+        logprobs: int | None = None,
     ) -> Reply:
         """An answer of the served model that is not recorded; ``reply.version`` made it. Greedy at temperature 0.
 
+        Many may be asked for at once: they are written together, and no thread waits for them. Cancelling the call
+        ends the request.
+
+        Args:
+            messages: a text or a conversation.
+            max_new_tokens: at most so many; None: ``serve.max_new_tokens``.
+            temperature: 0 is greedy.
+            top_p: choose among the fewest tokens that together have this probability.
+            top_k: choose among so many of the likeliest tokens; 0: among all.
+            seed: of this answer's random choices, which no other request has a part in; None takes a fresh one.
+            logprobs: with each token of ``reply.tokens`` its log-probability and those of so many of the likeliest (0:
+                of none); None: ``reply.tokens`` is empty.
+
         Raises:
             ModelError: the engine has no model, or its template refuses the conversation.
+            QueueFullError: as many requests wait as ``serve.max_waiting`` allows.
             InvalidInputError: the prompt leaves no room for an answer, or a sampling value is out of range.
+            ClosedError: the engine was closed before the answer was whole.
         """
         self._started()
         return await self._host.generate(
@@ -293,24 +338,54 @@ class Engine:
             top_p=top_p,
             top_k=top_k,
             seed=seed,
+            logprobs=logprobs,
+        )
+
+    def stream(
+        self,
+        messages: Conversation,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+    ) -> AnswerStream:
+        """The same as it is written: ``async for piece in (stream := engine.stream("..."))``, then ``stream.reply``.
+
+        Arguments and errors are those of :meth:`generate`; what comes up after the start is raised by the iteration.
+        """
+        self._started()
+        return self._host.stream(
+            to_messages(messages),
+            max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            logprobs=logprobs,
         )
 
     async def generate_batch(
         self, conversations: Sequence[Conversation], *, max_new_tokens: int | None = None
     ) -> list[Reply]:
-        """Greedy answers to all, in one batch and by one version; not recorded. Raises as :meth:`generate`."""
+        """Greedy answers to all, by one version; not recorded. It waits where the queue is full. Raises as
+        :meth:`generate`.
+        """
         model = self._served()
         prompts = [model.encode_prompt(to_messages(messages)) for messages in conversations]
         limit = self._host.limit(max_new_tokens)
         return await self._in_thread(functools.partial(model.generate_batch, max_new_tokens=limit), prompts)
 
-    async def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
+    async def recall(self, query: Query, k: int = 5) -> list[Recall]:
         """The ``k`` patterns nearest to a query, nearest first, each with what is known of it as text for a prompt; []
         before the first cycle. :func:`sona.bank.prompting.in_prompt` puts several into a number of tokens;
         ``engine.bank.recall`` finds them without texts, in microseconds.
 
         Args:
-            query: a text or conversation, embedded by the model; or an embedding, float32 (width,), of the host's own.
+            query: a text or conversation, embedded by the model; or an embedding (width,) of the host's own, as an
+                array or a list of floats.
             k: at most so many.
 
         Raises:
@@ -322,15 +397,22 @@ class Engine:
         return await self._host.recall(_checked(query), k)
 
     async def best_route(
-        self, query: Conversation | Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+        self,
+        query: Query,
+        kind: str | None = None,
+        *,
+        among: Sequence[str] | None = None,
+        explore: np.random.Generator | None = None,
     ) -> BestRoute | None:
         """Which route to take for a query, by how the routes (see :attr:`sona.Trajectory.steps`) went for queries like
         it: see :meth:`sona.bank.bank.Bank.best_route`. Takes a query, and raises, as :meth:`recall`.
         """
         self._started()
-        return await self._host.ask(_checked(query), lambda bank, at: bank.best_route(at, kind, explore=explore))
+        return await self._host.ask(
+            _checked(query), lambda bank, at: bank.best_route(at, kind, among=among, explore=explore)
+        )
 
-    async def expected_quality(self, query: Conversation | Float32) -> float:
+    async def expected_quality(self, query: Query) -> float:
         """How well an answer to a query is likely to go, from 0 to 1, by how answers to queries like it went: see
         :mod:`sona.bank.forecast`. Takes a query, and raises, as :meth:`recall`.
         """
@@ -342,7 +424,9 @@ class Engine:
 
         Raises:
             ModelError: the engine has no model.
+            InvalidInputError: ``text`` is none, or no valid Unicode.
         """
+        check_text(text, "text", empty=True)
         return self._served().count_tokens(text)
 
     @property
@@ -354,6 +438,16 @@ class Engine:
     def version(self) -> Version:
         """The version in force."""
         return self._started().store.current()
+
+    async def attest(self) -> Attestation:
+        """Ask the served model again what the version in force said of fixed prompts when it was published, and tell
+        what was compared. A swap does the same before a version answers.
+
+        Raises:
+            SwapError: it says something else; ``roll_back()`` to another version, and open the store again.
+            ModelError: the engine has no model.
+        """
+        return await self._in_thread(self._served().attest)
 
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
@@ -381,7 +475,9 @@ class Engine:
             ConfigError: ``config.lora`` is not what this store's adapter is.
             SwapError: a version was published and can't be served; the one before it is in force again, and what the
                 cycle took stays taken.
+            InvalidInputError: ``on_progress`` is no function, or one that has to be awaited.
         """
+        check_function(on_progress, "on_progress", "a plain function that takes a sona.types.Progress")
         self._started()
         return await self._cycles.learn(self.flush, on_progress)
 
@@ -412,10 +508,36 @@ class Engine:
             UnknownIdError: no such version, or its files are gone.
             SwapError, StoreCorruptError: its files are damaged; what was in force stays so.
 
-        The version that was served before the current one is still in memory, and takes over at once. To load another,
-        this waits for the answer that is being written.
+        It waits for no answer that is being written. The version that was served before the current one is still in
+        memory, and takes over at once; another is loaded first.
         """
         return self._started().roll_back(to)
+
+    def pin(self, version: str) -> None:
+        """Keep a version's files, however many versions follow (``store.keep_versions``), until :meth:`unpin`. A pinned
+        one stays pinned.
+
+        Raises:
+            UnknownIdError: no such version, or its files are gone.
+            StoreCorruptError: its files are damaged.
+            StoreError: the store could not be written; nothing has changed.
+        """
+        self._started().pin(version)
+
+    def unpin(self, version: str) -> None:
+        """Let go of a pinned version: its files go once it is beyond ``store.keep_versions``. Nothing happens to one
+        that is not pinned.
+
+        Raises:
+            UnknownIdError: no such version.
+            StoreError: the store could not be written; nothing has changed.
+        """
+        self._started().store.unpin(version)
+
+    def pinned(self) -> list[str]:
+        """The ids of the versions that are pinned, the one that has been so for the longest first."""
+        pins = self._started().store.pinned()
+        return sorted(pins, key=lambda name: pins[name])
 
     # ------------------------------------------------------------------------------------------------ the store
 
@@ -424,11 +546,12 @@ class Engine:
         store itself. Recording, answering and learning go on.
 
         Raises:
-            InvalidInputError: there is something at ``target``.
+            InvalidInputError: there is something at ``target``, or it is no path.
             StoreError: of the store, or of the target's disk.
         """
+        folder = folder_of(target, "target")
         await self.flush()
-        return await self._in_thread(self._started().store.backup, target)
+        return await self._in_thread(self._started().store.backup, folder)
 
     async def erase(self, source: str) -> Erased:
         """Erase all that a source has sent so far: trajectories, feedback, claims, and what the banks have of its
@@ -439,6 +562,7 @@ class Engine:
 
         Raises:
             CycleError: a cycle is under way.
+            UnknownIdError: no such source; nothing has changed.
             InvalidInputError, StoreError: see :func:`sona.erasure.erase`; call it again.
         """
         self._started()

@@ -57,6 +57,7 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
 
     Raises:
         InvalidInputError: the source is no name of one.
+        UnknownIdError: nothing in the store is of the source, and no erasure of it was cut short; nothing has changed.
         StoreCorruptError: rows of the source, or the version in force, are damaged: ``sona doctor`` first.
         StoreLockedError: a reader keeps the WAL; end it, and erase again.
         StoreFullError: there is no room for a copy of the database; free space, and erase again.
@@ -64,6 +65,7 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
     """
     check_id(source, "source")
     erasure = store.erasure(source)
+    erasure.check_known()
     erasure.begin()
     folders.clean({version.id for version in store.versions()})
     cleaned = _clean_banks(store, folders, erasure, RoutesOfOthers(store, source))

@@ -7,7 +7,7 @@
     │   ├── DimensionMismatchError          an embedding of another width than the store's
     │   ├── UnknownTokenError               token ids outside the model's vocabulary
     │   └── ConflictError                   an id that is already taken by other content
-    ├── UnknownIdError (LookupError)        no trajectory, version or pattern has this id
+    ├── UnknownIdError (LookupError)        no trajectory, version, pattern or source is called so
     ├── ConfigError (ValueError)            a setting outside its range, or an unknown key
     ├── StoreError                          the store on disk
     │   ├── StoreLockedError                another process is writing to it
@@ -18,6 +18,8 @@
     │   └── ClosedError                     used after close()
     ├── ModelError                          the served model
     │   ├── ModelNotFoundError              no such folder or hub id
+    │   ├── QueueFullError                  as many requests wait as may
+    │   ├── RequestCancelledError           the answer was not wanted to its end
     │   └── SwapError                       an adapter that is not what its version says
     └── CycleError                          a cycle of the background loop failed
         ├── LearnerError                    the process that learns died, or could not be understood
@@ -89,6 +91,14 @@ class ModelError(SonaError):
 
 class ModelNotFoundError(ModelError):
     """The model's folder or hub id does not exist, or lacks a file."""
+
+
+class QueueFullError(ModelError):
+    """As many requests wait for the model as ``serve.max_waiting`` allows."""
+
+
+class RequestCancelledError(ModelError):
+    """The request was cancelled before its answer was whole."""
 
 
 class SwapError(ModelError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import msgspec
 
-from sona.errors import ClosedError, StoreError
-from sona.hooks.jsonl import Imported, read_jsonl
+from sona.errors import ClosedError, InvalidInputError, StoreError
+from sona.hooks.jsonl import LINES_BEFORE, Imported, read_jsonl
 from sona.intake import Intake
 from sona.parts import Parts
 
@@ -20,6 +21,8 @@ class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Lines with a quality."""
     known: int
     """Lines whose id was in the store already."""
+    elsewhere: dict[str, int] = msgspec.field(default_factory=dict)
+    """Of these the ones that are left out, as their id is there under another source: how many, by that source."""
 
 
 def import_file(parts: Parts, intake: Intake, path: Path, source: str | None) -> ImportCounts:
@@ -28,16 +31,24 @@ def import_file(parts: Parts, intake: Intake, path: Path, source: str | None) ->
     What is in the store already is sent again, which changes nothing.
     """
     new = rated = known = 0
+    elsewhere = Counter[str]()
     for row in read_jsonl(path, source):
-        if row.trajectory.id in parts.store or parts.writer.knows(row.trajectory.id):
+        there = parts.store.source_of(row.trajectory.id)
+        if there is not None or parts.writer.knows(row.trajectory.id):
             known += 1
         else:
             new += 1
+        if there not in (None, row.trajectory.source):
+            elsewhere[there] += 1
         rated += row.feedback is not None
-        if intake.record(row.trajectory, row.feedback, wait_s=None, imported=True) == "rejected":
+        try:
+            receipt = intake.record(row.trajectory, row.feedback, wait_s=None, imported=True)
+        except InvalidInputError as error:  # what only this store and model know: widths, token ids
+            raise type(error)(f"{path.name} line {row.line}: {error}; {LINES_BEFORE}") from None
+        if receipt == "rejected":
             raise _rejected(parts, row)
     parts.writer.flush()
-    return ImportCounts(new=new, rated=rated, known=known)
+    return ImportCounts(new=new, rated=rated, known=known, elsewhere=dict(elsewhere))
 
 
 def _rejected(parts: Parts, row: Imported) -> StoreError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sona.bank.bank import Bank
 from sona.broadcast import Broadcast
 from sona.config import Config
-from sona.errors import ModelError, NothingToRollBackError, StoreError
+from sona.errors import ModelError, StoreError
 from sona.events import RolledBack, Swapped
 from sona.loops.fast import FastLoop
 from sona.loops.micro import MicroLoop
@@ -23,9 +23,11 @@ from sona.serving.resolve import resolve
 from sona.storage.mapped import open_journal
 from sona.storage.retention import Limits
 from sona.storage.store import DATABASE, Store
+from sona.storage.version_retention import prune_versions
 from sona.storage.versions import Versions
 from sona.storage.writer import Writer
 from sona.types import Version
+from sona.version_upkeep import pin, target_of
 
 if TYPE_CHECKING:
     from sona.serving.local import LocalModel
@@ -88,6 +90,8 @@ class Parts:
         try:
             if self.micro is not None:
                 self.micro.close()
+            if self.model is not None:
+                self.model.close()
             self.writer.close()
         finally:
             self.store.close()
@@ -152,48 +156,20 @@ class Parts:
             except StoreError:
                 log.exception("what is beyond the store's limits could not be deleted")
 
-    def prune(self, count: int) -> None:
-        """Remove the files of all but ``count`` versions."""
-        with self._in_force:
-            self.folders.prune(worth_keeping(self.store.versions(), self.store.current().id, count))
+    def prune(self) -> None:
+        """Remove the files of versions that are beyond ``store.keep_versions``; where that fails, it is logged, and
+        tried again after the next version.
+        """
+        try:
+            with self._in_force:
+                prune_versions(self.store, self.store.config.keep_versions)
+        except StoreError:
+            log.exception("the files of versions beyond store.keep_versions could not be removed")
 
-
-def target_of(store: Store, to: str | None) -> str:
-    """The id of the version to roll back to: ``to``, or the parent of the one in force."""
-    if to is not None:
-        return to
-    current = store.current()
-    if current.parent is None:
-        raise NothingToRollBackError(f"version {current.id} is the first one; there is nothing before it")
-    return current.parent
-
-
-def roll_back_store(path: Path, to: str | None) -> tuple[str, str]:
-    """Roll back a store that nobody has open; returns the ids of the versions before and now in force.
-
-    It needs no model, and the version in force may be damaged. Raises as :meth:`sona.Engine.roll_back`, and StoreError.
-    """
-    if not path.is_dir():
-        raise StoreError(f"{path}: no store; see that the path is right")
-    with Store.open(path) as store:
-        before, target = store.current().id, target_of(store, to)
-        found = next((version for version in store.versions() if version.id == target), None)
-        if found is not None:
-            read_bank(Versions(path), found)  # its files are whole
-        return before, store.set_current(target).id
-
-
-def worth_keeping(versions: Sequence[Version], current: str, count: int) -> set[str]:
-    """Ids of the ``count`` versions whose files stay: the current one and its nearest ancestors, then the newest
-    others.
-    """
-    by_id = {version.id: version for version in versions}
-    lineage, at = [], by_id.get(current)
-    while at is not None:
-        lineage.append(at.id)
-        at = by_id.get(at.parent) if at.parent is not None else None
-    others = [version.id for version in reversed(versions) if version.id not in lineage]
-    return set([*lineage, *others][:count])
+    def pin(self, version_id: str) -> None:
+        """See :meth:`sona.Engine.pin`."""
+        with self._in_force:  # or its files may be removed before it is pinned
+            pin(self.store, version_id)
 
 
 def _load_model(name: str | os.PathLike[str] | None, config: Config) -> LocalModel | None:

@@ -37,6 +37,12 @@ UNKNOWN = 0.5
 """Where no quality was given."""
 
 
+def kind_of(route: str) -> str:
+    """What a route is one of, such as ``tool`` of ``tool:search``; "" where it does not say."""
+    kind, colon, _ = route.partition(":")
+    return kind if colon else ""
+
+
 class Verdict(Record, kw_only=True):
     """How well it went: the qualities of a pattern's trajectories, or of those that took one route."""
 
@@ -47,15 +53,12 @@ class Verdict(Record, kw_only=True):
     m2: float = 0.0
     """Sum of squared differences from the mean (Welford 1962), for the variance and for merging."""
     recent_weight: float = 0.0
-    """How many, where one of ``half_life`` cycles ago counts half, as of ``cycle``."""
+    """How many, where each counts by a fiftieth less than the one after it: 50 at most."""
     recent_mean: float = UNKNOWN
-    """Of all of them by that weight."""
-    cycle: int = 0
-    """The last one that added to it."""
+    """Of all of them by that weight: how well it goes lately."""
 
     def __post_init__(self) -> None:
         check_count(self.count, "verdict count")
-        check_count(self.cycle, "verdict cycle")
         _set(self, "mean", check_quality(self.mean, "verdict mean"))
         # No sum of squared differences in [0, 1] is larger than a quarter of their number (Popoviciu 1935).
         _set(self, "m2", check_number(self.m2, "verdict m2", 0.0, self.count / 4 + 1e-6))
@@ -120,15 +123,20 @@ class Lesson(Record, kw_only=True):
     """Those that it rests on."""
     id: str = msgspec.field(default_factory=new_id)
     helpful: int = 0
-    """Rated trajectories that had recalled it and went at least as well as is usual for their pattern."""
+    """Trials, which are rated trajectories that had recalled it, that went at least as well as is usual for their
+    pattern."""
     harmful: int = 0
     """... and those that went worse."""
+    gain: float = 0.0
+    """By how much the trials went better than usual, in quality, all together; below 0: worse."""
+    noise: float = 0.0
+    """The variance that ``gain`` has where the lesson changes nothing, at most (:mod:`sona.bank.trials`)."""
     born_cycle: int = 0
     shown: tuple[str, ...] = ()
     """All trajectories whose texts its distiller may have seen, whatever it says that it rests on: with the erasure of
     any of them it goes."""
     trials: bytes = b""
-    """Which trajectories moved the two counters last, and which of them (:mod:`sona.bank.trials`)."""
+    """Which trajectories were tried last, and what each of them gained (:mod:`sona.bank.trials`)."""
 
     def __post_init__(self) -> None:
         check_id(self.id, "lesson id")
@@ -141,15 +149,35 @@ class Lesson(Record, kw_only=True):
                 check_id(trajectory_id, f"lesson {name}")
         for name in ("helpful", "harmful", "born_cycle"):
             check_count(getattr(self, name), f"lesson {name}")
+        most = self.tried * (1 + 1e-6)  # a quality is no farther than 1 from another
+        _set(self, "gain", check_number(self.gain, "lesson gain", -most, most))
+        _set(self, "noise", check_number(self.noise, "lesson noise", 0.0))
         check_kind(self.trials, bytes, "lesson trials")
         if len(self.trials) % 8:
             raise InvalidInputError(f"lesson trials: {len(self.trials)} bytes; 8 for each trial are allowed")
 
     @property
-    def help_interval(self) -> tuple[float, float]:
-        """In which the share of those that it helps lies, by 90 %; (0, 1) before anyone has recalled it."""
-        tried = self.helpful + self.harmful
-        return Verdict(count=tried, mean=self.helpful / tried if tried else UNKNOWN).interval
+    def tried(self) -> int:
+        """Its trials: how many rated trajectories had recalled it."""
+        return self.helpful + self.harmful
+
+    @property
+    def effect(self) -> float:
+        """By how much its trials went better than usual, in quality, on the average: from -1 to 1; 0 without any."""
+        return self.gain / self.tried if self.tried else 0.0
+
+    @property
+    def effect_interval(self) -> tuple[float, float]:
+        """In which the effect of many more trials lies, by 90 %; (-1, 1) without any."""
+        if not self.tried:
+            return -1.0, 1.0
+        half = CONFIDENT * math.sqrt(self.noise)
+        return max((self.gain - half) / self.tried, -1.0), min((self.gain + half) / self.tried, 1.0)
+
+    @property
+    def worth(self) -> float:
+        """By which lessons are ranked: the lower end of ``effect_interval``; of one that was never tried 0."""
+        return self.effect_interval[0] if self.tried else 0.0
 
 
 class Pattern(Record, kw_only=True):
@@ -258,7 +286,8 @@ class RouteEstimate(Record, kw_only=True):
 
     route: str
     quality: float
-    """Expected: the pattern's own evidence, and as much as two trajectories of what the route is worth elsewhere."""
+    """Expected: the pattern's own evidence, what is recent counting most, and as much as two trajectories of what the
+    route is worth elsewhere."""
     low: float
     high: float
     """... which lies in between by 90 %."""

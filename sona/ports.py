@@ -43,6 +43,13 @@ class Stored(Record, kw_only=True):
     """The effective quality: that of the latest feedback."""
     feedback_seq: int | None = None
     """That feedback's place in the order of arrival, from 1."""
+    learned_quality: float | None = None
+    """Told by :meth:`TrajectoryStore.collect`: the effective quality, by the policy of now, with which a cycle took it
+    before, the latest of those whose learning is in force; None: none of them did, it is new."""
+    learned_cycle: int = 0
+    """That cycle; 0 where it is new."""
+    learned_pattern: str = ""
+    """Where that cycle's claim says that it lies in the bank; "" where it is new, or was far from every pattern."""
 
 
 class Collected(Record, kw_only=True):
@@ -135,7 +142,7 @@ class TrajectoryStore(Protocol):
         """
 
     def collect(self, limit: int) -> Collected:
-        """At most ``limit`` new trajectories."""
+        """At most ``limit`` new trajectories, each with what the version in force learned of it before, if anything."""
 
     def sample(
         self,
@@ -214,6 +221,8 @@ class Served:
     """PEFT folder by name; empty: the untouched base alone."""
     router: Router | None = None
     """Reads :meth:`ServedModel.features`. None: every request gets the one adapter that there is, or the base."""
+    proof: bytes | None = None
+    """What :meth:`ServedModel.prove` gave when it was published; None: it is older than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,7 +335,13 @@ class ServedModel(Protocol):
         """The base model as a module tree of its own that shares the served weights' memory; no adapter in it."""
 
     def swap(self, version_id: str, served: Served) -> None:
-        """Answer with ``served`` from the next request on; requests under way keep the version they began with."""
+        """Answer with ``served`` from the next request on; requests under way keep the version they began with.
+
+        Raises SwapError, and goes on as before, where it does not answer as its ``proof`` says.
+        """
+
+    def prove(self, served: Served) -> bytes:
+        """What ``served`` makes of fixed prompts, to be stored with the version and compared when it is swapped in."""
 
     def response_states(self, prompt: Int32, response: Int32) -> AbstractContextManager[ResponseStates]:
         """One forward pass over prompt and response, with the adapter that the version in force answers with."""

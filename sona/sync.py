@@ -12,11 +12,12 @@ from typing import Any, Self
 import numpy as np
 
 import sona.engine
+from sona.answer_stream import SyncAnswerStream
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
-from sona.checks import Float32, TokensLike, VectorLike
+from sona.checks import TokensLike, VectorLike
 from sona.config import Config
-from sona.engine import Conversation, Engine
+from sona.engine import Conversation, Engine, Query
 from sona.erasure import Erased
 from sona.errors import ClosedError
 from sona.event_stream import BUFFER, SyncEventStream
@@ -28,7 +29,7 @@ from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
-from sona.types import CycleReport, Reply, Trajectory, Version
+from sona.types import Attestation, CycleReport, Reply, Trajectory, Version
 
 
 def open_sync(
@@ -137,7 +138,11 @@ class SyncEngine:
 
     def generate(self, messages: Conversation, **sampling: Any) -> Reply:
         """See :meth:`sona.Engine.generate`."""
-        return self._started().call(functools.partial(self._engine.generate, messages, **sampling))
+        return self._started().call(functools.partial(self._engine.generate, messages, **sampling), cancel=True)
+
+    def stream(self, messages: Conversation, **sampling: Any) -> SyncAnswerStream:
+        """See :meth:`sona.Engine.stream`, for a plain ``for``."""
+        return SyncAnswerStream(self._engine.stream(messages, **sampling))
 
     def generate_batch(
         self, conversations: Sequence[Conversation], *, max_new_tokens: int | None = None
@@ -147,17 +152,23 @@ class SyncEngine:
             functools.partial(self._engine.generate_batch, conversations, max_new_tokens=max_new_tokens)
         )
 
-    def recall(self, query: Conversation | Float32, k: int = 5) -> list[Recall]:
+    def recall(self, query: Query, k: int = 5) -> list[Recall]:
         """See :meth:`sona.Engine.recall`."""
         return self._started().call(self._engine.recall, query, k)
 
     def best_route(
-        self, query: Conversation | Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+        self,
+        query: Query,
+        kind: str | None = None,
+        *,
+        among: Sequence[str] | None = None,
+        explore: np.random.Generator | None = None,
     ) -> BestRoute | None:
         """See :meth:`sona.Engine.best_route`."""
-        return self._started().call(functools.partial(self._engine.best_route, query, kind, explore=explore))
+        asked = functools.partial(self._engine.best_route, query, kind, among=among, explore=explore)
+        return self._started().call(asked)
 
-    def expected_quality(self, query: Conversation | Float32) -> float:
+    def expected_quality(self, query: Query) -> float:
         """See :meth:`sona.Engine.expected_quality`."""
         return self._started().call(self._engine.expected_quality, query)
 
@@ -166,7 +177,9 @@ class SyncEngine:
         return self._engine.count_tokens(text)
 
     def learn(self, on_progress: Report = ignore_progress) -> CycleReport:
-        """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was."""
+        """See :meth:`sona.Engine.learn`. Ctrl-C cancels it, and leaves everything as it was, unless it published before
+        it was stopped: :attr:`version` tells once the engine is opened again, and so do :mod:`sona.events`.
+        """
         return self._started().call(self._engine.learn, on_progress, cancel=True)
 
     def run(self) -> None:
@@ -176,6 +189,18 @@ class SyncEngine:
     def roll_back(self, to: str | None = None) -> Version:
         """See :meth:`sona.Engine.roll_back`."""
         return self._engine.roll_back(to)
+
+    def pin(self, version: str) -> None:
+        """See :meth:`sona.Engine.pin`."""
+        self._engine.pin(version)
+
+    def unpin(self, version: str) -> None:
+        """See :meth:`sona.Engine.unpin`."""
+        self._engine.unpin(version)
+
+    def pinned(self) -> list[str]:
+        """See :meth:`sona.Engine.pinned`."""
+        return self._engine.pinned()
 
     def backup(self, target: str | os.PathLike[str]) -> Backup:
         """See :meth:`sona.Engine.backup`."""
@@ -194,6 +219,10 @@ class SyncEngine:
     def version(self) -> Version:
         """See :attr:`sona.Engine.version`."""
         return self._engine.version
+
+    def attest(self) -> Attestation:
+        """See :meth:`sona.Engine.attest`."""
+        return self._started().call(self._engine.attest)
 
     def versions(self) -> list[Version]:
         """See :meth:`sona.Engine.versions`."""

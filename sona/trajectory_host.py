@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 import numpy as np
 
+from sona.answer_stream import AnswerStream, completed
 from sona.bank.bank import Bank
 from sona.bank.prompting import with_text
 from sona.checks import Float32
@@ -107,19 +107,30 @@ class TrajectoryHost:
         top_p: float,
         top_k: int,
         seed: int | None,
+        logprobs: int | None = None,
     ) -> Reply:
-        """See :meth:`sona.Engine.generate`."""
+        """See :meth:`sona.Engine.generate`. However many wait, no thread does."""
         self._parts.fast.last_request_s = time.monotonic()
         model = self.model
-        answer = functools.partial(
-            model.generate,
+        answering = model.stream(
+            model.encode_prompt(messages),
             max_new_tokens=self.limit(max_new_tokens),
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
             seed=seed,
+            logprobs=logprobs,
         )
-        return await anyio.to_thread.run_sync(answer, model.encode_prompt(messages))
+        return await completed(answering)
+
+    def stream(self, messages: Sequence[Message], max_new_tokens: int | None, **sampling: Any) -> AnswerStream:
+        """See :meth:`sona.Engine.stream`."""
+        self._parts.fast.last_request_s = time.monotonic()
+        model = self.model
+        prompt, limit = model.encode_prompt(messages), self.limit(max_new_tokens)
+        return AnswerStream(
+            lambda on_token: model.stream(prompt, max_new_tokens=limit, on_token=on_token, **sampling), model.pieces()
+        )
 
     def limit(self, max_new_tokens: int | None) -> int:
         """How long an answer may be; None: as the settings say."""

@@ -533,6 +533,36 @@ class Progress(Record, kw_only=True):
         check_text(self.note, "note", empty=True)
 
 
+class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One token of an answer, as it was chosen. The model makes it, so nothing in it is checked."""
+
+    id: int
+    logprob: float | None = None
+    """Natural logarithm of its probability in the model's own distribution, at temperature 1; None where not asked
+    for."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens there and their logarithms, likeliest first, as many as were asked for."""
+
+
+class Attestation(msgspec.Struct, frozen=True, kw_only=True):
+    """What was compared to know that the served model is the version that it claims."""
+
+    version: str
+    adapters: tuple[str, ...]
+    """Each was asked, and so was the base."""
+    prompts: int
+    tokens: int
+    """Of the prompts, whose log-probabilities were compared, for each of them."""
+    dtype: str
+    """The precision that answers."""
+    tolerance: float
+    """Nats a token by which the log-probabilities may differ from the stored ones, on average."""
+    difference: float | None
+    """By how much they do, where it is most; None: the version stores none, being older than that or the base."""
+    moved: dict[str, float]
+    """By adapter, how much they differ from the base's: 0 only for an adapter that is empty."""
+
+
 class Reply(Record, kw_only=True):
     """What the served model answered."""
 
@@ -547,6 +577,8 @@ class Reply(Record, kw_only=True):
     """The version's adapter that wrote it; None: the untouched base."""
     micro: str | None = None
     """The pattern whose fast weights took part (:mod:`sona.learn.micro`); None: none did."""
+    tokens: tuple[Token, ...] = ()
+    """Those of ``token_ids`` with their log-probabilities, where these were asked for."""
 
     def __post_init__(self) -> None:
         check_text(self.text, "reply text", empty=True)
@@ -560,3 +592,4 @@ class Reply(Record, kw_only=True):
         for name in ("adapter", "micro"):
             if getattr(self, name) is not None:
                 check_id(getattr(self, name), name)
+        _set(self, "tokens", tuple_of(self.tokens, Token, "tokens"))

@@ -2,6 +2,7 @@
 
 What was left out may be taken again when newer feedback has come: it may have been corrected upwards. What was trained
 on or held out never is, so only of these do the numbers within a cycle run without gaps, and only these are counted.
+What gives way is kept with the cycle that took it over (:mod:`sona.storage.given_up`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import apsw
 from sona.checks import check_id
 from sona.errors import CycleError, InvalidInputError
 from sona.ports import Claim, Role
+from sona.storage.given_up import GivenUp, write_given_up
 from sona.storage.rows import check_crc, damaged, row_crc
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -26,6 +28,10 @@ CLAIM_COLUMNS = (
 )
 _CLAIM_ON = f"SELECT {CLAIM_COLUMNS} FROM claims c WHERE c.seq = ?"
 _CLAIMS_OF = f"SELECT {CLAIM_COLUMNS} FROM claims c WHERE c.cycle = ? ORDER BY c.role, c.ordinal"
+_TRAINED_ON = f"""
+SELECT t.id, {CLAIM_COLUMNS} FROM claims c JOIN trajectories t ON t.seq = c.seq
+WHERE c.cycle = ? AND c.role = 'train' ORDER BY c.ordinal
+"""
 
 _INSERT_CLAIM = """
 INSERT INTO claims (cycle, role, ordinal, skill, pattern, place, seq, feedback, prompt_ids, response_ids, crc)
@@ -80,6 +86,12 @@ def read_claim(row: tuple[Any, ...]) -> ClaimRow:
     return claim
 
 
+def claim_on(connection: apsw.Connection, seq: int) -> ClaimRow | None:
+    """The claim on a trajectory; None where there is none."""
+    row = connection.execute(_CLAIM_ON, (seq,)).get
+    return None if row is None else read_claim(row)
+
+
 def read_claims(connection: apsw.Connection, cycle: int) -> list[Claim]:
     """What a cycle took and no later one took again, by role and ordinal."""
     rows = [read_claim(row) for row in connection.execute(_CLAIMS_OF, (cycle,))]
@@ -95,6 +107,13 @@ def read_claims(connection: apsw.Connection, cycle: int) -> list[Claim]:
         )
         for row in rows
     ]
+
+
+def read_trained_on(connection: apsw.Connection, cycle: int) -> dict[str, str]:
+    """By the id of each trajectory that a cycle trained on as new, and that is still there, its skill; in the order of
+    the cycle's claims.
+    """
+    return {row[0]: read_claim(row[1:]).skill for row in connection.execute(_TRAINED_ON, (cycle,))}
 
 
 def read_groups(connection: apsw.Connection, after_cycle: int) -> list[GroupRow]:
@@ -115,14 +134,17 @@ def insert_claims(connection: apsw.Connection, cycle: int, claims: Sequence[Clai
         InvalidInputError: no such role, or a skill or pattern that is no id.
     """
     settled = 0
+    given_up: list[GivenUp] = []
     groups = Counter[tuple[Role, str, str]]()
     for claim, ordinal, place in _numbered(claims):
-        is_settled = _insert_claim(connection, cycle, claim, ordinal, place)
+        is_settled, before = _insert_claim(connection, cycle, claim, ordinal, place)
+        given_up += [] if before is None else [before]
         settled += claim.role == "left_out" and is_settled
         groups[claim.role, claim.skill, claim.pattern] += 1
     for (role, skill, pattern), size in groups.items():
         if role in DRAWN:
             insert_group(connection, cycle, role, skill, pattern, size)
+    write_given_up(connection, cycle, given_up)
     return settled
 
 
@@ -168,8 +190,10 @@ def _check(claim: Claim) -> None:
         check_id(claim.pattern, "pattern of a claim")
 
 
-def _insert_claim(connection: apsw.Connection, cycle: int, claim: Claim, ordinal: int, place: int) -> bool:
-    """Whether the trajectory has no feedback beyond the one that it is claimed with."""
+def _insert_claim(
+    connection: apsw.Connection, cycle: int, claim: Claim, ordinal: int, place: int
+) -> tuple[bool, GivenUp | None]:
+    """Whether the trajectory has no feedback beyond the one that it is claimed with; and the claim that gave way."""
     latest, is_its_own = connection.execute(_RATED, (claim.seq, claim.feedback_seq)).get
     if latest is None:
         raise CycleError(
@@ -180,21 +204,23 @@ def _insert_claim(connection: apsw.Connection, cycle: int, claim: Claim, ordinal
             f"trajectory seq {claim.seq}: feedback seq {claim.feedback_seq} is not of it; claim what collect() returns"
         )
     feedback = latest if claim.feedback_seq is None else claim.feedback_seq
-    _give_up_left_out(connection, cycle, claim.seq, feedback)
+    before = _give_up_left_out(connection, cycle, claim.seq, feedback)
     where = (cycle, claim.role, ordinal, claim.skill, claim.pattern, place)
     values = (*where, claim.seq, feedback, claim.prompt_ids, claim.response_ids)
     connection.execute(_INSERT_CLAIM, (*values, row_crc(*values)))
-    return bool(feedback == latest)
+    return bool(feedback == latest), before
 
 
-def _give_up_left_out(connection: apsw.Connection, cycle: int, seq: int, feedback: int) -> None:
-    """Remove the claim on a trajectory that was left out before ``feedback`` came; any other one stays for good."""
-    row = connection.execute(_CLAIM_ON, (seq,)).get
-    if row is None:
-        return
-    claim = read_claim(row)
+def _give_up_left_out(connection: apsw.Connection, cycle: int, seq: int, feedback: int) -> GivenUp | None:
+    """Remove the claim on a trajectory that was left out before ``feedback`` came, and return it; any other one stays
+    for good.
+    """
+    claim = claim_on(connection, seq)
+    if claim is None:
+        return None
     if claim.role != "left_out" or claim.cycle == cycle or claim.feedback >= feedback:
         raise CycleError(
             f"trajectory seq {seq}: cycle {claim.cycle} has claimed it; claim what collect() returns, once"
         )
     connection.execute("DELETE FROM claims WHERE seq = ?", (seq,))
+    return GivenUp(seq=seq, cycle=claim.cycle, feedback=claim.feedback, pattern=claim.pattern)

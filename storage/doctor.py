@@ -17,6 +17,8 @@ from sona.storage.connection import store_error
 from sona.storage.findings import Diagnosis, Finding, Severity
 from sona.storage.layout import DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
+from sona.storage.mapped import FOLDER as JOURNAL
+from sona.storage.mapped import waiting_in
 from sona.storage.pages import Pages
 from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
@@ -43,6 +45,7 @@ class Examination:
     form: int = SCHEMA_VERSION
     versions: list[Version] = field(default_factory=list)
     in_force: str | None = None
+    pinned: frozenset[str] = frozenset()
 
     def add(self, severity: Severity, where: str, what: str, repair: str = "") -> None:
         """One more finding."""
@@ -111,7 +114,7 @@ def _examine_database(found: Examination, database: Path, *, alone: bool) -> Non
         found.by_pages = True
     if checked is not None:
         found.findings += checked.findings
-        found.versions, found.in_force = checked.versions, checked.in_force
+        found.versions, found.in_force, found.pinned = checked.versions, checked.in_force, checked.pinned
     found.rebuild = any(finding.repair for finding in found.findings)
 
 
@@ -167,6 +170,9 @@ def _examine_folders(found: Examination, folders: Versions) -> None:
             found.add("damaged", f"version {name}, in force", why, "puts the nearest whole version before it in force")
         elif why:
             found.add("damaged", f"version {name}", why, "sets its folder aside")
+        elif name in found.pinned:
+            what = f"its files are gone, which no retention removes; 'sona versions unpin {name}' if nobody misses them"
+            found.add("damaged", f"version {name}, pinned", what)
     if not folders.folder.is_dir() or not found.versions:
         return
     known = {version.id for version in found.versions}
@@ -194,8 +200,9 @@ def _damage(folders: Versions, version: Version) -> str | None:
 def _note_files(found: Examination, folder: Path) -> None:
     for path in _others(folder):
         found.add("note", path.name, "a repair left it; delete it once nothing in it is missed")
-    for path in sorted(folder.glob("journal*")):
-        found.add("note", path.name, "records on their way into the database; the next start takes them in")
+    if waiting := waiting_in(folder):
+        what = f"{waiting} records on their way into the database; who writes to it, or the next start, takes them in"
+        found.add("note", JOURNAL, what)
 
 
 def _others(folder: Path) -> Iterator[Path]:

@@ -8,13 +8,14 @@ system does at once or not at all; the version's row gets the digest. :func:`set
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from typing import Any
 
 import apsw
 import msgspec
 
-from sona.errors import SonaError, StoreCorruptError, StoreError
+from sona.errors import SonaError, StoreCorruptError, StoreError, UnknownIdError
 from sona.storage.deletion import Deleted, delete
 from sona.storage.head import read_version, read_versions
 from sona.storage.quality import Policy
@@ -31,6 +32,12 @@ _OF_SOURCE = "SELECT seq FROM trajectories WHERE source = ? AND seq > ? AND seq 
 _TRAINED_ON = """
 SELECT DISTINCT c.cycle FROM trajectories t JOIN claims c ON c.seq = t.seq WHERE t.source = ? AND c.role = 'train'
 """
+_IS_KNOWN = """
+SELECT EXISTS (SELECT 1 FROM trajectories WHERE source = ?1) OR EXISTS (SELECT 1 FROM learned WHERE source = ?1)
+"""
+_KNOWN = "SELECT source FROM sources UNION SELECT source FROM learned ORDER BY source"
+_NEAREST = 3
+"""So many known sources are named to who asks for an unknown one."""
 _REMEMBERED = "SELECT cycle, trajectories, crc FROM learned WHERE source = ?"
 
 
@@ -62,13 +69,33 @@ class Erasure:
         self._source, self._transact, self._apart, self._snapshot = source, transact, apart, snapshot
         self._folders, self._policy = folders, policy
 
+    def check_known(self) -> None:
+        """See that there is something to erase, or to take to its end.
+
+        Raises:
+            UnknownIdError: nothing in the store is of the source; it names the nearest that are.
+        """
+        with self._snapshot() as connection:
+            mark = _read(connection)
+            if (mark is not None and mark.source == self._name()) or connection.execute(_IS_KNOWN, (self._source,)).get:
+                return
+            known = [str(row[0]) for row in connection.execute(_KNOWN)]
+        near = ", ".join(map(repr, difflib.get_close_matches(self._source, known, _NEAREST, cutoff=0.0)))
+        raise UnknownIdError(
+            f"erase {self._source!r}: nothing in this store is of that source, and nothing was changed; "
+            + (f"the nearest that are known: {near}" if near else "it knows no source at all")
+        )
+
+    def _name(self) -> str:
+        return hashlib.sha256(self._source.encode()).hexdigest()
+
     def begin(self) -> None:
         """Set the mark.
 
         Raises:
             StoreError: another source's erasure was cut short.
         """
-        name = hashlib.sha256(self._source.encode()).hexdigest()
+        name = self._name()
 
         def work(connection: apsw.Connection) -> None:
             mark = _read(connection)

@@ -6,7 +6,8 @@ and halved until the record stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import apsw
 import msgspec
@@ -70,11 +71,19 @@ class UnstorableError(Exception):
     """A batch holds a record that can't be stored, and would fail in the same way again."""
 
 
+Fates = Mapping[str, Exception | None]
+"""By id what became of the last trajectory of that id: None, or the error that left it out."""
+_NONE_BEFORE: Fates = MappingProxyType({})
+
+
 def insert(
-    connection: apsw.Connection, records: Sequence[Trajectory | Feedback], policy: Policy
+    connection: apsw.Connection, records: Sequence[Trajectory | Feedback], policy: Policy, before: Fates = _NONE_BEFORE
 ) -> list[Exception | None]:
     """Store ``records`` in the transaction under way; for each None, or the error that left it out. By ``policy`` the
     totals count a trajectory's quality.
+
+    A feedback belongs to the nearest trajectory of its id before it, here or ``before`` these records in the same
+    batch, and is left out where that one is; where there is none, to the one in the store or later in the batch.
 
     Storing the same again changes nothing, so a batch whose fate is unknown can be given once more.
 
@@ -83,7 +92,7 @@ def insert(
     """
     try:
         batch = _Batch(connection, policy)
-        results = batch.add(records)
+        results = batch.add(records, before)
         batch.finish()
     except Exception as error:
         if records and _is_of_a_record(error):
@@ -93,24 +102,29 @@ def insert(
 
 
 def insert_apart(
-    connection: apsw.Connection, records: Sequence[Trajectory | Feedback], policy: Policy
+    connection: apsw.Connection, records: Sequence[Trajectory | Feedback], policy: Policy, before: Fates = _NONE_BEFORE
 ) -> list[Exception | None]:
     """As :func:`insert`, with each record that can't be stored left out. Its savepoints cost a tenth more."""
     connection.execute("SAVEPOINT part")
     results: list[Exception | None]
     try:
-        results = insert(connection, records, policy)
+        results = insert(connection, records, policy, before)
     except UnstorableError as error:
         connection.execute("ROLLBACK TO part")
         if len(records) == 1:
             results = [_unstorable(records[0], error.__cause__)]
         else:
             half = len(records) // 2
-            results = insert_apart(connection, records[:half], policy) + insert_apart(
-                connection, records[half:], policy
-            )
+            results = insert_apart(connection, records[:half], policy, before)
+            fates = {**before, **_fates(records[:half], results)}
+            results += insert_apart(connection, records[half:], policy, fates)
     connection.execute("RELEASE part")
     return results
+
+
+def _fates(records: Sequence[Trajectory | Feedback], results: Sequence[Exception | None]) -> Fates:
+    pairs = zip(records, results, strict=True)
+    return {record.id: result for record, result in pairs if isinstance(record, Trajectory)}
 
 
 def _unstorable(record: Trajectory | Feedback, cause: BaseException | None) -> SonaError:
@@ -131,6 +145,16 @@ def _is_of_a_record(error: Exception) -> bool:
     return not isinstance(error, (SonaError, OSError, MemoryError))
 
 
+def _check_came_with(record: Feedback, fate: Exception | None) -> None:
+    """``fate`` is that of the trajectory which a feedback belongs to."""
+    if fate is None:
+        return
+    name = f"feedback {record.id!r}: trajectory {record.trajectory_id!r}, which it came with, was left out"
+    if isinstance(fate, ConflictError):
+        raise ConflictError(f"{name}, as other content has its id")
+    raise UnknownIdError(f"{name}: {fate}")
+
+
 class _Batch:
     """Trajectories first, then feedback: nothing is lost by the order, and one statement takes all trajectories."""
 
@@ -141,7 +165,7 @@ class _Batch:
         self._totals: dict[str, Totals] = {}
         self._new_trajectories = self._new_feedback = 0
 
-    def add(self, records: Sequence[Trajectory | Feedback]) -> list[Exception | None]:
+    def add(self, records: Sequence[Trajectory | Feedback], before: Fates) -> list[Exception | None]:
         results: list[Exception | None] = [None] * len(records)
         rows: dict[int, TrajectoryRow] = {}
         for place, record in enumerate(records):
@@ -153,19 +177,13 @@ class _Batch:
             except _PER_RECORD as error:
                 results[place] = error
         self._add_trajectories(records, rows, results)
-        taken = {
-            record.id
-            for record, result in zip(records, results, strict=True)
-            if isinstance(record, Trajectory) and isinstance(result, ConflictError)
-        }
+        fates = dict(before)
         for place, record in enumerate(records):
-            if isinstance(record, Feedback):
+            if isinstance(record, Trajectory):
+                fates[record.id] = results[place]
+            elif isinstance(record, Feedback):
                 try:
-                    if record.trajectory_id in taken:
-                        raise ConflictError(
-                            f"feedback {record.id!r}: trajectory {record.trajectory_id!r}, which it came with, was "
-                            "left out, as other content has its id"
-                        )
+                    _check_came_with(record, fates.get(record.trajectory_id))
                     self._add_feedback(record)
                 except _PER_RECORD as error:
                     results[place] = error

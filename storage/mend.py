@@ -18,6 +18,8 @@ from sona.storage.catalogue import CLAIMS, FEEDBACK, TRAJECTORIES, Row, Table
 from sona.storage.claims import CLAIM_COLUMNS, insert_group, read_claim
 from sona.storage.cycles import watermark_after
 from sona.storage.head import Head
+from sona.storage.pins import PREFIX as PIN
+from sona.storage.pins import read_pins
 from sona.storage.quality import Policy
 from sona.storage.quarantine import Quarantine
 from sona.storage.recount import count_groups, count_left_out, count_totals, passed_by
@@ -68,6 +70,8 @@ class _Mending:
         for name in lost:
             if (found := self._put_back(name)) is not None:
                 versions[name] = found
+            else:
+                self._connection.execute("DELETE FROM state WHERE name = ?", (PIN + name,))
         self._connection.execute("DELETE FROM versions")
         known: list[str] = []
         for version in sorted(versions.values(), key=lambda version: (version.cycle, version.created_ns)):
@@ -82,7 +86,8 @@ class _Mending:
         rows = self._connection.execute("SELECT version FROM cycles WHERE version IS NOT NULL").fetchall()
         parents = {version.parent for version in versions if version.parent is not None}
         in_force = set() if head is None else {head.version}
-        return {BASE_VERSION, *(cast(str, row[0]) for row in rows), *parents, *in_force}
+        pinned = read_pins(self._connection)
+        return {BASE_VERSION, *(cast(str, row[0]) for row in rows), *parents, *in_force, *pinned}
 
     def _put_back(self, name: str) -> Version | None:
         if name == BASE_VERSION:

@@ -112,10 +112,12 @@ class Pages:
 
     def _overflow(self, number: int, length: int) -> bytes:
         parts = []
+        seen = set[int]()
         while length > 0:
-            page = self.page(number) if 0 < number <= self.count else b""
+            page = self.page(number) if 0 < number <= self.count and number not in seen else b""
             if len(page) < self.size:
-                raise ValueError("an overflow page is missing")
+                raise ValueError("an overflow page is missing, or names one before it")
+            seen.add(number)
             parts.append(page[4 : 4 + length])
             length -= len(parts[-1])
             number = int.from_bytes(page[:4], "big")
@@ -210,10 +212,12 @@ def _value(payload: bytes, kind: int, at: int) -> tuple[Value, int]:
         return kind - 8, at
     if kind in (10, 11):
         raise ValueError("no such kind of value")
-    if kind == 7:
-        return float(struct.unpack(">d", payload[at : at + 8])[0]), at + 8
-    length = _INTEGER_BYTES.get(kind, (kind - 12) // 2)
+    length = 8 if kind == 7 else _INTEGER_BYTES.get(kind, (kind - 12) // 2)
     data = payload[at : at + length]
+    if len(data) < length:
+        raise ValueError("a value is longer than what is left of the record")
+    if kind == 7:
+        return float(struct.unpack(">d", data)[0]), at + length
     if kind < 12:
         return int.from_bytes(data, "big", signed=True), at + length
     return (data.decode(errors="surrogateescape") if kind % 2 else data), at + length

@@ -75,6 +75,12 @@ def get(connection: apsw.Connection, trajectory_id: str) -> Stored:
     return read_stored(row)
 
 
+def source_of(connection: apsw.Connection, trajectory_id: str) -> str | None:
+    """Who sent a trajectory; None where there is none of this id."""
+    source: str | None = connection.execute("SELECT source FROM trajectories WHERE id = ?", (trajectory_id,)).get
+    return source
+
+
 def has(connection: apsw.Connection, trajectory_id: str) -> bool:
     """Whether there is a trajectory of this id."""
     return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM trajectories WHERE id = ?)", (trajectory_id,)).get)

@@ -13,6 +13,7 @@ from sona.storage.catalogue import TABLES, Row
 from sona.storage.erasure import is_under_way
 from sona.storage.findings import Finding
 from sona.storage.head import Head, read_head, read_versions
+from sona.storage.pins import read_pins
 from sona.storage.quality import Policy
 from sona.storage.recount import count_groups, count_left_out, count_totals, gaps, is_about, passed_by
 from sona.storage.salvage import COUNTED
@@ -32,6 +33,8 @@ class Checked(NamedTuple):
     versions: list[Version]
     in_force: str | None
     """None where nothing says so."""
+    pinned: frozenset[str]
+    """Ids of pinned versions."""
 
 
 def check(connection: apsw.Connection, policy: Policy) -> Checked:
@@ -50,11 +53,18 @@ def check(connection: apsw.Connection, policy: Policy) -> Checked:
     return Checked(findings, *_versions(connection))
 
 
-def _versions(connection: apsw.Connection) -> tuple[list[Version], str | None]:
+def _versions(connection: apsw.Connection) -> tuple[list[Version], str | None, frozenset[str]]:
     try:
-        return read_versions(connection), read_head(connection).version
+        return read_versions(connection), read_head(connection).version, _pinned(connection)
     except StoreCorruptError:
-        return [], None
+        return [], None, frozenset()
+
+
+def _pinned(connection: apsw.Connection) -> frozenset[str]:
+    try:
+        return frozenset(read_pins(connection))
+    except StoreCorruptError:  # its row is among the findings
+        return frozenset()
 
 
 def _rows(connection: apsw.Connection) -> Iterator[Finding]:

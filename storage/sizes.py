@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from stat import S_ISREG
+from typing import NamedTuple
 
 from sona.ports import StoreSizes
 
@@ -19,14 +22,34 @@ def sizes_of(database: Path, journal: Path, versions: Path) -> StoreSizes:
     )
 
 
+class FolderBytes(NamedTuple):
+    """Of the files in some folders."""
+
+    all: int
+    own: int
+    """Of those that stand nowhere else: what their removal would give back."""
+
+
+def bytes_in(folders: Iterable[Path]) -> FolderBytes:
+    """What lies in ``folders`` together; a file that stands in several of them counts once."""
+    walks = (walk for folder in folders for walk in os.walk(folder))  # which passes over what goes away meanwhile
+    found = list(_regular(Path(folder, name) for folder, _, names in walks for name in names))
+    names = Counter((one.st_dev, one.st_ino) for one in found)
+    files = {(one.st_dev, one.st_ino): one for one in found}
+    own = sum(one.st_size for inode, one in files.items() if names[inode] == one.st_nlink)
+    return FolderBytes(sum(one.st_size for one in files.values()), own)
+
+
 def _bytes(files: Iterable[Path]) -> int:
     """Of regular files; one that stands under several names counts once."""
-    sizes: dict[tuple[int, int], int] = {}
+    return sum({(one.st_dev, one.st_ino): one.st_size for one in _regular(files)}.values())
+
+
+def _regular(files: Iterable[Path]) -> Iterator[os.stat_result]:
     for file in files:
         try:
             found = file.lstat()
         except FileNotFoundError:  # a checkpoint or a prune took it away just now
             continue
         if S_ISREG(found.st_mode):
-            sizes[found.st_dev, found.st_ino] = found.st_size
-    return sum(sizes.values())
+            yield found

@@ -22,14 +22,16 @@ from sona.ports import Arrivals, Claim, Collected, Role, SourceCounts, StoreCoun
 from sona.storage import cycles, forked, reading
 from sona.storage.arrivals import read_arrivals
 from sona.storage.backup import Backup, back_up
-from sona.storage.claims import read_claims
+from sona.storage.claims import read_claims, read_trained_on
 from sona.storage.connection import Readers, store_error
+from sona.storage.earlier import with_learned
 from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.layout import DATABASE, LOCK, REBUILT, VERSIONS
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
+from sona.storage.pins import delete_pin, read_pins, write_pin
 from sona.storage.quality import Policy, adopt_policy, rated, read_policy
 from sona.storage.replay import Replay
 from sona.storage.retention import Limits, Pruned, Retention
@@ -196,6 +198,17 @@ class Store:
 
         return self._transact(work)
 
+    def pin(self, version_id: str) -> None:
+        """Keep the files of a version from being removed by retention, durably; UnknownIdError where there is none of
+        this id.
+        """
+        at_ns = time.time_ns()
+        self._transact(lambda connection: write_pin(connection, version_id, at_ns))
+
+    def unpin(self, version_id: str) -> None:
+        """Let go of a pinned version, durably; UnknownIdError where there is none of this id."""
+        self._transact(lambda connection: delete_pin(connection, version_id))
+
     def prune(self, limits: Limits | None = None, now_ns: int | None = None) -> Pruned:
         """Delete what is beyond ``limits``, those of the settings if there are none given: see
         :meth:`sona.storage.retention.Retention.apply`. Records come in meanwhile.
@@ -220,13 +233,16 @@ class Store:
 
     def collect(self, limit: int) -> Collected:
         """At most ``limit`` trajectories that have feedback and are claimed by no cycle, or were left out before their
-        latest feedback came, in the order of the first feedback that makes them new.
+        latest feedback came, in the order of the first feedback that makes them new. Of these each says with what
+        quality the version in force learned it before.
 
-        The cost follows what is new since the last cycle, not what the store holds.
+        The cost follows what is new since the last cycle, not what the store holds; where something was rated anew, the
+        number of versions too.
         """
         with self._snapshot() as connection:
             found = reading.collect(connection, limit)
-            return msgspec.structs.replace(found, rows=tuple(rated(connection, found.rows, self._policy)))
+            rows = rated(connection, found.rows, self._policy)
+            return msgspec.structs.replace(found, rows=with_learned(connection, rows, self._policy))
 
     def sample(
         self,
@@ -265,6 +281,13 @@ class Store:
         with self._snapshot() as connection:
             return read_claims(connection, cycle)
 
+    def trained_on(self, cycle: int) -> dict[str, str]:
+        """By the id of each trajectory that a cycle trained on as new, and that was not deleted since, the skill that
+        it was learned into.
+        """
+        with self._snapshot() as connection:
+            return read_trained_on(connection, cycle)
+
     def get(self, trajectory_id: str) -> Stored:
         """One trajectory; UnknownIdError where there is none of this id."""
         with self._snapshot() as connection:
@@ -273,6 +296,11 @@ class Store:
     def __contains__(self, trajectory_id: str) -> bool:
         with self._snapshot() as connection:
             return reading.has(connection, trajectory_id)
+
+    def source_of(self, trajectory_id: str) -> str | None:
+        """Who sent a trajectory; None where there is none of this id."""
+        with self._snapshot() as connection:
+            return reading.source_of(connection, trajectory_id)
 
     def feedback_of(self, trajectory_id: str) -> list[Feedback]:
         """All feedback for a trajectory, in the order of arrival; UnknownIdError where there is no such trajectory."""
@@ -303,6 +331,11 @@ class Store:
         """All versions, oldest first."""
         with self._snapshot() as connection:
             return read_versions(connection)
+
+    def pinned(self) -> dict[str, int]:
+        """By the id of each pinned version, since when, in nanoseconds since 1970."""
+        with self._snapshot() as connection:
+            return read_pins(connection)
 
     def read_state(self, name: str) -> bytes | None:
         """A value kept beside the records; None where there is none."""

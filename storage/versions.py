@@ -95,6 +95,7 @@ class Versions:
         try:
             found = _digest(folder, _files(folder))
         except (OSError, InvalidInputError) as error:
+            self.path(version.id)  # retention may have removed it just now
             raise _damaged(version, folder, str(error)) from error
         if found != version.digest:
             raise _damaged(version, folder, f"digest {found}, published as {version.digest}")
@@ -158,19 +159,30 @@ class Versions:
         return self._remove(keep, drafts=False)
 
     def _remove(self, keep: set[str], *, drafts: bool) -> list[str]:
-        removed = []
+        """No version ever has its name and not all of its files, whatever comes in between: all names go first, for
+        good. What is left then is a draft. A file that another version shares is only one of its names less.
+        """
         try:
-            for entry in sorted(self.folder.iterdir()):
-                is_draft = entry.name.startswith(DRAFT)
-                if (is_draft and not drafts) or entry.name in keep:
-                    continue
-                _remove_entry(entry if is_draft else entry.rename(self.folder / f"{DRAFT}{new_id()}"))
-                removed.append(entry.name)
+            entries = sorted(self.folder.iterdir())
         except FileNotFoundError:
-            return removed
+            return []
         except OSError as error:
             raise store_error(error, self.folder) from error
-        return removed
+        leaving = [
+            entry for entry in entries if entry.name not in keep and (drafts or not entry.name.startswith(DRAFT))
+        ]
+        try:
+            away = [self._nameless(entry) for entry in leaving]
+            if away != leaving:
+                _sync_path(self.folder)
+            for entry in away:
+                _remove_entry(entry)
+        except OSError as error:
+            raise store_error(error, self.folder) from error
+        return [entry.name for entry in leaving]
+
+    def _nameless(self, entry: Path) -> Path:
+        return entry if entry.name.startswith(DRAFT) else entry.rename(self.folder / f"{DRAFT}{new_id()}")
 
     def _named(self, version_id: str) -> Path:
         if not _ID.fullmatch(version_id):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sona
+from sona.storage.store import Store
 from tests.engine.small import WORLD
 
 ROOT = Path(__file__).parents[1]
@@ -80,9 +81,9 @@ def test_status_works_beside_a_running_agent(learned: Path) -> None:
 def test_versions_can_be_seen_and_taken_back(learned: Path) -> None:
     listed = json.loads(command("versions", "list", "--store", learned, "--json").stdout)
     assert (listed["current"], [row["id"] for row in listed["versions"]]) == ("v1", ["v0", "v1"])
-    shown = json.loads(command("versions", "show", "v1", "--store", learned).stdout)
+    shown = json.loads(command("versions", "show", "v1", "--store", learned, "--json").stdout)
     assert shown["report"]["status"] == "published"
-    assert shown["version"]["settings"]["train"]["batch_size"] == 16
+    assert shown["settings"]["train"]["batch_size"] == 16
     assert "v0 is in force" in command("versions", "rollback", "--store", learned).stdout
     assert "v1 is in force" in command("versions", "rollback", "v1", "--store", learned).stdout
 
@@ -136,3 +137,51 @@ def test_the_standard_input_is_imported(tmp_path: Path, words: tuple[str, ...]) 
 def test_help_names_every_command() -> None:
     shown = command("--help").stdout
     assert all(name in shown for name in ("demo", "learn", "import", "status", "versions"))
+
+
+STOPPED = """
+import os, signal, sys, time
+from sona.cli import main
+from sona.cycles import Cycles
+from tests.storage.learned import publish
+
+def learn(self, report):
+    if "early" in sys.argv[0]:
+        os.kill(os.getpid(), signal.SIGINT)
+        while True:
+            report.__self__._check()
+    publish(self._parts.store)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.3)
+
+Cycles._learn = learn
+sys.argv[:2] = [sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "said", "version"),
+    [
+        ("late", "sona: stopped, but cycle 1 was at its end by then: published v1, which is in force: ", "v1"),
+        ("early", "sona: stopped; what was flushed is stored, and nothing else has changed", "v0"),
+    ],
+)
+def test_ctrl_c_says_whether_a_version_was_published_by_then(
+    tmp_path: Path, when: str, said: str, version: str
+) -> None:
+    (tmp_path / "log.jsonl").write_text('{"prompt": "q", "response": "r", "quality": 1}\n')
+    words = ("learn", "--store", tmp_path / "store", "--model", "tiny", "--trajectories", tmp_path / "log.jsonl")
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, when, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert said in done.stderr
+    with Store.open(tmp_path / "store", read_only=True) as store:
+        assert store.current().id == version

@@ -114,7 +114,7 @@ def test_one_pattern_is_shown_whole(store: Path) -> None:
         "born in 1, last grown in 2",
         "where is my order",
         "→ on its way",
-        "do: Ask for the number; helped 3, harmed 1 (",
+        "do: Ask for the number; +0.20 (-0.21 to +0.61) against what is usual",
         "when an order is asked about",
         "Then look it up.",
         "from t1, t2",
@@ -240,18 +240,18 @@ def test_a_bank_that_learned_is_shown(tmp_path: Path) -> None:
     """Not made by hand: two cycles of two kinds of queries."""
     rng, bank = np.random.default_rng(0), Bank()
     for cycle in (1, 2):
-        centres = np.eye(16, dtype=np.float32)[[at % 2 for at in range(40)]] * 8
+        centres = np.eye(16, dtype=np.float32)[[at % 2 for at in range(200)]] * 8
         members = [
             Member(
                 f"{cycle}-{at}", row, (at % 2 + cycle - 1) / 2, f"query {at % 2}", "", ("tool:a", "tool:b")[at % 2 :]
             )
-            for at, row in enumerate(centres + rng.normal(size=(40, 16)).astype(np.float32))
+            for at, row in enumerate(centres + rng.normal(size=(200, 16)).astype(np.float32))
         ]
-        bank = bank.learn(members, BankConfig(half_life=1.0), cycle=cycle, seed=0).bank
+        bank = bank.learn(members, BankConfig(), cycle=cycle, seed=0).bank
     with Store.open(tmp_path / "store") as opened:
         add(opened, recorded(["t1"]))
         publish(opened, {"bank.msgpack": bank.to_bytes()})
     shown = command("bank", "show", "--store", tmp_path / "store").stdout
-    assert f"{len(bank.patterns)} patterns from 80 trajectories" in shown
-    assert "+0.08" in shown  # of the first cycle's qualities half counts
+    assert f"{len(bank.patterns)} patterns from 400 trajectories" in shown
+    assert "+0.19" in shown  # of the first cycle's hundred an eighth counts
     assert "born of" in command("bank", "log", "--store", tmp_path / "store").stdout

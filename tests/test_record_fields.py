@@ -32,6 +32,7 @@ from sona.types import (
     Record,
     Reply,
     Step,
+    Token,
     ToolCall,
     Trajectory,
     Version,
@@ -138,12 +139,14 @@ pattern = Pattern(
     id="p1",
     centroid=np.ones(2, "<f4").tobytes(),
     count=2**40,
-    verdict=Verdict(count=2**30, mean=0.5, m2=1.0, recent_weight=1.0, recent_mean=0.5, cycle=1),
+    verdict=Verdict(count=2**30, mean=0.5, m2=1.0, recent_weight=1.0, recent_mean=0.5),
     weight=2.0,
     spread=0.5,
     touched_cycle=2**62,
 )
-lesson = Lesson(title="t", when="w", advice="do", text="x", trajectory_ids=("a",), id="l1")
+lesson = Lesson(
+    title="t", when="w", advice="do", text="x", trajectory_ids=("a",), id="l1", helpful=2**30, harmful=2**30
+)
 route = RouteEstimate(route="tool:a", quality=0.5, low=0.2, high=0.8, count=3, best=0.6)
 failed = GateCheck(name="gain", value=0.0, bound=1.0, passed=False)
 gate = GateDecision(passed=False, checks=(failed,))
@@ -236,7 +239,6 @@ FIELDS = [
     Field(Verdict, "m2", st.floats(0, 2**28), not_number | st.sampled_from([None, -1e-6, 2.0**29])),
     Field(Verdict, "recent_weight", st.floats(0, 2**30), not_number | st.sampled_from([None, -1e-6, 2.0**31])),
     Field(Verdict, "recent_mean", qualities, not_quality),
-    Field(Verdict, "cycle", counts, not_count),
     Field(Lesson, "title", said, not_said),
     Field(Lesson, "when", said, not_said),
     Field(Lesson, "advice", st.sampled_from(["do", "avoid"]), st.sampled_from(["", "Do", None, 1])),
@@ -245,6 +247,8 @@ FIELDS = [
     Field(Lesson, "id", ids, not_id),
     Field(Lesson, "helpful", counts, not_count),
     Field(Lesson, "harmful", counts, not_count),
+    Field(Lesson, "gain", st.floats(-(2**31), 2**31), not_number | st.sampled_from([None, 2.0**32, -(2.0**32)])),
+    Field(Lesson, "noise", st.floats(0, 1e9), not_number | st.sampled_from([None, -1e-6])),
     Field(Lesson, "born_cycle", counts, not_count),
     Field(Lesson, "shown", lists(ids), wrong_items(not_id)),
     Field(Lesson, "trials", st.binary(max_size=4).map(lambda part: 8 * part), not_bytes),
@@ -330,6 +334,7 @@ FIELDS = [
     Field(Reply, "finish_reason", st.sampled_from(["stop", "length"]), not_id | st.just("tool_calls")),
     Field(Reply, "adapter", optional(ids), sometimes_none(not_id)),
     Field(Reply, "micro", optional(ids), sometimes_none(not_id)),
+    Field(Reply, "tokens", lists(st.builds(Token, id=counts)), wrong_items(st.just(1))),
 ]
 
 

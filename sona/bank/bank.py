@@ -16,13 +16,16 @@ from sona.bank.families import families_of, has_stale_names
 from sona.bank.first_form import read_first_form
 from sona.bank.forecast import NEAREST, forecast, usual
 from sona.bank.index import CentroidIndex
+from sona.bank.lessons import asked_after_merges
 from sona.bank.pattern import Member, weight_at
 from sona.bank.placing import Cycle
-from sona.bank.routes import drawn, estimates, everywhere
+from sona.bank.revising import Revision, heirs, revised
+from sona.bank.routes import candidates, drawn, estimates, everywhere
+from sona.bank.sample import Sample
 from sona.bank.shelf import Asked, Body, Shelf, Stray
 from sona.bank.vectors import unit_rows
 from sona.bank.verdicts import ALL
-from sona.checks import Float32
+from sona.checks import Float32, check_id, shown, tuple_of
 from sona.config import BankConfig
 from sona.errors import DimensionMismatchError, InvalidInputError, StoreCorruptError
 from sona.patterns import UNKNOWN, BestRoute, Lesson, Pattern, PatternChange, Recall, RouteEstimate, Verdict
@@ -58,6 +61,7 @@ class BankState(Record, kw_only=True):
     changes: tuple[PatternChange, ...] = ()
     cycle: int = 0
     half_life: float = HALF_LIFE
+    sample: Sample = Sample()
     asked: dict[str, Asked] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,8 +69,12 @@ class BankState(Record, kw_only=True):
         widths = {len(pattern.centroid) for pattern in self.patterns} | {len(self.mean)}
         if len(ids) != len(self.patterns) or len(self.bodies) not in (0, len(self.patterns)):
             raise InvalidInputError("bank: patterns with the same id, or without their cells")
+        widths |= {len(body.cells[0].total) for body in self.bodies} | {len(one.cell.total) for one in self.strays}
         if len(widths) != 1 or len(self.mean) != 4 * self.width:
             raise InvalidInputError("bank: patterns of different widths")
+        for pattern, body in zip(self.patterns, self.bodies, strict=False):
+            if pattern.count != sum(cell.count for cell in body.cells):
+                raise InvalidInputError(f"bank: pattern {pattern.id} has not as many trajectories as its cells")
 
 
 class Bank:
@@ -152,12 +160,15 @@ class Bank:
 
         Raises:
             DimensionMismatchError: ``query`` has another width than the bank's embeddings.
-            InvalidInputError: ``query`` is not of one dimension, holds NaN or infinities, or is all zero.
+            InvalidInputError: ``query`` is not of one dimension, holds NaN or infinities, or is all zero; or ``k``
+                is no whole number from 1.
         """
         patterns = self._by_id
         return [Recall(pattern=patterns[name], similarity=value) for name, value in self._nearest_of(query, k)]
 
     def _nearest_of(self, query: Float32, k: int) -> list[tuple[str, float]]:
+        if type(k) is not int or k < 1:
+            raise InvalidInputError(f"k: {shown(k)}; a whole number from 1 is allowed")
         if self._mean is None or not self._by_id:
             return []
         with np.errstate(over="ignore"):  # becomes an infinity, which is refused
@@ -169,36 +180,44 @@ class Bank:
         return self._index.search(self._centred(query[None]), k)[0]
 
     def best_route(
-        self, query: Float32, kind: str | None = None, *, explore: np.random.Generator | None = None
+        self,
+        query: Float32,
+        kind: str | None = None,
+        *,
+        among: Sequence[str] | None = None,
+        explore: np.random.Generator | None = None,
     ) -> BestRoute | None:
         """Which route to take for ``query``, a float32 embedding (width,), by how the routes went for queries like it.
 
         Args:
             query: as :meth:`recall`.
-            kind: ``tool`` compares ``tool:search`` with ``tool:lookup`` and the like; None compares all routes that
-                the bank knows, which makes sense only where all are of one kind.
+            kind: ``tool`` compares ``tool:search`` with ``tool:lookup`` and the like; None compares routes of all
+                kinds, which makes sense only where all are of one.
+            among: compare these in place of those that were taken for such queries: also what was only taken for
+                others, or never.
             explore: draw a route, each as often as it may be the best (Thompson sampling), in place of the one of the
                 highest expected quality: whoever always takes that one never learns what another is worth.
 
         Returns:
-            The route with its expected quality, its interval and the evidence behind it, and the others; None where no
-            route of this kind is known, or before the first cycle.
+            The route with its expected quality, its interval and the evidence behind it, and the others. Where no route
+            of the kind was taken for such queries, those are compared that were taken for any: ``chosen.count`` is 0
+            then. None where there is none at all, or before the first cycle.
 
         Raises:
-            As :meth:`recall`.
+            InvalidInputError: ``kind`` is no text or has a colon in it, ``among`` is empty or holds no names, or
+                ``explore`` is no random generator; and as :meth:`recall`.
         """
+        _check_route_question(kind, among, explore)
         found = self._nearest_of(query, 1)
         if not found:
             return None
         name, similarity = found[0]
-        ranked = self._estimates(name, kind)
-        if not ranked:
+        pattern = self._shelf.patterns[name]
+        routes = candidates(pattern, self._everywhere, kind) if among is None else tuple(dict.fromkeys(among))
+        if not routes:
             return None
-        chosen = ranked[0].route
-        if explore is not None:
-            shelf = self._shelf
-            routes = [one.route for one in ranked]
-            chosen = drawn(shelf.patterns[name], self._everywhere, routes, shelf.cycle, shelf.half_life, explore)
+        ranked = self._estimates(pattern, routes) if among is None else estimates(pattern, self._everywhere, routes)
+        chosen = ranked[0].route if explore is None else drawn(pattern, self._everywhere, routes, explore)
         return BestRoute(
             chosen=next(one for one in ranked if one.route == chosen),
             others=tuple(one for one in ranked if one.route != chosen),
@@ -206,21 +225,19 @@ class Bank:
             similarity=similarity,
         )
 
-    def _estimates(self, name: str, kind: str | None) -> list[RouteEstimate]:
-        """Of the routes of a pattern; worked out once, as the bank never changes."""
-        if (found := self._estimated.get((name, kind))) is None:
-            shelf = self._shelf
-            found = estimates(shelf.patterns[name], self._everywhere, kind, shelf.cycle, shelf.half_life)
-            self._estimated[name, kind] = found
+    def _estimates(self, pattern: Pattern, routes: tuple[str, ...]) -> list[RouteEstimate]:
+        """Of its routes; worked out once, as the bank never changes."""
+        if (found := self._estimated.get((pattern.id, routes))) is None:
+            found = self._estimated[pattern.id, routes] = estimates(pattern, self._everywhere, routes)
         return found
 
     @cached_property
-    def _estimated(self) -> dict[tuple[str, str | None], list[RouteEstimate]]:
+    def _estimated(self) -> dict[tuple[str, tuple[str, ...]], list[RouteEstimate]]:
         return {}
 
     @cached_property
     def _everywhere(self) -> dict[str, Verdict]:
-        return everywhere(self.patterns, self._shelf.half_life)
+        return everywhere(self.patterns)
 
     def predict(self, embeddings: Float32) -> npt.NDArray[np.float64]:
         """(n,) the expected quality of an answer to each of the queries ``embeddings`` (n, width), by how answers to
@@ -249,7 +266,7 @@ class Bank:
         return everything.mean if pattern is None else usual(pattern, everything)
 
     def with_families(self) -> Bank:
-        """With each pattern in a family of similar ones (:mod:`sona.bank.families`), in time with their square."""
+        """With each pattern in a family of similar ones (:mod:`sona.bank.families`), by a thousand pieces at most."""
         names = families_of(self.patterns)
         patterns = {name: msgspec.structs.replace(pattern, family=names[name]) for name, pattern in self._by_id.items()}
         return Bank._of(replace(self._shelf, patterns=patterns), self._mean)._with_index_of(self)
@@ -268,16 +285,50 @@ class Bank:
 
         Raises:
             DimensionMismatchError: an embedding has another width than the bank's.
-            InvalidInputError: an embedding holds NaN or infinities, or is all zero.
+            InvalidInputError: an embedding holds NaN or infinities, or is all zero; or ``cycle`` is no later than the
+                last.
         """
         if not members:
             return Placement(self, [])
+        if cycle <= self._shelf.cycle and self._shelf.cycle:
+            raise InvalidInputError(
+                f"cycle: {cycle}; the bank has learned from cycle {self._shelf.cycle}, and patterns are named for "
+                "cycles: a later number is allowed"
+            )
+        if len(widths := {len(member.embedding) for member in members}) > 1:
+            raise DimensionMismatchError(f"embeddings of widths {sorted(widths)}; one bank holds those of one embedder")
         rows = np.stack([member.embedding for member in members]).astype(np.float32)
-        mean = rows.mean(0) if self._mean is None else self._mean
+        mean = _mean_of(rows) if self._mean is None else self._mean
         bank = self if self._mean is not None else Bank((), mean)
         x = bank._centred(rows)
         after, pattern_ids, changed = Cycle(bank._shelf, bank._nearest_to, members, settings, cycle, seed).run(x)
+        asked = asked_after_merges(self.asked, (one for one in after.changes if one.cycle == cycle))
+        after = replace(after, asked={name: known for name, known in asked.items() if name in after.patterns})
         return Placement(Bank._of(after, mean)._with_index_of(bank, changed), pattern_ids)
+
+    def revise(self, revisions: Sequence[Revision], settings: BankConfig) -> tuple[Bank, list[str | None]]:
+        """The bank with other qualities of trajectories that it has learned, each counted as often as before: see
+        :mod:`sona.bank.revising`; and for each of them the pattern that it lies in, "" where it lies far from every
+        pattern, None where it is not known any more, so that :meth:`learn` may take it as new.
+
+        Raises:
+            DimensionMismatchError, InvalidInputError: of an embedding, as :meth:`learn`.
+        """
+        if self._mean is None or not revisions:
+            return self, [None] * len(revisions)
+        x = self._centred(np.stack([one.member.embedding for one in revisions]).astype(np.float32))
+        shelf, pattern_ids = revised(self._shelf, x, revisions, self._nearest_to, settings.exemplars)
+        return Bank._of(shelf, self._mean)._with_index_of(self), pattern_ids
+
+    def heir(self, pattern_id: str, embedding: Float32, after_cycle: int) -> str:
+        """What the pattern has become since ``after_cycle`` for ``embedding`` (width,): itself, what it was joined
+        with, or the nearest of its parts; "" where it was pruned, or is "".
+        """
+        names = [name for name in heirs({pattern_id} - {""}, self.changes, after_cycle) if name in self._by_id]
+        if len(names) < 2:
+            return names[0] if names else ""
+        row = self._centred(embedding[None])[0]
+        return max(sorted(names), key=lambda name: float(np.einsum("d,d->", self._by_id[name].vector(), row)))
 
     def _nearest_to(self, x: Float32, k: int) -> list[list[tuple[str, float]]]:
         """Of each of ``x``, unit rows in the centred space (n, width), the ids of the ``k`` nearest patterns."""
@@ -285,16 +336,20 @@ class Bank:
 
     def _centred(self, embeddings: Float32) -> Float32:
         assert self._mean is not None
+        if embeddings.ndim != 2:
+            raise InvalidInputError(f"embeddings: shape {embeddings.shape}; rows (n, width) are allowed")
         if embeddings.shape[1] != len(self._mean):
             raise DimensionMismatchError(
                 f"embedding of width {embeddings.shape[1]}; this store's have {len(self._mean)}: use the same embedder"
             )
-        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+        with np.errstate(over="ignore"):  # becomes an infinity, which is refused
+            lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        if not np.isfinite(lengths).all() or not lengths.all():
             raise InvalidInputError(
-                "embeddings: NaN, infinities or a row of zeros; finite numbers, not all zero, are allowed"
+                "embeddings: NaN, infinities, a row of zeros or numbers beyond float32's range; finite numbers, not "
+                "all zero, are allowed"
             )
         centred = embeddings - self._mean
-        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
         # What is at the mean has no direction from there, or that of a rounding error; it keeps its own. A first cycle
         # of one repeated query is all there.
         at_mean = np.linalg.norm(centred, axis=1, keepdims=True) <= AT_THE_MEAN * lengths
@@ -343,6 +398,7 @@ class Bank:
             changes=shelf.changes,
             cycle=shelf.cycle,
             half_life=HALF_LIFE if shelf.half_life == HALF_LIFE else shelf.half_life,
+            sample=shelf.sample,
             asked=dict(shelf.asked),
         )
         return msgspec.msgpack.encode(state)
@@ -355,16 +411,37 @@ class Bank:
         patterns = {pattern.id: pattern for pattern in state.patterns}
         bodies = dict(zip(patterns, state.bodies, strict=False))
         shelf = Shelf(
-            patterns,
-            bodies,
-            state.strays,
-            state.forgotten,
-            state.changes,
-            state.cycle,
-            state.half_life,
-            state.asked,
+            patterns=patterns,
+            bodies=bodies,
+            strays=state.strays,
+            forgotten=state.forgotten,
+            changes=state.changes,
+            cycle=state.cycle,
+            half_life=state.half_life,
+            sample=state.sample,
+            asked=state.asked,
         )
         return cls._of(shelf, mean)
+
+
+def _mean_of(rows: Float32) -> Float32:
+    """(width,) zeros where it can't be taken: such rows are refused after that."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = rows.mean(0)
+    return mean if np.isfinite(mean).all() else np.zeros_like(mean)
+
+
+def _check_route_question(kind: object, among: object, explore: object) -> None:
+    if kind is not None and (not isinstance(kind, str) or ":" in kind):
+        raise InvalidInputError(f"kind: {shown(kind)}; the part of a route before its colon is allowed, such as 'tool'")
+    if among is not None:
+        names = tuple_of(among, str, "among")
+        if not names:
+            raise InvalidInputError("among: no routes; name some, such as 'tool:search', or leave it out")
+        for name in names:
+            check_id(name, "among")
+    if explore is not None and not isinstance(explore, np.random.Generator):
+        raise InvalidInputError(f"explore: {shown(explore)}; a numpy.random.Generator is allowed, or None")
 
 
 def _read(data: bytes) -> BankState:

@@ -62,26 +62,26 @@ class Rated(msgspec.Struct, frozen=True):
     """None where it has no quality."""
 
 
-def cell_of(total: Float32, members: Sequence[Rated], cycle: int) -> Cell:
+def cell_of(total: Float32, members: Sequence[Rated]) -> Cell:
     """Of the ``members`` of one cycle, whose unit rows sum to ``total`` (width,)."""
     rated = [(member.routes, member.quality) for member in members if member.quality is not None]
     exemplars = [member.exemplar for member in members if member.exemplar is not None]
     return Cell(
         count=len(members),
         total=total.astype("<f4").tobytes(),
-        verdicts=by_route(rated, cycle),
+        verdicts=by_route(rated),
         exemplars=outstanding(exemplars, BEST_EACH, WORST_EACH),
     )
 
 
-def as_one(cells: Sequence[Cell], half_life: float) -> Cell:
+def as_one(cells: Sequence[Cell]) -> Cell:
     """All of them as one."""
     if len(cells) == 1:
         return cells[0]
     return Cell(
         count=sum(cell.count for cell in cells),
         total=groups_of(cells).sums.sum(0, dtype=np.float64).astype("<f4").tobytes(),
-        verdicts=joined((cell.verdicts for cell in cells), half_life),
+        verdicts=joined(cell.verdicts for cell in cells),
         exemplars=outstanding([one for cell in cells for one in cell.exemplars], BEST_EACH, WORST_EACH),
     )
 

@@ -1,7 +1,8 @@
 """A bank without what comes from certain trajectories: what an erasure takes out of it.
 
-Means of embeddings, counts and verdicts stay: nobody can tell from them who said what. What a trajectory said, or was
-called, goes: exemplars, lessons that were written from it, and the names of routes.
+Means of several embeddings, counts and verdicts stay: nobody can tell from them who said what. What a trajectory said,
+or was called, goes: exemplars, lessons that were written from it, the names of routes, and its embedding where that
+stands alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def without(shelf: Shelf, gone: Named, route_gone: Named) -> Shelf:
     trajectories = {one.trajectory_id for one in shelf.all_exemplars()}
     lessons = [one for pattern in shelf.patterns.values() for one in pattern.lessons]
     lessons += [one for asked in shelf.asked.values() for one in asked.dropped]
-    trajectories |= {name for one in lessons for name in _seen(one)}
+    trajectories |= {name for one in lessons for name in _seen(one)} | set(shelf.sample.ids)
     routes = {route for cell in _cells(shelf) for route in cell.verdicts} - {ALL}
     routes |= {route for pattern in shelf.patterns.values() for route in pattern.routes}
     names = {name for name in trajectories if gone(name)}, {route for route in routes if route_gone(route)}
@@ -44,13 +45,16 @@ class _Sieve:
 
     def shelf(self, shelf: Shelf) -> Shelf:
         patterns = {name: self._pattern(pattern) for name, pattern in shelf.patterns.items()}
+        strays = [stray for stray in shelf.strays if not self._is_of_one(stray.cell)]
         # What has lost a lesson may be asked for another at once.
         lost = {name for name, one in patterns.items() if len(one.lessons) < len(shelf.patterns[name].lessons)}
         return replace(
             shelf,
             patterns=patterns,
-            bodies={name: self._body(body) for name, body in shelf.bodies.items()},
-            strays=tuple(self._stray(stray) for stray in shelf.strays),
+            bodies={name: self._body(body, shelf.patterns[name]) for name, body in shelf.bodies.items()},
+            strays=tuple(self._stray(stray) for stray in strays),
+            forgotten=shelf.forgotten + sum(one.cell.count for one in shelf.strays if one not in strays),
+            sample=shelf.sample.without(self._trajectories.__contains__),
             asked={name: self._asked(asked, begin_anew=name in lost) for name, asked in shelf.asked.items()},
         )
 
@@ -69,8 +73,18 @@ class _Sieve:
     def _lessons(self, lessons: tuple[Lesson, ...]) -> tuple[Lesson, ...]:
         return tuple(one for one in lessons if self._trajectories.isdisjoint(_seen(one)))
 
-    def _body(self, body: Body) -> Body:
-        return msgspec.structs.replace(body, cells=tuple(self._cell(cell) for cell in body.cells))
+    def _body(self, body: Body, pattern: Pattern) -> Body:
+        cells = [self._blurred(cell, pattern) if self._is_of_one(cell) else cell for cell in body.cells]
+        return msgspec.structs.replace(body, cells=tuple(self._cell(cell) for cell in cells))
+
+    def _is_of_one(self, cell: Cell) -> bool:
+        """Whether its sum is the embedding of a trajectory that is to go."""
+        return cell.count == 1 and any(one.trajectory_id in self._trajectories for one in cell.exemplars)
+
+    def _blurred(self, cell: Cell, pattern: Pattern) -> Cell:
+        """As if it lay where its pattern does."""
+        mean = pattern.spread * pattern.vector()
+        return msgspec.structs.replace(cell, total=mean.astype("<f4").tobytes())
 
     def _stray(self, stray: Stray) -> Stray:
         return msgspec.structs.replace(stray, cell=self._cell(stray.cell))

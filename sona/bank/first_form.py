@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from sona.bank.verdicts import RECENT
 from sona.patterns import Exemplar, Pattern, Verdict
 from sona.types import Record
 
@@ -28,9 +29,8 @@ class FirstPattern(Record, kw_only=True):
             count=self.quality_count,
             mean=self.quality_mean,
             m2=self.quality_m2,
-            recent_weight=float(self.quality_count),
+            recent_weight=min(float(self.quality_count), RECENT),
             recent_mean=self.quality_mean,
-            cycle=self.touched_cycle,
         )
         return Pattern(
             id=self.id,

@@ -48,6 +48,7 @@ class CentroidIndex:
         self._build(list(ids), centroids)
 
     def _build(self, ids: list[str], centroids: Float32) -> None:
+        faiss.omp_set_num_threads(1)
         self._ids: list[str | None] = [*ids]
         """By row of the FAISS indices; None is a tombstone."""
         self._row_of = {name: row for row, name in enumerate(ids)}
@@ -124,6 +125,7 @@ class CentroidIndex:
             queries: (n, width) float32, finite, unit rows.
             k: at most so many; fewer where there are fewer.
         """
+        faiss.omp_set_num_threads(1)  # it holds for the calling thread alone
         k = min(k, len(self))
         if k < 1:
             return [[] for _ in queries]

@@ -24,7 +24,7 @@ from sona.bank.shelf import Asked
 from sona.checks import check_one_of, check_text, shown, tuple_of
 from sona.config import LessonsConfig
 from sona.errors import InvalidInputError
-from sona.patterns import ADVICE, UNKNOWN, Advice, Exemplar, Lesson, Pattern
+from sona.patterns import ADVICE, UNKNOWN, Advice, Exemplar, Lesson, Pattern, PatternChange
 from sona.types import Record
 
 log = logging.getLogger("sona.lessons")
@@ -73,7 +73,7 @@ class LessonRequest(Record, kw_only=True):
 
     @property
     def known(self) -> tuple[Lesson, ...]:
-        """The lessons that the pattern has, with how often they helped."""
+        """The lessons that the pattern has, with what came of them."""
         return self.pattern.lessons
 
     @property
@@ -121,11 +121,14 @@ def due(
 
 
 def request_of(pattern: Pattern, before: Asked, most: int) -> LessonRequest | None:
-    """What there is to ask of it; None where there is nothing to compare, and no clear success either."""
+    """What there is to ask of it; None where there is nothing to compare, and neither a clear success nor a clear
+    failure.
+    """
     best = tuple(one for one in pattern.exemplars if one.quality >= FAILED and _says_something(one))
     worst = tuple(one for one in pattern.failures if _says_something(one))
-    succeeds = pattern.verdict.interval[0] > UNKNOWN
-    if not best or not (worst or succeeds) or len(best) + len(worst) < FEWEST_SHOWN:
+    low, high = pattern.verdict.interval
+    clear = (best and worst) or (best and low > UNKNOWN) or (worst and high < UNKNOWN)
+    if not clear or len(best) + len(worst) < FEWEST_SHOWN:
         return None
     return LessonRequest(pattern=pattern, best=best, worst=worst, most=most, dropped=before.dropped)
 
@@ -145,6 +148,20 @@ def asked_after(request: LessonRequest, answered: bool) -> Asked:
 def asked_and_dropped(before: Asked, dropped: Sequence[Lesson]) -> Asked:
     """What to remember when these lessons are dropped."""
     return Asked(count=before.count, dropped=(*before.dropped, *dropped)[-MOST_DROPPED:])
+
+
+def asked_after_merges(before: Mapping[str, Asked], changes: Iterable[PatternChange]) -> dict[str, Asked]:
+    """``before``, where what is remembered of dropped lessons has gone with each pattern that was ``merged`` to the one
+    that took it in: their lessons were told that they did not help, and would be written again.
+    """
+    asked = dict(before)
+    for change in changes:
+        if change.change == "merged" and (gone := asked.pop(change.pattern, Asked())).dropped:
+            kept_one = asked.get(change.other, Asked())
+            asked[change.other] = Asked(
+                count=kept_one.count, dropped=(*gone.dropped, *kept_one.dropped)[-MOST_DROPPED:]
+            )
+    return asked
 
 
 def accepted(drafts: object, request: LessonRequest, cycle: int, first: int) -> tuple[list[Lesson], int]:
@@ -234,5 +251,5 @@ def kept(old: Sequence[Lesson], new: Sequence[Lesson], most: int) -> tuple[Lesso
     """The ``most`` lessons of a pattern that was asked of anew: first those that have shown that they help, then the
     new ones, which rest on more, then the others.
     """
-    ranked = sorted((*new, *old), key=lambda one: (-one.help_interval[0], one.harmful, -one.born_cycle))
+    ranked = sorted((*new, *old), key=lambda one: (-one.worth, one.harmful, -one.born_cycle))
     return tuple(ranked[:most])

@@ -61,6 +61,7 @@ class Partition:
 
 def nearest(rows: Float32, centroids: Float32) -> tuple[Ints, Float32]:
     """Of each of ``rows`` (n, width) the centroid of largest inner product, and that product: (n,) each."""
+    faiss.omp_set_num_threads(1)  # it holds for the calling thread alone, and cycles run in one of their own
     index = faiss.IndexFlatIP(centroids.shape[1])
     index.add(np.ascontiguousarray(centroids))
     similarity, places = index.search(rows, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from sona.bank.cell import FAILED, Cell, groups_of, outstanding
 from sona.bank.vectors import unit_rows
-from sona.bank.verdicts import ALL, faded, joined
+from sona.bank.verdicts import ALL, faded
 from sona.checks import Float32
 from sona.config import BankConfig
-from sona.patterns import Lesson, Pattern, Verdict
+from sona.patterns import Exemplar, Lesson, Pattern, Verdict
 
 NO_DIRECTION = 1e-6
 """A mean of unit rows that is no longer than this is rounding."""
@@ -39,6 +39,7 @@ class Member:
 def pattern_of(
     name: str,
     cells: Sequence[Cell],
+    verdicts: Mapping[str, Verdict],
     settings: BankConfig,
     cycle: int,
     *,
@@ -47,23 +48,21 @@ def pattern_of(
     lessons: tuple[Lesson, ...] = (),
     family: str = "",
 ) -> Pattern:
-    """The pattern ``name`` of these ``cells``, at least one, touched in ``cycle``."""
+    """The pattern ``name`` of these ``cells``, at least one, touched in ``cycle``; with ``verdicts`` by route."""
     groups = groups_of(cells)
     count = int(groups.counts.sum())
     total = groups.sums.sum(0, dtype=np.float64)
     centroid = _direction(total, count, groups.sums[0])
-    verdicts = joined((cell.verdicts for cell in cells), settings.half_life)
-    exemplars = [one for cell in cells for one in cell.exemplars]
-    chosen = outstanding(exemplars, settings.exemplars, MOST_FAILURES)
+    exemplars, failures = shown_of(cells, settings.exemplars)
     return Pattern(
         id=name,
         centroid=centroid.astype("<f4").tobytes(),
         count=count,
         spread=float(np.clip(total @ centroid / count, -1.0, 1.0)),
-        verdict=verdicts.pop(ALL, Verdict()),
-        routes=verdicts,
-        exemplars=chosen[: settings.exemplars],
-        failures=tuple(one for one in reversed(chosen) if one.quality < FAILED)[:MOST_FAILURES],
+        verdict=verdicts.get(ALL, Verdict()),
+        routes={route: verdict for route, verdict in verdicts.items() if route != ALL},
+        exemplars=exemplars,
+        failures=failures,
         lessons=lessons,
         family=family,
         weight=min(weight, count),
@@ -72,9 +71,20 @@ def pattern_of(
     )
 
 
+def shown_of(cells: Sequence[Cell], most: int) -> tuple[tuple[Exemplar, ...], tuple[Exemplar, ...]]:
+    """Of a pattern of these ``cells``, the ``most`` exemplars that it shows, and those that failed."""
+    chosen = outstanding([one for cell in cells for one in cell.exemplars], most, MOST_FAILURES)
+    return chosen[:most], tuple(one for one in reversed(chosen) if one.quality < FAILED)[:MOST_FAILURES]
+
+
 def weight_at(pattern: Pattern, cycle: int, half_life: float) -> float:
     """Its weight as of a later ``cycle``."""
     return pattern.weight * faded(cycle - pattern.touched_cycle, half_life)
+
+
+def verdicts_of(pattern: Pattern) -> dict[str, Verdict]:
+    """By route, and under :data:`sona.bank.verdicts.ALL` of all its trajectories."""
+    return {ALL: pattern.verdict, **pattern.routes}
 
 
 def sum_of(pattern: Pattern) -> npt.NDArray[np.float64]:

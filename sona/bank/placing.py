@@ -10,7 +10,6 @@ Everything costs what is new: patterns that no row comes near are not looked at,
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,14 +17,16 @@ import numpy as np
 
 from sona.bank.cell import Cell, Rated, as_one, cell_of, groups_of
 from sona.bank.far import far_rows
-from sona.bank.pattern import Member, pattern_of, sum_of, weight_at
+from sona.bank.pattern import Member, pattern_of, sum_of, verdicts_of, weight_at
 from sona.bank.pieces import pieces_of
+from sona.bank.sample import grown
 from sona.bank.shelf import MOST_CHANGES, Body, Shelf, Stray
 from sona.bank.vectors import Ints, distinct, unit_rows
-from sona.bank.ward import Floats, Groups, Mask, Scale, agglomerated, evidence_of_two, reduced, scale_of
+from sona.bank.verdicts import continued, joined
+from sona.bank.ward import Floats, Groups, Mask, Scale, agglomerated, evidence_of_two, price_of, reduced
 from sona.checks import Float32
 from sona.config import BankConfig
-from sona.patterns import Change, Exemplar, Lesson, Pattern, PatternChange
+from sona.patterns import Change, Exemplar, Lesson, Pattern, PatternChange, Verdict
 
 NEAR = 3
 """Patterns that are looked at for each piece."""
@@ -38,7 +39,7 @@ DUPLICATE = 0.98
 """Cosine of two centroids above which they are one pattern, whatever else speaks for two."""
 BESIDE = 8
 """Patterns that are looked at for a duplicate: those under work, as they were before, may be among them."""
-MOST_STRAYS = 64
+MOST_STRAYS = 128
 """The newest are kept."""
 EXCERPT = 200
 """Characters of a prompt or response that an exemplar keeps."""
@@ -61,6 +62,7 @@ class _Draft:
 
     name: str
     parts: list[_Part]
+    verdicts: dict[str, Verdict]
     born: int
     weight: float
     tested: int
@@ -84,6 +86,7 @@ class Cycle:
         self._before, self._search, self._members = before, search, members
         self._settings, self._number, self._seed = settings, number, seed
         self._founded = 0
+        self._sample = before.sample
         self._changes: list[PatternChange] = []
 
     def run(self, x: Float32) -> tuple[Shelf, list[str], list[str]]:
@@ -94,7 +97,9 @@ class Cycle:
         near = self._near(x, pieces)
         first, of_row, count = distinct(x)
         groups, known = self._items(x, [rows[np.isin(rows, first)] for rows in pieces], near)
-        scale = self._scale(Groups(groups.counts[: len(pieces)], groups.sums[: len(pieces)]))
+        ids = [member.trajectory_id for member in self._members]
+        self._sample = grown(self._before.sample, ids, x, self._settings.grain, self._seed)
+        scale = self._scale(x.shape[1])
         of = agglomerated(groups, scale, known=known, stay=STAY)
         far = far_rows(x, _label_of_each(pieces, of), groups, of, known, scale, MOST_STRAYS)
         far &= count[of_row] == 1  # what is repeated is no accident
@@ -131,14 +136,11 @@ class Cycle:
         known = np.arange(len(counts)) >= others
         return Groups(np.asarray(counts, dtype=np.float64), np.concatenate(sums)), known
 
-    def _scale(self, new: Groups) -> Scale:
-        """From what the bank holds and what is new together; the fuller the bank the higher the price."""
+    def _scale(self, width: int) -> Scale:
+        """How wide a group is follows from a sample of all rows; the fuller the bank the higher the price."""
         fill = len(self._before.patterns) / self._settings.max_patterns
         grain = self._settings.grain / max(1.0 - fill, 0.05)
-        width, rows = new.sums.shape[1], float(new.counts.sum())
-        held, scatter = self._before.rows_and_scatter()
-        own = scale_of(new, grain)
-        return Scale.of(held + rows, scatter + own.variance * width * rows, width, grain)
+        return Scale(self._sample.variance, price_of(self._before.learned + len(self._members), width, grain))
 
     # Who belongs to whom
 
@@ -173,7 +175,7 @@ class Cycle:
     def _cell(self, x: Float32, rows: list[int], centre: Floats | Float32) -> Cell:
         cosines = np.einsum("nd,d->n", x[rows], centre.astype(np.float32)).tolist()
         members = [_rated(self._members[row], cosine) for row, cosine in zip(rows, cosines, strict=True)]
-        return cell_of(x[rows].sum(0, dtype=np.float64).astype(np.float32), members, self._number)
+        return cell_of(x[rows].sum(0, dtype=np.float64).astype(np.float32), members)
 
     def _known(self, names: Sequence[str], new: list[_Part]) -> _Draft:
         """The largest of the patterns ``names``, with the others and what is new in it."""
@@ -188,6 +190,7 @@ class Cycle:
         return _Draft(
             name=kept.id,
             parts=[*(_Part(cell) for body in bodies for cell in body.cells), *new],
+            verdicts=continued(joined(verdicts_of(pattern) for pattern in patterns), _verdicts(new)),
             born=kept.born_cycle,
             weight=sum(weight_at(pattern, self._number, half_life) for pattern in patterns) + _rows(new),
             tested=self._before.body(kept.id).tested + gone,
@@ -197,7 +200,7 @@ class Cycle:
 
     def _new(self, parts: list[_Part]) -> _Draft:
         count = sum(part.cell.count for part in parts)  # just looked at
-        draft = _Draft(self._name(), parts, self._number, float(count), tested=count)
+        draft = _Draft(self._name(), parts, _verdicts(parts), self._number, float(count), tested=count)
         self._note("born", draft.name, "", draft.count)
         return draft
 
@@ -215,9 +218,10 @@ class Cycle:
             return [self._tidied(draft)]
         halves.sort(key=lambda half: -sum(part.cell.count for part in half))
         whole = draft.count
-        kept = replace(draft, parts=halves[0], tested=0)
+        kept = replace(draft, parts=halves[0], verdicts=_verdicts(halves[0]), tested=0)
         kept.weight = draft.weight * kept.count / whole
-        born = _Draft(self._name(), halves[1], self._number, draft.weight - kept.weight, 0, family=draft.family)
+        weight = draft.weight - kept.weight
+        born = _Draft(self._name(), halves[1], _verdicts(halves[1]), self._number, weight, 0, family=draft.family)
         self._note("split", born.name, draft.name, born.count)
         return [*self._cut(kept, scale), *self._cut(born, scale)]
 
@@ -229,7 +233,7 @@ class Cycle:
             ]
             draft.parts = [
                 _Part(
-                    as_one([part.cell for part in some], self._settings.half_life),
+                    as_one([part.cell for part in some]),
                     [row for part in some for row in part.rows],
                 )
                 for some in merged
@@ -251,16 +255,16 @@ class Cycle:
         for draft in under_work.values():
             for row in (row for part in draft.parts for row in part.rows):
                 ids[row] = draft.name if draft.name in patterns else ""
-        changes = (*self._before.changes, *self._changes)[-MOST_CHANGES:]
         after = Shelf(
-            patterns,
-            bodies,
-            tuple(strays),
-            self._before.forgotten + forgotten + lost,
-            changes,
-            self._number,
-            self._settings.half_life,
-            {name: known for name, known in self._before.asked.items() if name in patterns},
+            patterns=patterns,
+            bodies=bodies,
+            strays=tuple(strays),
+            forgotten=self._before.forgotten + forgotten + lost,
+            changes=(*self._before.changes, *self._changes)[-MOST_CHANGES:],
+            cycle=self._number,
+            half_life=self._settings.half_life,
+            sample=self._sample,
+            asked={name: known for name, known in self._before.asked.items() if name in patterns},
         )
         return after, ids, [name for name in under_work if name in patterns]
 
@@ -275,14 +279,23 @@ class Cycle:
                 body = self._before.body(known.id)
                 weight = weight_at(known, self._number, self._settings.half_life)
                 parts = [_Part(cell) for cell in body.cells]
-                other = _Draft(known.id, parts, known.born_cycle, weight, body.tested, known.lessons, known.family)
+                verdicts = verdicts_of(known)
+                other = _Draft(
+                    known.id, parts, verdicts, known.born_cycle, weight, body.tested, known.lessons, known.family
+                )
             kept, gone = sorted((mine, other), key=lambda draft: (-draft.count, draft.born))
             self._note("merged", gone.name, kept.name, gone.count)
             patterns.pop(gone.name, None)
             bodies.pop(gone.name, None)
             lessons = best_lessons((*kept.lessons, *gone.lessons), self._settings.lessons)
-            kept = replace(kept, parts=[*kept.parts, *gone.parts], weight=kept.weight + gone.weight, lessons=lessons)
-            kept.tested += gone.tested
+            kept = replace(
+                kept,
+                parts=[*kept.parts, *gone.parts],
+                verdicts=joined([kept.verdicts, gone.verdicts]),
+                weight=kept.weight + gone.weight,
+                tested=kept.tested + gone.tested,
+                lessons=lessons,
+            )
             drafts[kept.name] = self._tidied(kept)
         return drafts
 
@@ -309,6 +322,7 @@ class Cycle:
         return pattern_of(
             draft.name,
             cells,
+            draft.verdicts,
             self._settings,
             self._number,
             born=draft.born,
@@ -338,8 +352,8 @@ class Cycle:
         """The newest, and how many trajectories the others were."""
         young = [stray for stray in strays if self._number - stray.cycle <= self._settings.half_life]
         kept = sorted(young, key=lambda stray: -stray.cycle)[:MOST_STRAYS]
-        every = Counter({"all": sum(stray.cell.count for stray in strays)})
-        return kept, every["all"] - sum(stray.cell.count for stray in kept)
+        count = sum(stray.cell.count for stray in strays)
+        return kept, count - sum(stray.cell.count for stray in kept)
 
     def _name(self) -> str:
         self._founded += 1
@@ -351,10 +365,14 @@ class Cycle:
         )
 
 
+def _verdicts(parts: Iterable[_Part]) -> dict[str, Verdict]:
+    return joined(part.cell.verdicts for part in parts)
+
+
 def best_lessons(lessons: Iterable[Lesson], most: int) -> tuple[Lesson, ...]:
-    """The ``most`` of them that have helped best, each once."""
+    """The ``most`` of them that are worth most, each once."""
     unique = {lesson.id: lesson for lesson in lessons}
-    return tuple(sorted(unique.values(), key=lambda one: (-one.help_interval[0], -one.helpful, one.born_cycle))[:most])
+    return tuple(sorted(unique.values(), key=lambda one: (-one.worth, -one.helpful, one.born_cycle))[:most])
 
 
 def _label_of_each(pieces: list[Ints], of: Ints) -> Ints:
@@ -366,16 +384,20 @@ def _label_of_each(pieces: list[Ints], of: Ints) -> Ints:
 
 
 def _rated(member: Member, cosine: float) -> Rated:
-    exemplar = None
-    if member.quality is not None:
-        exemplar = Exemplar(
-            trajectory_id=member.trajectory_id,
-            quality=member.quality,
-            similarity=min(max(cosine, -1.0), 1.0),
-            prompt=member.prompt[:EXCERPT],
-            response=member.response[:EXCERPT],
-        )
-    return Rated(member.quality, member.routes, exemplar)
+    return Rated(member.quality, member.routes, exemplar_of(member, cosine))
+
+
+def exemplar_of(member: Member, cosine: float) -> Exemplar | None:
+    """It as an exemplar, at this cosine to the centre of its like; None where it has no quality."""
+    if member.quality is None:
+        return None
+    return Exemplar(
+        trajectory_id=member.trajectory_id,
+        quality=member.quality,
+        similarity=min(max(cosine, -1.0), 1.0),
+        prompt=member.prompt[:EXCERPT],
+        response=member.response[:EXCERPT],
+    )
 
 
 def _rows(parts: Iterable[_Part]) -> int:

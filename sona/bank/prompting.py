@@ -3,7 +3,7 @@
 One recalled pattern reads like this::
 
     Queries like this one: 48 rated, quality 0.82 (0.71 to 0.89).
-    - Do: Look the order up. When: a question about an order. Call the lookup with its number first. Helped 5 of 6.
+    - Do: Look it up. When: an order. Call the lookup first. With it queries went 0.12 better than usual, in 6 trials.
     - Avoid: Promising a date. When: an order has not left yet. The date is often wrong.
     - Way tool:lookup: quality 0.91 (0.80 to 0.96), taken 31 times.
     - Example of quality 0.95: "Where is my order 17?" was answered "It left on Monday."
@@ -14,19 +14,19 @@ them into a prompt gives them the trust that it gives its users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from sona.bank.cell import FAILED
 from sona.bank.placing import EXCERPT
-from sona.checks import check_count
-from sona.patterns import Exemplar, Lesson, Recall, Verdict
+from sona.checks import check_count, check_function, tuple_of
+from sona.patterns import Exemplar, Lesson, Recall, Verdict, kind_of
 from sona.types import Record
 
 ROUTES, EXEMPLARS, FAILURES = 4, 2, 1
-"""Of each pattern, at most: the most taken routes, the best examples, and the worst one."""
+"""Of each pattern, at most: routes, the best examples, and the worst one."""
 
 CountTokens = Callable[[str], int]
 """How many tokens a text is."""
@@ -65,9 +65,12 @@ def in_prompt(recalls: Sequence[Recall], *, max_tokens: int, count_tokens: Count
         count_tokens: such as :meth:`sona.Engine.count_tokens`, or another tokenizer's.
 
     Raises:
-        InvalidInputError: ``max_tokens`` is no whole number from 0 on.
+        InvalidInputError: ``max_tokens`` is no whole number from 0 on, ``recalls`` no list of
+            :class:`sona.patterns.Recall`, or ``count_tokens`` no function.
     """
     check_count(max_tokens, "max_tokens")
+    check_function(count_tokens, "count_tokens", "a plain function that takes a text, such as engine.count_tokens,")
+    recalls = tuple_of(recalls, Recall, "recalls")
     parts: list[_Part] = []
     spent = 0
     for recall in recalls:
@@ -107,15 +110,28 @@ def _heading(recall: Recall) -> str:
 def _items(recall: Recall) -> Iterator[tuple[str, str]]:
     """The lines under the heading, what is worth most first; each with the id of its lesson, if it is one."""
     pattern = recall.pattern
-    for lesson in sorted(pattern.lessons, key=lambda one: -one.help_interval[0]):
+    for lesson in sorted(pattern.lessons, key=lambda one: -one.worth):
         yield lesson.id, _lesson(lesson)
-    for route in sorted(pattern.routes, key=lambda name: (-pattern.routes[name].count, name))[:ROUTES]:
+    for route in _telling(pattern.routes):
         verdict = pattern.routes[route]
         yield "", f"- Way {route}: {_quality(verdict)}, taken {_times(verdict.count)}."
     best = [one for one in pattern.exemplars if one.quality >= FAILED and one.prompt]
     worst = [one for one in pattern.failures if one.prompt]
     for exemplar in (*best[:EXEMPLARS], *worst[:FAILURES]):
         yield "", _example(exemplar)
+
+
+def _telling(routes: Mapping[str, Verdict]) -> list[str]:
+    """Of each kind the route that is surest to be good and, where there is another, the one that is surest to be bad;
+    of few kinds then the next best ones, :data:`ROUTES` in all.
+    """
+    ranked = sorted(routes, key=lambda name: (-routes[name].interval[0], -routes[name].mean, name))
+    worst_first = sorted(routes, key=lambda name: (routes[name].interval[1], routes[name].mean, name))
+    first = {kind_of(name): name for name in reversed(ranked)}
+    last = {kind_of(name): name for name in reversed(worst_first)}
+    chosen = dict.fromkeys((*first.values(), *last.values(), *ranked))
+    kept = list(chosen)[:ROUTES]
+    return [name for name in ranked if name in kept]
 
 
 def _quality(verdict: Verdict) -> str:
@@ -128,10 +144,17 @@ def _times(count: int) -> str:
 
 
 def _lesson(lesson: Lesson) -> str:
-    tried = lesson.helpful + lesson.harmful
-    evidence = f" Helped {lesson.helpful} of {tried}." if tried else ""
     parts = (lesson.title, f"When: {lesson.when}", lesson.text)
-    return f"- {lesson.advice.capitalize()}: {' '.join(_sentence(part) for part in parts)}{evidence}"
+    return f"- {lesson.advice.capitalize()}: {' '.join(_sentence(part) for part in parts)}{_evidence(lesson)}"
+
+
+def _evidence(lesson: Lesson) -> str:
+    """What came of it, as a sentence after others; "" before anyone has tried it."""
+    if not lesson.tried:
+        return ""
+    by = f"{abs(lesson.effect):.2f}"
+    went = "as usual" if by == "0.00" else f"{by} {'better' if lesson.effect > 0 else 'worse'} than usual"
+    return f" With it queries went {went}, in {lesson.tried} {'trial' if lesson.tried == 1 else 'trials'}."
 
 
 def _sentence(text: str) -> str:

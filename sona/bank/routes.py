@@ -1,9 +1,11 @@
 """Which route is best for queries of a pattern: a Beta posterior for each, and the share of draws in which it wins.
 
 A route's quality in a pattern is that of its trajectories there, what is recent counting most, after a prior: as much
-as two trajectories (:data:`PRIOR`) of what the route is worth in the whole bank, and that after as much of what
-anything is worth there. So a route that was never tried here has an estimate, and a few trajectories don't make it
-certain.
+as two trajectories (:data:`PRIOR`) of what the route is worth in all other patterns, and that after as much of what
+anything is worth. So a few trajectories don't make it certain.
+
+Compared are the routes that were taken here. What was only taken elsewhere may be of no use here, however well it goes
+there (a tool for refunds does not reset a password): it is asked for by name, or where nothing was tried here.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sona.bank.verdicts import faded, together
-from sona.patterns import UNKNOWN, Pattern, RouteEstimate, Verdict
+from sona.bank.pattern import verdicts_of
+from sona.bank.verdicts import ALL, pooled
+from sona.patterns import UNKNOWN, Pattern, RouteEstimate, Verdict, kind_of
 
 PRIOR = 2.0
 """Trajectories that a route's worth elsewhere counts for."""
@@ -26,37 +29,32 @@ TAIL = 5.0
 """Percent to either side of the interval."""
 
 
-def kind_of(route: str) -> str:
-    """What a route is one of, such as ``tool`` of ``tool:search``; "" where it does not say."""
-    kind, colon, _ = route.partition(":")
-    return kind if colon else ""
-
-
-def everywhere(patterns: Sequence[Pattern], half_life: float) -> dict[str, Verdict]:
+def everywhere(patterns: Sequence[Pattern]) -> dict[str, Verdict]:
     """By route, its verdict in all ``patterns``; under "" that of all their trajectories."""
     whole: dict[str, Verdict] = {}
     for pattern in patterns:
-        for route, verdict in {"": pattern.verdict, **pattern.routes}.items():
-            whole[route] = together(whole[route], verdict, half_life) if route in whole else verdict
+        for route, verdict in verdicts_of(pattern).items():
+            whole[route] = pooled(whole[route], verdict) if route in whole else verdict
     return whole
 
 
-def estimates(
-    pattern: Pattern, whole: Mapping[str, Verdict], kind: str | None, cycle: int, half_life: float
-) -> list[RouteEstimate]:
-    """Of each route of ``kind`` (None: any) that the bank knows, the highest expected quality first.
+def candidates(pattern: Pattern, whole: Mapping[str, Verdict], kind: str | None) -> tuple[str, ...]:
+    """The routes of ``kind`` (None: any) that were rated in ``pattern``; where there is none, those rated anywhere."""
+    here = tuple(route for route, verdict in pattern.routes.items() if verdict.count and kind in (None, kind_of(route)))
+    return here or tuple(route for route in whole if route and kind in (None, kind_of(route)))
+
+
+def estimates(pattern: Pattern, whole: Mapping[str, Verdict], routes: Sequence[str]) -> list[RouteEstimate]:
+    """Of each of ``routes``, the highest expected quality first.
 
     Args:
         pattern: whose queries it is about.
         whole: :func:`everywhere`.
-        kind: see :func:`kind_of`.
-        cycle: now.
-        half_life: in cycles.
+        routes: each once; one that nobody took yet is worth what anything is.
     """
-    routes = [route for route in whole if route and kind in (None, kind_of(route))]
     if not routes:
         return []
-    a, b = np.asarray([_posterior(pattern, whole, route, cycle, half_life) for route in routes]).T
+    a, b = np.asarray([_posterior(pattern, whole, route) for route in routes]).T
     draws = np.random.default_rng(SEED).beta(a, b, size=(DRAWS, len(routes)))
     best = np.bincount(draws.argmax(1), minlength=len(routes)) / DRAWS
     low, high = np.percentile(draws, (TAIL, 100 - TAIL), axis=0)
@@ -74,32 +72,24 @@ def estimates(
     return sorted(found, key=lambda one: (-one.quality, one.route))
 
 
-def drawn(
-    pattern: Pattern,
-    whole: Mapping[str, Verdict],
-    routes: Sequence[str],
-    cycle: int,
-    half_life: float,
-    rng: np.random.Generator,
-) -> str:
+def drawn(pattern: Pattern, whole: Mapping[str, Verdict], routes: Sequence[str], rng: np.random.Generator) -> str:
     """One of ``routes``, each as often as it may be the best (Thompson 1933, doi:10.2307/2332286)."""
-    a, b = np.asarray([_posterior(pattern, whole, route, cycle, half_life) for route in routes]).T
+    a, b = np.asarray([_posterior(pattern, whole, route) for route in routes]).T
     return routes[int(rng.beta(a, b).argmax())]
 
 
-def _posterior(
-    pattern: Pattern, whole: Mapping[str, Verdict], route: str, cycle: int, half_life: float
-) -> tuple[float, float]:
+def _posterior(pattern: Pattern, whole: Mapping[str, Verdict], route: str) -> tuple[float, float]:
     """The two parameters of the Beta distribution of a route's quality in ``pattern``."""
-    anything = whole.get("", Verdict())
-    usual = _shrunk(whole[route], anything.mean if anything.count else UNKNOWN, cycle, half_life)
+    anything = whole.get(ALL, Verdict())
     own = pattern.routes.get(route, Verdict())
-    weight = own.recent_weight * faded(cycle - own.cycle, half_life)
-    right = IGNORANCE * UNKNOWN + PRIOR * usual + weight * own.recent_mean
-    wrong = IGNORANCE * UNKNOWN + PRIOR * (1 - usual) + weight * (1 - own.recent_mean)
+    usual = _elsewhere(whole.get(route, own), own, anything.mean if anything.count else UNKNOWN)
+    right = IGNORANCE * UNKNOWN + PRIOR * usual + own.recent_weight * own.recent_mean
+    wrong = IGNORANCE * UNKNOWN + PRIOR * (1 - usual) + own.recent_weight * (1 - own.recent_mean)
     return right, wrong
 
 
-def _shrunk(verdict: Verdict, prior: float, cycle: int, half_life: float) -> float:
-    weight = verdict.recent_weight * faded(cycle - verdict.cycle, half_life)
-    return float((weight * verdict.recent_mean + PRIOR * prior) / (weight + PRIOR))
+def _elsewhere(everywhere: Verdict, own: Verdict, prior: float) -> float:
+    """The mean quality of a route in all patterns but its ``own``, drawn towards the ``prior`` where few took it."""
+    count = max(everywhere.count - own.count, 0)
+    total = everywhere.count * everywhere.mean - own.count * own.mean if count else 0.0
+    return min(max((total + PRIOR * prior) / (count + PRIOR), 0.0), 1.0)

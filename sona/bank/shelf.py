@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sona.bank.cell import Cell, groups_of
-from sona.bank.pattern import sum_of
-from sona.bank.verdicts import ALL
+from sona.bank.pattern import sum_of, verdicts_of
+from sona.bank.sample import Sample
 from sona.checks import check_count, check_kind, tuple_of
 from sona.config import BankConfig
 from sona.errors import InvalidInputError
@@ -39,7 +39,7 @@ class Body(Record, kw_only=True):
         cell = Cell(
             count=max(pattern.count, 1),
             total=sum_of(pattern).astype("<f4").tobytes(),
-            verdicts={ALL: pattern.verdict, **pattern.routes},
+            verdicts=verdicts_of(pattern),
             exemplars=(*pattern.exemplars, *pattern.failures),
         )
         return cls(cells=(cell,), tested=pattern.count)
@@ -87,6 +87,8 @@ class Shelf:
     """The last one that it learned from."""
     half_life: float = BankConfig().half_life
     """By which that cycle let things fade."""
+    sample: Sample = Sample()  # noqa: RUF009 - frozen
+    """Of all rows."""
     asked: Mapping[str, Asked] = field(default_factory=dict)
     """By pattern id; without those that were never asked of."""
 
@@ -100,12 +102,6 @@ class Shelf:
         """Trajectories that it has seen: those of patterns, strays and what is forgotten."""
         held = sum(pattern.count for pattern in self.patterns.values())
         return held + sum(stray.cell.count for stray in self.strays) + self.forgotten
-
-    def rows_and_scatter(self) -> tuple[float, float]:
-        """How many rows lie in patterns, and the sum of their squared distances to their patterns' means."""
-        counts = np.asarray([pattern.count for pattern in self.patterns.values()], dtype=np.float64)
-        spreads = np.asarray([pattern.spread for pattern in self.patterns.values()], dtype=np.float64)
-        return float(counts.sum()), float((counts * np.maximum(1.0 - spreads**2, 0.0)).sum())
 
     def strays_as_groups(self) -> tuple[list[int], np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         """Counts and sums of the strays."""

@@ -44,7 +44,12 @@ class Scale(NamedTuple):
         ``scatter``.
         """
         variance = (scatter + PRIOR_ROWS * PRIOR_SCATTER) / ((rows + PRIOR_ROWS) * width)
-        return cls(variance, grain * (width + 1) / 2 * math.log(rows + PRIOR_ROWS))
+        return cls(variance, price_of(rows, width, grain))
+
+
+def price_of(rows: float, width: int, grain: float) -> float:
+    """Nats that one more group of so many ``rows`` altogether has to bring."""
+    return grain * (width + 1) / 2 * math.log(rows + PRIOR_ROWS)
 
 
 class Groups(NamedTuple):

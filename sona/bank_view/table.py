@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sona.bank_view.words import best_and_worst, like, quality_and_interval, trend, what_happened
+from sona.bank_view.words import best_and_worst, effect, like, quality_and_interval, trend, what_happened
 from sona.excerpt import excerpt, printable
 from sona.patterns import Exemplar, Lesson, Pattern, PatternChange, Verdict
 from sona.terminal import trajectories
@@ -156,13 +156,9 @@ def _exemplar_table(title: str, exemplars: Sequence[Exemplar]) -> Table:
 
 
 def _lesson(lesson: Lesson) -> Group:
-    helped = f"helped {lesson.helpful}, harmed {lesson.harmful}"
-    if lesson.helpful + lesson.harmful:
-        low, high = lesson.help_interval
-        helped += f" ({low:.2f}-{high:.2f} helped)"
     rests = f"born in cycle {lesson.born_cycle}, from {', '.join(map(excerpt, lesson.trajectory_ids)) or 'none'}"
     return Group(
-        Text.assemble((f"{lesson.advice}: ", "bold"), (excerpt(lesson.title, PROMPT), "bold"), f"; {helped}"),
+        Text.assemble((f"{lesson.advice}: ", "bold"), (excerpt(lesson.title, PROMPT), "bold"), f"; {effect(lesson)}"),
         Text(f"  when {printable(lesson.when).strip()}"),
         *(Text(f"  {line}") for line in printable(lesson.text).strip().splitlines()),
         Text(f"  {rests}", style="dim"),

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sona.excerpt import excerpt
-from sona.patterns import Exemplar, Pattern, PatternChange, Verdict
+from sona.patterns import Exemplar, Lesson, Pattern, PatternChange, Verdict, kind_of
 
 SURE = 0.5
 """A route is compared with others where the 90 % interval of its quality is no wider: nine qualities about 0.5 make it
 so, or three that are all alike."""
-NOT_YET = 1e-6
-"""Where all that is known is recent but for so little, nothing is known of a trend."""
+RECENT_SHARE = 0.6
+"""Where more than this of what is known is recent, nothing is known of a trend: below about 75 qualities."""
 UNRATED = "-"
 
 
@@ -24,12 +24,20 @@ class BestAndWorst(NamedTuple):
 
 
 def best_and_worst(routes: Mapping[str, Verdict]) -> BestAndWorst | None:
-    """The route that is the best even at the low end of its interval, and of the others the one that is the worst even
-    at the high end of its own.
+    """Of the kind of routes (such as ``tool``) in which it matters most: the one that is the best even at the low end
+    of its interval, and of the others the one that is the worst even at the high end of its own.
 
-    None where fewer than two have enough evidence, or these two can't be told apart: the mean of each must lie outside
-    the other's interval.
+    None where of no kind two have enough evidence and can be told apart: the mean of each must lie outside the other's
+    interval.
     """
+    kinds: dict[str, dict[str, Verdict]] = {}
+    for name, verdict in routes.items():
+        kinds.setdefault(kind_of(name), {})[name] = verdict
+    found = [pair for some in kinds.values() if (pair := _of_a_kind(some)) is not None]
+    return max(found, key=lambda pair: routes[pair.best].mean - routes[pair.worst].mean, default=None)
+
+
+def _of_a_kind(routes: Mapping[str, Verdict]) -> BestAndWorst | None:
     sure = sorted(name for name, verdict in routes.items() if verdict.interval[1] - verdict.interval[0] <= SURE)
     if len(sure) < 2:
         return None
@@ -57,15 +65,18 @@ def quality_and_interval(verdict: Verdict) -> str:
 
 
 def trend_of(verdict: Verdict) -> float | None:
-    """By how much it goes better lately; None where all that is known is recent, with nothing before it."""
-    return verdict.trend if verdict.recent_weight < verdict.count * (1 - NOT_YET) else None
+    """By how much it goes better lately; None where nearly all that is known is recent, with little before it."""
+    return verdict.trend if verdict.recent_weight < verdict.count * RECENT_SHARE else None
 
 
 def trend(verdict: Verdict) -> str:
     """The trend with its sign; "" where nothing is known of it."""
     value = trend_of(verdict)
-    if value is None:
-        return ""
+    return "" if value is None else signed(value)
+
+
+def signed(value: float) -> str:
+    """A difference of qualities, with its sign."""
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"  # rather than "-0.00"
 
 
@@ -73,6 +84,15 @@ def like(pattern: Pattern, most: int = 80) -> str:
     """The beginning of the query that is nearest to the pattern's centre among those that it keeps; "" for none."""
     kept = pattern.exemplars or pattern.failures
     return excerpt(max(kept, key=_similarity).prompt, most) if kept else ""
+
+
+def effect(lesson: Lesson) -> str:
+    """What came of a lesson, such as ``+0.12 (-0.03 to +0.27) against what is usual, in 6 trials``."""
+    if not lesson.tried:
+        return "never tried"
+    low, high = map(signed, lesson.effect_interval)
+    trials = f"{lesson.tried} {'trial' if lesson.tried == 1 else 'trials'}"
+    return f"{signed(lesson.effect)} ({low} to {high}) against what is usual, in {trials}"
 
 
 def what_happened(change: PatternChange) -> str:

@@ -4,15 +4,16 @@ Each line is one object. Of names for the same thing the first that the line has
 
 - ``id``: text or number; where it is missing, a hash of the line, so that reading the same file again gives the same
   ids.
-- ``source`` (or ``agent``, ``env``): who sent it; the file's name, without its ending, where it is missing.
+- ``source`` (or ``agent``, ``env``): who sent it, text; the file's name, without its ending, where it is missing.
 - ``created_ns`` (or ``timestamp``): when; whole nanoseconds since 1970, or a timestamp in seconds, milli-, micro- or
   nanoseconds, or ISO 8601 text (UTC where it names no zone); 0 where it is missing or none of these.
 - ``messages``: the conversation, as OpenAI writes it. Where there is no ``response``, the assistant's last text is
   taken as that; where there are no ``steps``, its tool calls are.
 - ``prompt`` (or ``task``, ``question``): text, in place of ``messages``.
 - ``response`` (or ``answer``): text; where it is missing, the steps' actions, a line each.
-- ``steps``: list of objects with ``name`` (or ``action``), ``reward``, ``latency_s``, ``content`` (or ``thought``,
-  ``observation``).
+- ``steps``: list of objects with ``name`` (or ``action``, of which what stands before a ``[`` is the name), ``reward``,
+  ``latency_s``, ``content`` (or ``thought``, ``observation``). A step needs a name.
+- ``recalled``: list of texts, the ids of the patterns and lessons that were recalled for it.
 - ``quality`` (or ``reward``): number in [0, 1]; a line without one is stored, and waits for feedback.
 - ``outcome``: ``completed``, ``failed`` or ``abandoned``; another text goes to the metadata.
 - ``embedding``: list of numbers.
@@ -26,6 +27,7 @@ no source is then of ``stdin``.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -46,9 +48,10 @@ from sona.types import MESSAGE_KEYS, OUTCOMES, Feedback, Message, Outcome, Step,
 
 KEYS = (
     *("id", "source", "agent", "env", "created_ns", "timestamp", "messages", "prompt", "task", "question", "response"),
-    *("answer", "steps", "quality", "reward", "outcome", "embedding", "metadata"),
+    *("answer", "steps", "recalled", "quality", "reward", "outcome", "embedding", "metadata"),
 )
 STEP_KEYS = ("name", "action", "reward", "latency_s", "content", "thought", "observation")
+LINES_BEFORE = "the lines before it were read: mend it and go on with the same file"
 STDIN = Path("-")
 """The standard input."""
 
@@ -106,16 +109,14 @@ def _read_line(line: bytes, number: int, source: str | None, named: str, seen: C
             raise InvalidInputError(f"a {type(row).__name__}; one JSON object a line is allowed")
         _check_names(row, KEYS)
         fields = _Fields(row)
-        sender = source or str(fields.take("source", "agent", "env") or named)
+        sender = source or _sender(fields) or named
         quality = fields.take("quality", "reward")
         given = fields.take("id")
         made = _trajectory(fields, _made_up_id(sender, line, seen) if given is None else _id(given), sender)
         return Imported(number, made, None if quality is None else _feedback(made, quality))
     # Not UTF-8, or a number or a nesting beyond Python's limits, are untyped ones.
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise _LineError(
-            f"line {number}: {error}; the lines before it were read: mend it and go on with the same file"
-        ) from None
+        raise _LineError(f"line {number}: {error}; {LINES_BEFORE}") from None
 
 
 def _check_names(row: Mapping[str, Any], names: Sequence[str], place: str = "") -> None:
@@ -148,6 +149,14 @@ class _Fields:
     def rest(self) -> dict[str, Any]:
         """What nobody took."""
         return {key: value for key, value in self._row.items() if key not in self._taken and value is not None}
+
+
+def _sender(fields: _Fields) -> str:
+    """Who sent the line; empty where it names nobody."""
+    sender = fields.take("source", "agent", "env")
+    if sender is not None and not isinstance(sender, str):
+        raise InvalidInputError(f"source: {shown(sender)}; a text is allowed")
+    return sender or ""
 
 
 def _id(value: object) -> str:
@@ -185,6 +194,7 @@ def _trajectory(fields: _Fields, name: str, source: str) -> Trajectory:
         response=response,
         steps=steps,
         embedding=fields.take("embedding"),
+        recalled=[] if (recalled := fields.take("recalled")) is None else _list(recalled, "recalled"),
         outcome=_outcome(fields, answered=bool(response) or not messages),
         metadata={**_metadata(fields), **({"followed_by": after} if after else {})},
     )
@@ -277,15 +287,36 @@ def _step(step: object) -> Step:
     if not isinstance(step, Mapping):
         raise InvalidInputError(f"steps: a {type(step).__name__}; objects are allowed")
     _check_names(step, STEP_KEYS, "steps: ")
-    action = str(_first(step, "name", "action") or "step")
+    if hint := _hint(step, STEP_KEYS, 0.8):
+        raise InvalidInputError(f"steps{hint}")
     content = "\n".join(str(step[key]) for key in ("thought", "action", "content", "observation") if step.get(key))
     return Step(
-        name=action.partition("[")[0].strip()[:200] or "step",
+        name=_step_name(step),
         reward=step.get("reward"),
         latency_s=step.get("latency_s"),
         content=content,
         at_ns=0,
     )
+
+
+def _step_name(step: Mapping[str, Any]) -> str:
+    given = next((step[key] for key in ("name", "action") if step.get(key) not in (None, "")), None)
+    if isinstance(given, str) and (name := given.partition("[")[0].strip()[:200]):
+        return name
+    if given is not None:
+        raise InvalidInputError(f"steps: name: {shown(given)}; a text is allowed, with something before a '['")
+    raise InvalidInputError(
+        f"steps: one has no name; give each a 'name', or an 'action'{_hint(step, ('name', 'action'), 0.6)}"
+    )
+
+
+def _hint(step: Mapping[str, Any], names: Sequence[str], likeness: float) -> str:
+    """Which of ``names`` a key of a step may have been meant for; it has no metadata that another one would go to."""
+    for key in step:
+        if key not in STEP_KEYS and key.removesuffix("s") not in STEP_KEYS:
+            for name in difflib.get_close_matches(key, names, 1, cutoff=likeness):
+                return f"; {shown(key)}: did you mean {name!r}?"
+    return ""
 
 
 def _call_step(call: ToolCall) -> Step:

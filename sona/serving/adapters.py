@@ -5,36 +5,59 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from sona.errors import SwapError
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-BASE = "__base__"  # PEFT's word for a row without an adapter
-
-# Settings of PEFT's that reach beyond a pair of matrices beside a linear layer. "bias" would even write into the base
-# model's own tensors, which all versions share; DoRA and whole modules can't be mixed in a batch.
-NOT_PLAIN = (
-    "bias",
-    "modules_to_save",
-    "trainable_token_indices",
-    "target_parameters",
-    "use_dora",
-    "alora_invocation_tokens",
-)
+# Settings of PEFT's that a pair of matrices beside a linear layer may have, and those that only its training had. With
+# any other that is set an adapter is more than that: "bias" would even write into the base model's own tensors, which
+# all versions share, and DoRA and whole modules can't be mixed in a batch.
+PLAIN = {"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "peft_type"}
+WHERE = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
+ABOUT = {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
+TRAINED = {"lora_dropout", "init_lora_weights", "megatron_core", "qalora_group_size"}
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initialisations that take a part out of the base
 
 
-class RowsLostError(Exception):
-    """A layer sees tokens without telling which prompt each belongs to, so a batch can't mix adapters in this model."""
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """What an adapter adds to one linear layer: x becomes W x + scaling B A x (Hu et al. 2021, arXiv:2106.09685)."""
+
+    A: Tensor
+    """(r, in)"""
+    B: Tensor
+    """(out, r)"""
+    scaling: float
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """One adapter, whole and verified. It stays in memory for as long as a version, or a request, holds it."""
+
+    key: str
+    """The :func:`content_key` of its folder."""
+    pairs: Mapping[str, Pair]
+    """By the path of the linear layer in the base model."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether it changes nothing: every product B A is zero."""
+        return not any(bool(pair.A.any()) and bool(pair.B.any()) for pair in self.pairs.values())
 
 
 def sharing_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -66,138 +89,103 @@ def content_key(folder: Path) -> str:
 class ResidentAdapters:
     """The adapters that one served model holds, by the :func:`content_key` of their folders.
 
-    All in it are whole and verified. Its owner holds a lock for all but :meth:`__len__` and ``in``.
+    It holds none itself: an adapter is here while a version that is served, or may be at once, has it. The folders are
+    PEFT's, and read without building its modules: that took 25 ms of Python in the shipped model, and left cycles of
+    objects whose collection stopped every thread for 150 ms. One thread loads at a time.
     """
 
     def __init__(self, base: PreTrainedModel) -> None:
-        self._base = base
-        self._tree: PeftModel | None = None
-        self._keys: set[str] = set()
-        self._active: str | None = None  # None after the tree changed: PEFT may have made another one active
+        self._device = base.device
+        self._layers = {
+            path: module for path, module in base.named_modules() if not isinstance(module, PreTrainedModel)
+        }
+        self._known: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._keys
+        return key in self._known
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._known)
 
-    def load(self, folders: Mapping[str, Path]) -> None:
-        """Put the adapters of ``folders``, by content key, beside the others: all, or none of those that are new.
-
-        Those in memory already are left as they are. What has come into memory is compared with its files.
+    def load(self, folders: Mapping[str, Path]) -> dict[str, Adapter]:
+        """The adapters of ``folders``, by the same names; those in memory already are not read again. What has come
+        into memory is compared with its files.
 
         Raises:
             SwapError: a folder holds no plain LoRA adapter for this model, or it did not arrive whole.
         """
-        before = set(self._keys)
-        try:
-            for key, folder in folders.items():
-                if key not in self._keys:
-                    self._load(key, folder)
-        except BaseException:
-            self.keep(before)
-            raise
+        found = {name: self._get(folder) for name, folder in folders.items()}
+        for adapter in found.values():  # all or none of those that are new
+            self._known[adapter.key] = adapter
+        return found
 
-    def _load(self, key: str, folder: Path) -> None:
+    def _get(self, folder: Path) -> Adapter:
+        key = content_key(folder)
+        return self._known.get(key) or self._load(key, folder)
+
+    def _load(self, key: str, folder: Path) -> Adapter:
         try:
-            _check_plain(folder)
-            wanted = load_file(folder / WEIGHTS_FILE)
-            self._put(key, folder)
-            self._fill(key, wanted)
-            if not self._holds(key, wanted):
+            shape, saved = _plain_config(folder), load_file(folder / WEIGHTS_FILE)
+            # Tensors of its own: those of the file are mapped, so that whoever writes to it would change answers.
+            held = {name: value.to(self._device, _served_dtype(value), copy=True) for name, value in saved.items()}
+            if not _holds(held, saved):
                 raise ValueError("in memory it differs from its files")
-            self._keys.add(key)
+            return Adapter(key, _pairs(held, shape, self._layers))
         except Exception as error:  # what a damaged or foreign folder makes PEFT raise has no common base
             raise _refused(folder, error) from error
-        finally:
-            if key not in self._keys:  # PEFT makes room for an adapter before it reads its weights
-                self._take_out(key)
-
-    def _put(self, key: str, folder: Path) -> None:
-        # "Low memory" as PEFT would otherwise draw initial weights from torch's global generator, which is the host's.
-        self._active = None
-        options: dict[str, Any] = {"low_cpu_mem_usage": True, "torch_device": str(self._base.device)}
-        if self._tree is None:
-            self._tree = PeftModel.from_pretrained(sharing_copy(self._base), str(folder), adapter_name=key, **options)
-        else:
-            self._tree.load_adapter(str(folder), adapter_name=key, **options)
-
-    def _fill(self, key: str, wanted: dict[str, torch.Tensor]) -> None:
-        """Give it tensors of its own. PEFT's "low memory" leaves them in the mapped file, so that whoever writes to it
-        changes answers; and beside a half-precision layer it rounds them.
-        """
-        assert self._tree is not None
-        for name, parameter in self._tree.named_parameters():
-            if key in name:
-                saved = wanted[name.replace(f".{key}", "")]
-                parameter.data = saved.to(parameter.device, parameter.dtype, copy=True)
-
-    def _holds(self, key: str, wanted: dict[str, torch.Tensor]) -> bool:
-        held = get_peft_model_state_dict(self._tree, adapter_name=key)
-        return wanted.keys() == held.keys() and all(
-            torch.equal(value.to(held[name].dtype), held[name].cpu()) for name, value in wanted.items()
-        )
-
-    def module(self, key: str) -> PeftModel:
-        """The model that answers with this adapter, made active."""
-        assert self._tree is not None
-        if key != self._active:  # PEFT walks through all modules
-            self._tree.set_adapter(key, inference_mode=True)
-            self._active = key
-        return self._tree
-
-    @contextmanager
-    def mixed(self, keys: Sequence[str | None]) -> Iterator[PeftModel]:
-        """Until the block ends, a model that answers row n of a batch of ``len(keys)`` with the adapter ``keys[n]``;
-        None: the base.
-
-        It is PEFT's ``adapter_names``, given to the layers themselves: after an exception PEFT leaves them with the
-        names of the batch that failed. A row's numbers are those that its adapter gives alone but for float rounding,
-        of which a half-precision base has one more.
-
-        Raises:
-            RowsLostError: from within the model, where a layer of it gets tokens of all rows in one heap.
-        """
-        assert self._tree is not None
-        names = [BASE if key is None else key for key in keys]
-
-        def name_rows(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            if args[0].dim() < 3 or len(args[0]) != len(names):
-                raise RowsLostError(f"{type(module).__name__}: an input of {tuple(args[0].shape)}")
-            return args, kwargs | {"adapter_names": names}
-
-        layers = [module for module in self._tree.modules() if isinstance(module, LoraLayer)]
-        hooks = [layer.register_forward_pre_hook(name_rows, with_kwargs=True) for layer in layers]
-        try:
-            yield self._tree
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def keep(self, keys: set[str]) -> None:
-        """Drop all others."""
-        for key in self._keys - keys:
-            self._keys.discard(key)
-            self._take_out(key)
-
-    def _take_out(self, key: str) -> None:
-        """Free one adapter that is no longer, or not yet, among the whole ones."""
-        self._active = None
-        if not self._keys:  # PEFT keeps at least one adapter in a model
-            self._tree = None
-        elif self._tree is not None and key in self._tree.peft_config:
-            self._tree.set_adapter(next(iter(self._keys)), inference_mode=True)  # PEFT warns when the active one goes
-            self._tree.delete_adapter(key)
 
 
-def _check_plain(folder: Path) -> None:
-    """Raises ValueError or OSError where ``folder`` holds anything but pairs of LoRA matrices."""
+def _served_dtype(value: Tensor) -> torch.dtype:
+    """As PEFT does: an adapter beside a half-precision layer is computed in float32."""
+    return torch.float32 if value.dtype in (torch.float16, torch.bfloat16) else value.dtype
+
+
+def _holds(held: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(held[name].cpu(), value.to(held[name].dtype)) for name, value in saved.items())
+
+
+def _pairs(tensors: Mapping[str, Tensor], shape: LoraConfig, layers: Mapping[str, torch.nn.Module]) -> dict[str, Pair]:
+    """The tensors as pairs, by the paths of the layers that ``shape`` names.
+
+    Raises:
+        ValueError: they are not the pairs that it names, or do not fit these layers.
+    """
+    named = {path: layer for path, layer in layers.items() if check_target_module_exists(shape, path)}
+    wanted = {f"base_model.model.{path}.lora_{side}.weight" for path in named for side in "AB"}
+    if not named or wanted != tensors.keys():
+        odd = sorted(wanted ^ tensors.keys())[:1] or ["none at all"]
+        raise ValueError(f"its config names {len(named)} layers of this model, and its tensors are others ({odd[0]})")
+    return {path: _pair(path, layer, tensors, shape) for path, layer in named.items()}
+
+
+def _pair(path: str, layer: torch.nn.Module, tensors: Mapping[str, Tensor], shape: LoraConfig) -> Pair:
+    if not isinstance(layer, (torch.nn.Linear, Conv1D)):
+        raise ValueError(f"{path} is no linear layer")
+    A, B = (tensors[f"base_model.model.{path}.lora_{side}.weight"] for side in "AB")
+    rank = _of(shape.rank_pattern, path, shape.r)
+    out, width = layer.weight.shape if isinstance(layer, torch.nn.Linear) else reversed(layer.weight.shape)
+    if (tuple(A.shape), tuple(B.shape)) != ((rank, width), (out, rank)):
+        raise ValueError(f"{path}: {tuple(A.shape)} and {tuple(B.shape)} are no rank {rank} beside ({out}, {width})")
+    alpha = _of(shape.alpha_pattern, path, shape.lora_alpha)
+    return Pair(A, B, alpha / (math.sqrt(rank) if shape.use_rslora else rank))
+
+
+def _of(pattern: Mapping[str, Any] | None, path: str, usual: Any) -> Any:
+    """A setting that may be another one for some layers."""
+    return (pattern or {}).get(get_pattern_key(list(pattern or ()), path), usual)
+
+
+def _plain_config(folder: Path) -> LoraConfig:
+    """What shape the adapter has; ValueError or OSError where ``folder`` holds anything but pairs of LoRA matrices."""
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ValueError("it describes no LoRA adapter")
-    for name in NOT_PLAIN:
-        if config.get(name) not in (None, False, "none", []):
+    for name in config.keys() - PLAIN - WHERE - ABOUT - TRAINED:
+        if config[name] not in (None, False, "none", [], {}):
             raise ValueError(f"{name} is {config[name]!r}; only plain LoRA is served")
+    if str(config.get("init_lora_weights")).lower().startswith(CHANGES_BASE):
+        raise ValueError(f"init_lora_weights is {config['init_lora_weights']!r}, which changes the base model")
+    return LoraConfig(**{name: config[name] for name in (PLAIN | WHERE) - {"peft_type"} if name in config})
 
 
 def _refused(folder: Path, error: Exception) -> SwapError:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +15,6 @@ from sona.errors import ModelError
 from sona.ports import FastRow
 from sona.serving.generation import base_of
 
-DENSE = 256
-"""Up to this width 1 + B A is one product for a single request: calling two costs more than the numbers in them. By two
-a token of the shipped model took 1.5 % longer, by one .8 %."""
 UNLIKE = 0.02
 """Of the largest logit: half precision rounds less than that, and an unknown scale or cap does more."""
 
@@ -28,40 +24,60 @@ def fast_weights(model: torch.nn.Module, rows: Sequence[FastRow | None]) -> Iter
     """Until the block ends, row n of each batch of ``len(rows)`` has its last hidden state moved by ``rows[n]``; rows
     without fast weights come out bit for bit as they are.
 
-    It costs one or two small products a token, for all rows together.
+    It costs two small products a token, for all rows together.
     """
     if not any(rows):
         yield
         return
-    base = base_of(model)
-    head = _head_of(base)
-    move = _mover(rows, base)
-    forward = head.forward
-
-    def moved(hidden: Tensor) -> Tensor:
-        logits: Tensor = forward(move(hidden))
-        return logits
-
-    # In place of a hook: with any hook on it, a module's call takes a longer way, which was half of the whole cost.
-    before = vars(head).get("forward")  # libraries that move weights between devices do the same
-    vars(head)["forward"] = moved
-    try:
+    with FastHead(model).of(rows, None):
         yield
-    finally:
-        if before is None:
-            del vars(head)["forward"]
-        else:
-            vars(head)["forward"] = before
 
 
-def _mover(rows: Sequence[FastRow | None], like: Any) -> Callable[[Tensor], Tensor]:
-    """Turns hidden states (n, T, d) into h + B A h, each row with its own pair."""
-    width = like.config.get_text_config().hidden_size
-    if len(rows) == 1 and rows[0] is not None and width <= DENSE:
-        whole = torch.from_numpy(np.eye(width, dtype=np.float32) + rows[0].B @ rows[0].A)  # (d, d)
-        return functools.partial(torch.nn.functional.linear, weight=whole.to(like.device, like.dtype))
-    A, B = _stacked(rows, width, like)
-    return lambda hidden: torch.baddbmm(hidden, torch.bmm(hidden, A), B)  # (n, T, d) (n, d, r) (n, r, d)
+class FastHead:
+    """The output head of a model that answers a batch: fast weights before it, and one token of each row."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._base = base_of(model)
+        self._rows: tuple[FastRow | None, ...] = ()
+        self._stacks: tuple[Tensor, Tensor] | None = None
+
+    @contextmanager
+    def of(self, rows: Sequence[FastRow | None], last: Tensor | None) -> Iterator[None]:
+        """Until the block ends, the head turns hidden states (n, T, d) into logits with :func:`fast_weights`; with
+        ``last`` (n,) only those at this token of each row, (n, 1, V).
+
+        Raises:
+            ModelError: the model has no output head of its own.
+        """
+        head, stacks = _head_of(self._base), self._stacked(tuple(rows))
+        forward = head.forward
+
+        def moved(hidden: Tensor) -> Tensor:
+            if last is not None:
+                hidden = hidden[torch.arange(len(hidden), device=hidden.device), last][:, None]  # (n, 1, d)
+            if stacks is not None:
+                hidden = torch.baddbmm(hidden, torch.bmm(hidden, stacks[0]), stacks[1])  # h + B A h
+            logits: Tensor = forward(hidden)
+            return logits
+
+        # In place of a hook: with any hook on it, a module's call takes a longer way, which was half of the whole cost.
+        before = vars(head).get("forward")  # libraries that move weights between devices do the same
+        vars(head)["forward"] = moved
+        try:
+            yield
+        finally:
+            if before is None:
+                del vars(head)["forward"]
+            else:
+                vars(head)["forward"] = before
+
+    def _stacked(self, rows: tuple[FastRow | None, ...]) -> tuple[Tensor, Tensor] | None:
+        """Those of the rows, made anew where a row came or went."""
+        if rows != self._rows:
+            width = self._base.config.get_text_config().hidden_size
+            self._stacks = _stacked(rows, width, self._base) if any(rows) else None
+            self._rows = rows
+        return self._stacks
 
 
 def _stacked(rows: Sequence[FastRow | None], width: int, like: Any) -> tuple[Tensor, Tensor]:

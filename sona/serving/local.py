@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cache
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel
 
-from sona.checks import Float32, Int32
+from sona.checks import Float32, Int32, check_count
 from sona.config import ServeConfig
 from sona.errors import InvalidInputError, UnknownTokenError
-from sona.ports import FastRow, FastWeights, ResponseStates, Served
-from sona.serving.adapters import ResidentAdapters, RowsLostError, content_key, sharing_copy
+from sona.ports import FastWeights, ResponseStates, Served
+from sona.serving.adapted import AdaptedModel
+from sona.serving.adapters import Adapter, ResidentAdapters, sharing_copy
+from sona.serving.answers import Answers, awaited
 from sona.serving.chat import ChatCodec
+from sona.serving.ends import known_tokens, stop_ids_of
 from sona.serving.features import PromptReader
 from sona.serving.fingerprint import fingerprint
-from sona.serving.generation import Sampling, continuations
-from sona.serving.head import fast_weights, logits_of, states_of
+from sona.serving.generation import Sampling
+from sona.serving.head import logits_of, states_of
 from sona.serving.loading import load
+from sona.serving.pieces import TextPieces
 from sona.serving.probes import make_probes
+from sona.serving.request import Answering, OnToken
+from sona.serving.scheduler import Limits, Scheduler
+from sona.serving.swap import Witness, read_proof
+from sona.serving.trial import rows_for
 from sona.serving.versions import ServedVersion, ServedVersions, check_served
-from sona.types import Message, Reply
+from sona.types import Attestation, Message, Reply
+
+log = logging.getLogger("sona.serving")
 
 SMALL = 50_000_000  # parameters; below it a second thread waits more than it works
+MOST_LOGPROBS = 100
 ANY_LENGTH = 1 << 20  # where a model's configuration names no limit
 
 
 class LocalModel:
     """Answers, embeds, and swaps adapters; safe to call from several threads.
 
-    One answer is written at a time (a lock), so a request may wait, but none is refused: :meth:`swap` loads the new
-    adapters beside the old ones, and each request ends with the version that was in force when it began.
+    Answers are written together, a token each at a step (:mod:`sona.serving.scheduler`), whatever versions, adapters
+    and settings they have. :meth:`swap` loads the new adapters beside the old ones and waits for no answer; each
+    request ends with the version that was in force when it began. On a CPU, in float32, an answer has the tokens that
+    it would have alone (``docs/adr/0009-answers-written-together.md``).
     """
 
     def __init__(self, model: str | os.PathLike[str], settings: ServeConfig) -> None:
@@ -44,18 +56,23 @@ class LocalModel:
         self._base, tokenizer = load(model, settings)
         if threads := settings.threads or _few_threads(self._base):
             torch.set_num_threads(threads)
-        self._stop_ids = _stop_ids(self._base, tokenizer)
+        stop_ids = stop_ids_of(self._base, tokenizer)
         # What a GenerationConfig leaves open, generate() fills from the checkpoint's: its sampling habits are not ours.
         self._base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-        self._codec = ChatCodec(tokenizer, self._stop_ids[0] if self._stop_ids else None)
-        self._pad_id = _known([tokenizer.pad_token_id, *self._stop_ids, 0], self.vocab_size)[0]
+        self._codec = ChatCodec(tokenizer, stop_ids[0] if stop_ids else None)
+        self._pad_id = known_tokens([tokenizer.pad_token_id, *stop_ids, 0], self.vocab_size)[0]
         self._reader = PromptReader(self._base, pad_id=self._pad_id, max_tokens=self.max_tokens)
         self._adapters = ResidentAdapters(self._base)
-        self._mixes = True  # until a layer shows that it can't tell a batch's rows apart
-        self._running = threading.Lock()  # held while modules with adapters compute or change
+        self._swapping = threading.Lock()  # held while adapters are loaded
         self._versions = ServedVersions()
-        self.fast_weights: FastWeights | None = None
-        """What single feedbacks have moved, if anything does."""
+        self._aside = AdaptedModel(self._base)  # what reads beside the answers; theirs is the scheduler's own
+        self._witness = Witness(self._aside)
+        self._reading = threading.Lock()  # held while it does
+        self._scheduler = Scheduler(
+            lambda: rows_for(AdaptedModel(self._base), self._pad_id, self.max_tokens),
+            Limits(settings.max_rows, settings.max_batch_tokens, settings.max_waiting),
+        )
+        self._answers = Answers(self._scheduler, self._versions, self._reader, self._codec, stop_ids)
         self.fingerprint = fingerprint(self._base, tokenizer)
 
     @property
@@ -78,6 +95,20 @@ class LocalModel:
     def pad_id(self) -> int:
         """Fills batches; always masked."""
         return self._pad_id
+
+    @property
+    def fast_weights(self) -> FastWeights | None:
+        """What single feedbacks have moved, if anything does."""
+        return self._answers.fast_weights
+
+    @fast_weights.setter
+    def fast_weights(self, given: FastWeights | None) -> None:
+        self._answers.fast_weights = given
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Each of these ends an answer."""
+        return self._answers.stop_ids
 
     @property
     def version(self) -> str:
@@ -104,6 +135,10 @@ class LocalModel:
     def count_tokens(self, text: str) -> int:
         """See :meth:`ChatCodec.count_tokens`."""
         return self._codec.count_tokens(text)
+
+    def pieces(self) -> TextPieces:
+        """Makes one answer's text of its tokens as they come."""
+        return TextPieces(self._codec.decode, self.stop_ids)
 
     def embed(self, prompts: Sequence[Int32]) -> Float32:
         """Mean-pooled last hidden state of the frozen base model, float32 (prompts, hidden_size).
@@ -139,16 +174,61 @@ class LocalModel:
             InvalidInputError: the prompt leaves no room for an answer, or a sampling value is of another kind or out of
                 range.
             UnknownTokenError: a token id is outside the vocabulary.
+            QueueFullError: as many requests wait as ``serve.max_waiting`` allows.
+            ClosedError: the model is closed, or was before the answer was whole.
             ModelError: the version's router named no adapter of it.
         """
-        return self._answer([prompt_ids], Sampling(max_new_tokens, temperature, top_p, top_k, seed))[0]
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
+        return awaited([self._answers.begin(prompt_ids, sampling, self._room(prompt_ids))])[0]
+
+    def stream(
+        self,
+        prompt_ids: Int32,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        logprobs: int | None = None,
+        on_token: OnToken | None = None,
+    ) -> Answering:
+        """Begin an answer, and return at once with a handle: ``result(timeout_s)``, ``cancel()``.
+
+        Args:
+            prompt_ids: int32 (tokens,).
+            max_new_tokens: and the four that follow: as for :meth:`generate`.
+            temperature: see there.
+            top_p: see there.
+            top_k: see there.
+            seed: see there.
+            logprobs: tell each token's log-probability, and those of so many of the likeliest (0: of none); None: tell
+                none.
+            on_token: told each token as it is chosen, on the thread that writes all answers, so it should be quick.
+                What it raises fails this request and no other.
+
+        Raises:
+            InvalidInputError, UnknownTokenError, QueueFullError, ClosedError: as :meth:`generate`, or ``logprobs`` is
+                no number from 0 to 100. What comes up later is raised by ``result()``.
+        """
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
+        if logprobs is not None:
+            check_count(logprobs, "logprobs", MOST_LOGPROBS)
+        room = self._room(prompt_ids)
+        return self._answers.begin(prompt_ids, sampling, room, logprobs=logprobs, on_token=on_token)
 
     def generate_batch(self, prompts: Sequence[Int32], *, max_new_tokens: int) -> list[Reply]:
-        """Greedy answers to all prompts in one batch, all by one version, each with the adapter that its router picks.
+        """Greedy answers to all prompts, all by one version, each with the adapter that its router picks. It waits
+        where the queue is full.
 
         Raises as :meth:`generate`.
         """
-        return self._answer(prompts, Sampling(max_new_tokens)) if prompts else []
+        rooms = [self._room(prompt) for prompt in prompts]
+        return self._answers.write_all(prompts, Sampling(max_new_tokens), rooms)
+
+    def close(self) -> None:
+        """Answer no more: what is under way fails with ClosedError, and the thread that answers ends."""
+        self._scheduler.close()
 
     def make_probes(
         self, count: int, tokens: int, seed: int, on_batch: Callable[[int, int], None] = lambda done, total: None
@@ -160,7 +240,7 @@ class LocalModel:
             count=count,
             tokens=tokens,
             seed=seed,
-            stop_ids=self._stop_ids,
+            stop_ids=self.stop_ids,
             pad_id=self._pad_id,
             on_batch=on_batch,
         )
@@ -172,21 +252,52 @@ class LocalModel:
     def swap(self, version_id: str, served: Served) -> None:
         """Answer with ``served`` from the next request on.
 
-        Adapters that are in memory already, for an earlier version, are not loaded again. It waits for the answer that
-        is being written, but not if it brings back the version before, or the base alone. An adapter leaves memory with
-        the next swap after no version names it: neither the current one, nor the one before, nor one of a request.
+        Adapters that are in memory already, for an earlier version, are not loaded again. It waits for no answer. An
+        adapter leaves memory once no version has it: neither the current one, nor the one before, nor one of a request
+        under way.
 
         Raises:
-            SwapError: an adapter can't be loaded or is not what its files say, or there are several and no router; the
-                old version goes on answering.
+            SwapError: an adapter can't be loaded or is not what its files say, or there are several and no router; or
+                it does not answer as the version's proof says (:mod:`sona.serving.swap`). The old version goes on
+                answering.
         """
         check_served(version_id, served)
         if self._versions.switch(version_id, served):
             return
-        keys = {name: content_key(folder) for name, folder in served.adapters.items()}
-        with self._running:
-            self._adapters.load({key: served.adapters[name] for name, key in keys.items()})
-            self._adapters.keep(self._versions.put_in_force(ServedVersion(version_id, served, keys)))
+        with self._swapping:
+            adapters = self._adapters.load(served.adapters)
+            version = ServedVersion(version_id, served, adapters)
+            if served.proof is None:
+                log.info("%s stores no proof of what it answers, and is served without", version_id)
+            else:
+                self._attested(version)
+            self._versions.put_in_force(version)
+
+    def prove(self, served: Served) -> bytes:
+        """What base and adapters of ``served`` make of fixed prompts: the version's proof when it is swapped in.
+
+        Raises:
+            SwapError: an adapter can't be loaded.
+        """
+        with self._swapping:
+            adapters = self._adapters.load(served.adapters)
+        with self._reading:
+            return self._witness.prove(adapters)
+
+    def attest(self) -> Attestation:
+        """Compare once more what the version in force says with what it said when it was published.
+
+        Raises:
+            SwapError: it says something else.
+        """
+        with self._versions.held() as version:
+            return self._attested(version, afresh=True)
+
+    def _attested(self, version: ServedVersion, *, afresh: bool = False) -> Attestation:
+        raw = version.served.proof
+        proof = None if raw is None else read_proof(raw)
+        with self._reading:
+            return self._witness.attest(version.id, version.adapters, proof, afresh=afresh)
 
     @contextmanager
     def response_states(self, prompt: Int32, response: Int32) -> Iterator[ResponseStates]:
@@ -206,85 +317,34 @@ class LocalModel:
             )
         with self._versions.held() as version:
             (name,) = version.route(1, lambda: self._reader.read([prompt]).features)
-            key = None if name is None else version.keys[name]
+            adapter = None if name is None else version.adapters[name]
 
             def head(hidden: Tensor) -> Tensor:
-                with self._running:  # an answer's own fast weights may be on this head
-                    return logits_of(self._module(key), hidden)
+                with self._as_row(adapter) as model:
+                    return logits_of(model, hidden)
 
-            with self._running:
-                hidden = states_of(self._module(key), prompt, response)
+            with self._as_row(adapter) as model:
+                hidden = states_of(model, prompt, response)
+            key = None if adapter is None else adapter.key
             yield ResponseStates(version.id, key, hidden.float().cpu().numpy(), head)
 
-    def _answer(self, prompts: Sequence[Int32], sampling: Sampling) -> list[Reply]:
-        for prompt in prompts:
-            self._check_tokens(prompt)
-        room = self.max_tokens - max(len(prompt) for prompt in prompts)
-        if room < 1:
-            raise InvalidInputError(
-                f"prompt: {self.max_tokens - room} tokens; at most {self.max_tokens - 1} leave room to answer"
-            )
-        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-        with self._versions.held() as version:
-            read = cache(lambda: self._reader.read(prompts))
-            names = version.route(len(prompts), lambda: read().features)
-            keys = [None if name is None else version.keys[name] for name in names]
-            fast: list[FastRow | None] = [None] * len(prompts)
-            if self.fast_weights:
-                fast = self.fast_weights.rows(version.id, keys, read().embeddings)
-            with self._running:
-                answers = self._continue(prompts, keys, fast, sampling)
-        return [
-            self._reply(prompt, answer, version.id, name, row)
-            for prompt, answer, name, row in zip(prompts, answers, names, fast, strict=True)
-        ]
-
-    def _continue(
-        self,
-        prompts: Sequence[Int32],
-        keys: Sequence[str | None],
-        fast: Sequence[FastRow | None],
-        sampling: Sampling,
-    ) -> list[list[int]]:
-        """New token ids of each prompt, written with the adapter of its content key (None: with the base) and with its
-        fast weights.
-        """
-        if len(set(keys)) == 1:
-            module = self._module(keys[0])
-            with fast_weights(module, fast):
-                return continuations(module, prompts, sampling, stop_ids=self._stop_ids, pad_id=self._pad_id)
-        if self._mixes:
+    @contextmanager
+    def _as_row(self, adapter: Adapter | None) -> Iterator[PreTrainedModel]:
+        """A model whose batch of one answers with this adapter; one thread at a time has it."""
+        with self._reading:
+            self._aside.set_rows([adapter])
             try:
-                with self._adapters.mixed(keys) as mixed, fast_weights(mixed, fast):
-                    return continuations(mixed, prompts, sampling, stop_ids=self._stop_ids, pad_id=self._pad_id)
-            except RowsLostError:
-                self._mixes = False
-        answers: dict[int, list[int]] = {}
-        for key in dict.fromkeys(keys):
-            places = [place for place, other in enumerate(keys) if other == key]
-            group = self._continue(
-                [prompts[place] for place in places], [key] * len(places), [fast[place] for place in places], sampling
-            )
-            answers.update(zip(places, group, strict=True))
-        return [answers[place] for place in range(len(prompts))]
+                yield self._aside.model
+            finally:
+                self._aside.set_rows(())
 
-    def _module(self, key: str | None) -> torch.nn.Module:
-        """The model that answers with the adapter of this content key, None: the base."""
-        return self._base if key is None else self._adapters.module(key)
-
-    def _reply(
-        self, prompt: Int32, answer: list[int], version: str, adapter: str | None, fast: FastRow | None
-    ) -> Reply:
-        stopped = bool(answer) and answer[-1] in self._stop_ids
-        return Reply(
-            text=self._codec.decode(answer[:-1] if stopped else answer),
-            token_ids=tuple(answer),
-            prompt_ids=tuple(prompt.tolist()),
-            version=version,
-            adapter=adapter,
-            micro=None if fast is None else fast.pattern,
-            finish_reason="stop" if stopped else "length",
-        )
+    def _room(self, prompt: Int32) -> int:
+        """How many tokens may follow the prompt; it raises where it is none that can be answered."""
+        self._check_tokens(prompt)
+        room = self.max_tokens - len(prompt)
+        if room < 1:
+            raise InvalidInputError(f"prompt: {len(prompt)} tokens; at most {self.max_tokens - 1} leave room to answer")
+        return room
 
     def _check_tokens(self, ids: Int32) -> None:
         if not len(ids):
@@ -301,33 +361,3 @@ def _few_threads(model: PreTrainedModel) -> int:
     Its matrices are too small to share: on two busy cores the threads' waiting made a query of 20 ms take 0.6-1.4 s.
     """
     return 1 if model.device.type == "cpu" and model.num_parameters() < SMALL else 0
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, then the generation settings' others.
-
-    A base model that never met its end token has left it like every other token it never met, and under a frozen output
-    head no adapter can tell them apart (stories260K: exact answers never ended). There a line's end is the answer's.
-    """
-    configured = model.generation_config.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    ends = _known([tokenizer.eos_token_id, *listed], int(model.config.get_text_config().vocab_size))
-    trained = [token for token in ends if _is_trained(model, token)]
-    newline = tokenizer.encode("\n", add_special_tokens=False)[-1:]
-    return trained or (ends if tokenizer.chat_template else [*newline, *ends])
-
-
-def _is_trained(model: PreTrainedModel, token: int) -> bool:
-    """Whether the output head can tell ``token`` from all others."""
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if head is None:
-        return True
-    rows = head.weight.detach().float()
-    distance = torch.linalg.vector_norm(rows - rows[token], dim=1)
-    distance[token] = torch.inf
-    return bool(distance.min() > 0.01 * torch.linalg.vector_norm(rows[token]))
-
-
-def _known(tokens: Sequence[int | None], vocab_size: int) -> list[int]:
-    """Those of ``tokens`` that the embedding has a row for, once each. Tokenizers are shipped that know more."""
-    return list(dict.fromkeys(int(token) for token in tokens if token is not None and 0 <= token < vocab_size))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from sona.checks import Float32, check_id
 from sona.errors import InvalidInputError, ModelError, SwapError
 from sona.ports import Served
+from sona.serving.adapters import Adapter
 from sona.types import BASE_VERSION
 
 
@@ -20,8 +21,8 @@ class ServedVersion:
 
     id: str
     served: Served
-    keys: Mapping[str, str] = field(default_factory=dict)
-    """Content key in memory, by the adapter's name."""
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    """By name; in memory for as long as the version is."""
 
     def route(self, count: int, read_features: Callable[[], Float32]) -> list[str | None]:
         """The adapter of each of ``count`` prompts, None for the base; their features are read only for a router.
@@ -30,14 +31,14 @@ class ServedVersion:
             ModelError: the router names an adapter that the version has not, or answers for another number of prompts.
         """
         router = self.served.router
-        if router is None or not self.keys:
-            return [next(iter(self.keys), None)] * count
+        if router is None or not self.adapters:
+            return [next(iter(self.adapters), None)] * count
         names = router.route(read_features())
-        odd = [name for name in names if name is not None and name not in self.keys]
+        odd = [name for name in names if name is not None and name not in self.adapters]
         if odd or len(names) != count:
             raise ModelError(
                 f"the router of {self.id} gave {len(names)} answers to {count} prompts, "
-                f"{len(odd)} of them none of its {len(self.keys)} adapters; roll back to another version"
+                f"{len(odd)} of them none of its {len(self.adapters)} adapters; roll back to another version"
             )
         return names
 
@@ -59,18 +60,27 @@ class ServedVersions:
         """The one that the next request gets."""
         return self._current
 
+    def take(self, version: ServedVersion | None = None) -> ServedVersion:
+        """A version that is held, or the one in force now, kept in memory until it is released."""
+        with self._lock:
+            version = version or self._current
+            self._in_use[version] += 1
+            return version
+
+    def release(self, version: ServedVersion) -> None:
+        """The counterpart of :meth:`take`."""
+        with self._lock:
+            self._in_use[version] -= 1
+            self._in_use += Counter()  # drops the zeros
+
     @contextmanager
     def held(self) -> Iterator[ServedVersion]:
         """The version in force now, kept in memory until the block ends."""
-        with self._lock:
-            version = self._current
-            self._in_use[version] += 1
+        version = self.take()
         try:
             yield version
         finally:
-            with self._lock:
-                self._in_use[version] -= 1
-                self._in_use += Counter()  # drops the zeros
+            self.release(version)
 
     def switch(self, version_id: str, served: Served) -> bool:
         """Put it in force if it needs nothing that is not in memory; whether that is so."""
@@ -84,11 +94,10 @@ class ServedVersions:
                     return True
         return False
 
-    def put_in_force(self, version: ServedVersion) -> set[str]:
-        """Make ``version`` the current one, and return the content keys that have to stay in memory."""
+    def put_in_force(self, version: ServedVersion) -> None:
+        """Make ``version`` the current one."""
         with self._lock:
             self._put(version)
-            return {key for known in (self._current, self._before, *self._in_use) for key in known.keys.values()}
 
     def _put(self, version: ServedVersion) -> None:
         if version.id != self._current.id:

@@ -5,13 +5,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 
-from sona.bank.lessons import LessonDraft, accepted, asked_after, asked_and_dropped, due, kept, request_of
+from sona.bank.bank import Bank
+from sona.bank.lessons import (
+    LessonDraft,
+    accepted,
+    asked_after,
+    asked_after_merges,
+    asked_and_dropped,
+    due,
+    kept,
+    request_of,
+)
+from sona.bank.pattern import Member
 from sona.bank.shelf import Asked
-from sona.config import LessonsConfig
-from sona.patterns import Lesson, Pattern
+from sona.config import BankConfig, LessonsConfig
+from sona.patterns import Lesson, Pattern, PatternChange
 from tests.bank.lesson_records import exemplar, lesson, pattern, request
 
 DEFAULT = LessonsConfig()
@@ -157,8 +170,8 @@ def test_whatever_comes_back_gives_lessons_or_counts(answer: object) -> None:
 
 
 def test_lessons_that_have_helped_are_kept_then_the_newest() -> None:
-    helped = lesson("l1-0", helpful=5, harmful=1, born_cycle=1)
-    untried, harmed = lesson("l1-1", born_cycle=1), lesson("l1-2", harmful=2, born_cycle=1)
+    helped = lesson("l1-0", helpful=30, harmful=10, gain=9.0, noise=10.0, born_cycle=1)
+    untried, harmed = lesson("l1-1", born_cycle=1), lesson("l1-2", harmful=2, gain=-0.5, noise=0.5, born_cycle=1)
     new = [lesson("l2-0", born_cycle=2), lesson("l2-1", born_cycle=2)]
     assert [one.id for one in kept([untried, helped, harmed], new, 4)] == ["l1-0", "l2-0", "l2-1", "l1-1"]
     assert kept([], [], 3) == ()
@@ -168,3 +181,38 @@ def test_only_the_newest_of_the_dropped_are_remembered() -> None:
     before = Asked(count=5, dropped=(lesson("a"), lesson("b"), lesson("c")))
     after = asked_and_dropped(before, [lesson("d"), lesson("e")])
     assert (after.count, [one.id for one in after.dropped]) == (5, ["b", "c", "d", "e"])
+
+
+def merged(gone: str, kept_one: str) -> PatternChange:
+    return PatternChange(cycle=3, change="merged", pattern=gone, other=kept_one)
+
+
+def test_what_was_dropped_goes_with_a_merged_pattern() -> None:
+    before = {"p1": Asked(count=9, dropped=(lesson("a"),)), "p2": Asked(count=5, dropped=(lesson("b"),))}
+    assert asked_after_merges(before, []) == before
+    after = asked_after_merges(before, [merged("p1", "p2"), merged("p2", "p3")])
+    assert {name: [one.id for one in asked.dropped] for name, asked in after.items()} == {"p3": ["a", "b"]}
+    assert after["p3"].count == 0, "it was never asked of itself"
+    split = PatternChange(cycle=3, change="split", pattern="p4", other="p1")
+    assert asked_after_merges(before, [split, merged("p4", "p5")]) == before
+
+
+def test_of_what_was_dropped_the_kept_pattern_s_own_stays_first() -> None:
+    own, others = [lesson(name) for name in "abcd"], [lesson(name) for name in "efg"]
+    before = {"p1": Asked(dropped=tuple(own)), "p2": Asked(count=7, dropped=tuple(others))}
+    after = asked_after_merges(before, [merged("p2", "p1")])
+    assert [one.id for one in after["p1"].dropped] == ["a", "b", "c", "d"]
+    after = asked_after_merges(before, [merged("p1", "p2")])
+    assert (after["p2"].count, [one.id for one in after["p2"].dropped]) == (7, ["d", "e", "f", "g"])
+
+
+def test_a_bank_that_merges_patterns_keeps_what_both_had_dropped() -> None:
+    centre = np.ones(4, np.float32)
+    patterns = [
+        replace(pattern(name, count=count), centroid=(centre / 2).tobytes()) for name, count in (("p1", 30), ("p2", 20))
+    ]
+    asked = {"p1": Asked(count=9, dropped=(lesson("a"),)), "p2": Asked(count=5, dropped=(lesson("b"),))}
+    bank = Bank(patterns, np.zeros(4, np.float32)).with_lessons({}, asked)
+    after = bank.learn([Member("t", centre, 1.0, "q", "a")], BankConfig(), cycle=4, seed=0).bank
+    assert [(one.pattern, one.other) for one in after.changes if one.change == "merged"] == [("p2", "p1")]
+    assert {name: [one.id for one in known.dropped] for name, known in after.asked.items()} == {"p1": ["b", "a"]}

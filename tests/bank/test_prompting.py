@@ -1,6 +1,7 @@
 """What a query recalls, as text within a number of tokens."""
 
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -18,7 +19,7 @@ FULL = Recall(
         routes={"tool:guess": verdict(10, 0.1), "tool:lookup": verdict(30, 0.9), "model:small": verdict(1, 1.0)},
         lessons=(
             lesson("l1-0", title="Ask first", when="no number is given", text="Ask for the number"),
-            lesson("l1-1", title="Guessing", advice="avoid", text="Dates are wrong!", helpful=5, harmful=1),
+            lesson("l1-1", title="Guessing", advice="avoid", text="Dates are wrong!", helpful=5, harmful=1, gain=1.5),
         ),
         exemplars=(exemplar("a", 1.0, response="x" * 200), exemplar("b", 0.9), exemplar("c", 0.8), exemplar("d", 0.3)),
         failures=(exemplar("e", 0.0, response=""), exemplar("f", 0.1)),
@@ -34,15 +35,38 @@ def words(text: str) -> int:
 def test_a_pattern_s_text_says_what_is_known_of_it() -> None:
     assert text_of(FULL).splitlines() == [
         "Queries like this one: 40 rated, quality 0.75 (0.62 to 0.84).",
-        "- Avoid: Guessing. When: always. Dates are wrong! Helped 5 of 6.",
+        "- Avoid: Guessing. When: always. Dates are wrong! With it queries went 0.25 better than usual, in 6 trials.",
         "- Do: Ask first. When: no number is given. Ask for the number.",
         "- Way tool:lookup: quality 0.90 (0.77 to 0.96), taken 30 times.",
-        "- Way tool:guess: quality 0.10 (0.02 to 0.35), taken 10 times.",
         "- Way model:small: quality 1.00 (0.27 to 1.00), taken once.",
+        "- Way tool:guess: quality 0.10 (0.02 to 0.35), taken 10 times.",
         f'- Example of quality 1.00: "question a" was answered "{"x" * 200}…"',
         '- Example of quality 0.90: "question b" was answered "answer b"',
         '- Example of quality 0.00: "question e" was not answered in words',
     ]
+
+
+def test_the_best_and_the_worst_way_of_each_kind_are_told_however_often_others_were_taken() -> None:
+    often = {f"tool:t{n}": verdict(100, 0.5) for n in range(8)} | {"model:big": verdict(500, 0.6)}
+    routes = often | {"tool:best": verdict(24, 0.9), "tool:worst": verdict(20, 0.05)}
+    told = [line.split(":")[1] for line in text_of(Recall(pattern=pattern(routes=routes), similarity=0.9)).splitlines()]
+    ways = [line for line in told if line in {name.split(":")[1] for name in routes}]
+    assert {"best", "worst", "big"} <= set(ways)
+    assert len(ways) == 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "gain", "told"),
+    [
+        ((0, 0), 0.0, "Ask."),
+        ((1, 0), 0.3, "Ask. With it queries went 0.30 better than usual, in 1 trial."),
+        ((1, 3), -1.0, "Ask. With it queries went 0.25 worse than usual, in 4 trials."),
+        ((2, 2), -0.01, "Ask. With it queries went as usual, in 4 trials."),
+    ],
+)
+def test_a_lesson_s_line_ends_with_what_came_of_it(counts: tuple[int, int], gain: float, told: str) -> None:
+    one = lesson("l1-0", text="Ask", helpful=counts[0], harmful=counts[1], gain=gain)
+    assert text_of(Recall(pattern=pattern(lessons=(one,)), similarity=0.9)).splitlines()[1].endswith(f"always. {told}")
 
 
 def test_a_pattern_of_which_nothing_is_known_says_so() -> None:
@@ -98,3 +122,15 @@ def test_the_text_is_never_longer_than_it_may_be(max_tokens: int, recalls: int, 
 def test_a_number_of_tokens_is_a_whole_number(wrong: object) -> None:
     with pytest.raises(InvalidInputError, match="max_tokens"):
         in_prompt([FULL], max_tokens=wrong, count_tokens=words)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [FULL, "text", [FULL, "text"], None, 5])
+def test_what_is_no_list_of_recalls_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"recalls.*a (list of )?Recall is allowed"):
+        in_prompt(wrong, max_tokens=100, count_tokens=words)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "words"])
+def test_tokens_are_counted_by_a_function(wrong: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"count_tokens: .*engine.count_tokens"):
+        in_prompt([], max_tokens=100, count_tokens=wrong)

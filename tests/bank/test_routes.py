@@ -1,5 +1,7 @@
 """The best route for a query, by what the routes did for queries like it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from sona.bank.bank import Bank
 from sona.bank.pattern import Member
 from sona.checks import Float32
 from sona.config import BankConfig
-from sona.errors import DimensionMismatchError
+from sona.errors import DimensionMismatchError, InvalidInputError
 from sona.patterns import BestRoute
 
 WIDTH = 16
@@ -53,20 +55,59 @@ def test_the_best_route_is_that_of_the_querys_pattern() -> None:
     assert (here.route, there.route) == ("tool:search", "tool:lookup")
     assert here.chosen.count == 33
     assert here.chosen.best > 0.99
-    assert here.chosen.quality == pytest.approx(30 / 33, abs=0.05)
+    assert here.chosen.quality == pytest.approx(30 / 33, abs=0.06)  # drawn a little towards what it is elsewhere
     assert here.chosen.low < here.chosen.quality < here.chosen.high
     assert [one.route for one in here.others] == ["tool:lookup"]
     assert here.others[0].high < here.chosen.low
     assert here.pattern != there.pattern
 
 
+ELSEWHERE = [
+    *tried(0, "tool:good", 30, 0),
+    *tried(1, "tool:bad", 0, 30),
+    *(Member(f"x{n}", near(2, n), 0.5, "q", "a") for n in range(30)),
+]
+
+
 def test_a_pattern_without_tries_falls_back_on_what_a_route_is_worth_elsewhere() -> None:
-    elsewhere = [Member(f"x{n}", near(2, n), 0.5, "q", "a") for n in range(30)]
-    bank = learned([*tried(0, "tool:good", 30, 0), *tried(1, "tool:bad", 0, 30), *elsewhere])
-    found = best(bank, 2)
+    found = best(learned(ELSEWHERE), 2)
     assert (found.route, found.chosen.count) == ("tool:good", 0)
     assert found.chosen.low < 0.5 < found.chosen.high  # hardly any evidence
     assert 0.6 < found.chosen.best < 0.99
+
+
+def test_what_was_only_taken_for_other_queries_is_not_recommended() -> None:
+    """Each intent has a tool of its own, and one of them rarely works."""
+    bank = learned([*tried(0, "tool:reset", 9, 21), *tried(1, "tool:refund", 29, 1), *tried(2, "tool:track", 28, 2)])
+    assert (best(bank, 0).route, best(bank, 0).others) == ("tool:reset", ())
+    rng = np.random.default_rng(0)
+    assert {found.route for _ in range(50) if (found := bank.best_route(near(0, 7), explore=rng))} == {"tool:reset"}
+    asked = bank.best_route(near(0, 7), among=["tool:reset", "tool:refund", "tool:never"])
+    assert asked is not None
+    found_here = best(bank, 0).chosen.count
+    assert found_here >= 29  # one may lie far out
+    assert {one.route: one.count for one in (asked.chosen, *asked.others)} == {
+        "tool:reset": found_here,
+        "tool:refund": 0,
+        "tool:never": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"kind": "tool:search"},
+        {"kind": 5},
+        {"kind": ["tool"]},
+        {"among": []},
+        {"among": "tool:a"},
+        {"among": [5]},
+        {"explore": True},
+    ],
+)
+def test_a_question_that_makes_no_sense_is_a_typed_error(question: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=r"allowed|name some"):
+        learned(ELSEWHERE).best_route(near(0, 7), **question)
 
 
 def test_kinds_are_compared_among_themselves() -> None:
@@ -79,19 +120,22 @@ def test_kinds_are_compared_among_themselves() -> None:
     assert Bank().best_route(near(0, 7)) is None
 
 
-def test_what_is_recent_counts_most() -> None:
-    settings = BankConfig(half_life=2)
-    worked = [*tried(0, "tool:old", 30, 0, 1), *tried(0, "tool:new", 15, 15, 1)]
-    broke = [[*tried(0, "tool:old", 0, 10, c), *tried(0, "tool:new", 8, 2, c)] for c in range(2, 8)]
+def test_a_route_that_breaks_is_left_within_some_cycles() -> None:
+    worked = [*tried(0, "tool:old", 100, 0, 1), *tried(0, "tool:new", 40, 40, 1)]
+    broke = [[*tried(0, "tool:old", 0, 20, c), *tried(0, "tool:new", 16, 4, c)] for c in range(2, 5)]
     assert best(learned(worked), 0).route == "tool:old"
-    found = best(learned(worked, *broke, settings=settings), 0)
+    found = best(learned(worked, *broke), 0)
     assert found.route == "tool:new"
-    assert found.chosen.quality > 0.7
-    assert found.others[0].quality < 0.2
+    assert found.chosen.low > found.others[0].quality
 
 
 def test_exploration_tries_each_as_often_as_it_may_be_the_best() -> None:
-    few = [*tried(0, "tool:a", 3, 2), *tried(0, "tool:b", 2, 3), *tried(0, "tool:c", 0, 40), *tried(1, "tool:a", 5, 5)]
+    few = [
+        *tried(0, "tool:a", 3, 2),
+        *tried(0, "tool:b", 2, 3),
+        *tried(0, "tool:c", 0, 40),
+        *tried(1, "tool:d", 25, 25),
+    ]
     bank, rng = learned(few), np.random.default_rng(0)
     drawn = [bank.best_route(near(0, 7), explore=rng) for _ in range(2000)]
     routes = [one.route for one in drawn if one is not None]

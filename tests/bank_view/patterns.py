@@ -13,9 +13,9 @@ HOSTILE = "<script>alert('\"&')</script>\x1b]0;owned\x07 \u202e$x_{2"
 """Markup, an escape sequence that names the terminal's window, a mark that turns the line around, and a formula."""
 
 
-def rated(count: int, mean: float, *, cycle: int = 1) -> Verdict:
+def rated(count: int, mean: float) -> Verdict:
     """Of so many qualities that are all ``mean``."""
-    return verdict_of([mean] * count, cycle)
+    return verdict_of([mean] * count)
 
 
 def pattern(
@@ -57,5 +57,7 @@ def lesson() -> Lesson:
         trajectory_ids=("t1", "t2"),
         helpful=3,
         harmful=1,
+        gain=0.8,
+        noise=1.0,
         born_cycle=2,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sona.bank.verdicts import together
+from sona.bank.verdicts import followed
 from sona.bank_view.words import best_and_worst, like, quality_and_interval, trend, what_happened
 from sona.patterns import Change, PatternChange, Verdict
 from tests.bank_view.patterns import pattern, rated
@@ -19,11 +19,16 @@ def test_a_mean_stands_with_its_interval() -> None:
 
 
 def test_a_trend_needs_something_before_it() -> None:
-    early, late = rated(10, 0.2, cycle=1), rated(10, 0.8, cycle=3)
-    assert trend(early) == ""
-    assert trend(together(early, late, half_life=1.0)) == "+0.18"  # of the early ten a quarter counts
-    assert trend(together(late, early, half_life=1.0)) == "+0.18"
-    assert trend(together(rated(10, 0.5, cycle=1), rated(10, 0.5, cycle=3), half_life=1.0)) == "0.00"
+    assert trend(rated(40, 0.2)) == ""
+    assert trend(followed(rated(100, 0.2), rated(50, 0.8))) == "+0.20"
+    assert trend(followed(rated(100, 0.8), rated(50, 0.2))) == "-0.20"
+    assert trend(followed(rated(100, 0.5), rated(50, 0.5))) == "0.00"
+
+
+def test_routes_of_different_kinds_are_not_compared() -> None:
+    routes = {"tool:a": rated(20, 0.4), "model:big": rated(20, 0.9), "model:small": rated(20, 0.5)}
+    assert best_and_worst(routes) == ("model:big", "model:small")
+    assert best_and_worst({"tool:a": rated(20, 0.1), "model:big": rated(20, 0.9)}) is None
 
 
 def test_routes_are_compared_where_there_is_evidence() -> None:

@@ -50,6 +50,7 @@ def _made(run: Run, *, closed: bool) -> Path:
             host.flush()
             host.cycle(number // 20)
     host.flush()
+    host.store.pin("v1")
     if closed:
         host.close()
     for name in (DATABASE,) if closed else (DATABASE, LOG):

@@ -27,6 +27,7 @@ def reads(ids: Sequence[str], cycles: int) -> Reads:
         "versions": Store.versions,
         "reports": Store.reports,
         "state": lambda store: [store.read_state("probes")],
+        "pinned": lambda store: list(store.pinned().items()),
         "sources": Store.sources,
         "counts": lambda store: [replace(store.counts(), bytes_on_disk=0)],
         "current": lambda store: [store.current()],

@@ -249,3 +249,53 @@ def test_a_full_queue_rejects_and_counts(tmp_path: Path) -> None:
         status = engine.status()
         assert receipts.count("rejected") == status.rejected
         assert status.store.trajectories == receipts.count("recorded") >= 1
+
+
+@pytest.mark.parametrize("model", [5, b"tiny", ["tiny"]])
+def test_a_model_that_is_none_is_refused(tmp_path: Path, model: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"model: .*'tiny', or None for no model is allowed"):
+        sona.open_sync(tmp_path / "store", model=model)
+
+
+@pytest.mark.parametrize("path", [5, None, b"x", ""])
+def test_a_file_or_folder_that_is_none_is_refused(tmp_path: Path, path: Any) -> None:
+    with sona.open_sync(tmp_path / "store") as engine:
+        with pytest.raises(InvalidInputError, match=r"target: .*the path of a folder is allowed"):
+            engine.backup(path)
+        with pytest.raises(InvalidInputError, match=r"path: .*the path of a file is allowed"):
+            engine.import_jsonl(path)
+
+
+def test_a_time_limit_that_is_none_is_refused(tmp_path: Path) -> None:
+    with sona.open_sync(tmp_path / "store") as engine:
+        for wrong in ("x", -1, math.nan, True):
+            with pytest.raises(InvalidInputError, match=r"timeout_s: .*a number from 0 to"):
+                engine.flush(wrong)  # type: ignore[arg-type]
+        for right in (None, 5, math.inf):
+            engine.flush(right)
+
+
+def test_what_is_no_text_has_no_tokens(tmp_path: Path) -> None:
+    with sona.open_sync(tmp_path / "store", model="tiny") as engine:
+        for wrong in (5, None, "\ud800"):
+            with pytest.raises(InvalidInputError, match="text: "):
+                engine.count_tokens(wrong)  # type: ignore[arg-type]
+        assert engine.count_tokens("") == 0
+
+
+async def _awaited(_: object) -> None: ...
+
+
+@pytest.mark.parametrize("wrong", [5, "x", _awaited])
+def test_progress_is_told_to_a_plain_function(tmp_path: Path, wrong: Any) -> None:
+    with sona.open_sync(tmp_path / "store") as engine, pytest.raises(InvalidInputError, match=r"on_progress: .*plain"):
+        engine.learn(wrong)
+
+
+def test_numbers_that_leave_float32_together_are_refused_without_a_warning(tmp_path: Path) -> None:
+    with sona.open_sync(tmp_path / "store") as engine:
+        for wrong in (np.full(8, 3e38, dtype=np.float32), np.full(8, 3e38)):
+            with pytest.raises(InvalidInputError, match="beyond float32"):
+                engine.recall(wrong)
+            with pytest.raises(InvalidInputError, match="beyond float32"):
+                sona.Trajectory(embedding=wrong)

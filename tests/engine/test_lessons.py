@@ -11,7 +11,7 @@ from sona.bank.lessons import LessonDraft, LessonRequest
 from sona.bank.prompting import in_prompt
 from sona.checks import Float32
 from sona.config import Config, CycleConfig, LessonsConfig
-from sona.errors import ClosedError, DimensionMismatchError, InvalidInputError, ModelError
+from sona.errors import ClosedError, DimensionMismatchError, InvalidInputError, ModelError, UnknownIdError
 from sona.patterns import Lesson
 from tests.engine.small import SMALL, open_small, record_task
 
@@ -82,7 +82,7 @@ def test_a_lesson_is_written_recalled_and_judged_by_later_feedback(tmp_path: Pat
         assert (report.metrics["lessons_helped"], report.metrics["lessons_harmed"]) == (5, 1)
         judged = lessons(engine)[found.ids[1]]
         assert (judged.helpful, judged.harmful) == (5, 1)
-        assert "Helped 5 of 6." in engine.recall(near(0, 999), 1)[0].text
+        assert "With it queries went 0.21 better than usual, in 6 trials." in engine.recall(near(0, 999), 1)[0].text
 
 
 def test_a_trajectory_that_is_collected_again_counts_once_by_its_latest_quality(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_rollback_takes_the_counters_back_and_a_useless_lesson_goes(tmp_path: 
     with opened(tmp_path / "store") as engine:
         record_both(engine)
         first = engine.learn().version
-        trajectories = [answered(engine, 100 + number) for number in range(4)]
+        trajectories = [answered(engine, 100 + number) for number in range(20)]
         for one in trajectories:
             engine.feedback(one.id, 0.0)
         report = engine.learn()
@@ -206,7 +206,8 @@ def test_an_erased_source_takes_its_lessons_and_route_names_with_it(tmp_path: Pa
         assert [one.title for one in lessons(engine).values()] == ["About bob"]
         assert {route for pattern in engine.bank.patterns for route in pattern.routes} == {"tool:bob"}
         assert [pattern.count for pattern in engine.bank.patterns] == [20, 20]
-        assert engine.erase("nobody").lessons == 0
+        with pytest.raises(UnknownIdError, match=r"'nobody'.*'bob'"):
+            engine.erase("nobody")
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert [path.name for path in files if MARKER.encode() in path.read_bytes()] == []
 

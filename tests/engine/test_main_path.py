@@ -321,7 +321,7 @@ def test_another_adapter_shape_is_a_typed_error(tmp_path: Path) -> None:
 
 
 def test_old_versions_leave_the_disk_and_say_so(tmp_path: Path) -> None:
-    given = _fields(SMALL) | {"store": StoreConfig(keep_versions=2), "gate": GateConfig(enabled=False)}
+    given = _fields(SMALL) | {"store": StoreConfig(keep_versions=1), "gate": GateConfig(enabled=False)}
     with open_small(tmp_path / "store", config=Config(**given)) as engine:
         for seed in (1, 2, 3):
             record_task(engine, 40, seed=seed)

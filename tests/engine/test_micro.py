@@ -135,7 +135,7 @@ def test_feedback_costs_the_caller_no_forward_pass(tmp_path: Path) -> None:
         trajectory = sona.Trajectory(messages=QUESTIONS[0], response="no")
         engine.record(trajectory)
         engine.flush()
-        with model._running:  # whoever needs the model has to wait now
+        with model._reading:  # whoever reads with the model has to wait now
             engine.feedback(trajectory.id, 0.0)
             status = engine.status().micro
             assert status is not None

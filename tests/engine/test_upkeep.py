@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from pathlib import Path
 
 import msgspec
@@ -9,6 +11,8 @@ import pytest
 
 import sona
 from sona.config import StoreConfig
+from sona.errors import ClosedError, StoreCorruptError, StoreError, UnknownIdError
+from sona.storage.versions import Versions
 from tests.engine.small import SMALL, open_small, record_task
 
 
@@ -24,3 +28,93 @@ def test_a_cycle_ends_with_what_is_beyond_the_limits_deleted(tmp_path: Path) -> 
         assert engine.get(ids[-1]).quality == 1.0
         with pytest.raises(sona.SonaError, match="not in this store"):
             engine.get(ids[0])
+
+
+def learn_versions(engine: sona.SyncEngine, count: int) -> list[str]:
+    """So many more versions of the bank; the ids of all that have files."""
+    for _ in range(count):
+        record_task(engine, 30, seed=int(engine.version.id[1:]))
+        assert engine.learn().status == "published"
+    return folders(engine)
+
+
+def folders(engine: sona.SyncEngine) -> list[str]:
+    return sorted(path.name for path in (engine._engine.path / "versions").iterdir())
+
+
+def keeping(versions: int) -> sona.Config:
+    return msgspec.structs.replace(SMALL, store=StoreConfig(keep_versions=versions))
+
+
+def test_a_publication_ends_with_the_files_of_versions_out_of_reach_removed(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", None, keeping(2)) as engine:
+        assert learn_versions(engine, 5) == ["v3", "v4", "v5"]
+        assert [version.id for version in engine.versions()] == [f"v{number}" for number in range(6)]
+        with pytest.raises(UnknownIdError, match="pruned"):
+            engine.roll_back("v2")
+        assert engine.version.id == "v5"
+        assert [engine.roll_back().id, engine.roll_back().id] == ["v4", "v3"]
+        assert learn_versions(engine, 1) == ["v3", "v6"], "what was rolled back from is in nobody's past"
+    with open_small(tmp_path / "store", None, keeping(0)) as engine:
+        assert learn_versions(engine, 3) == ["v3", "v6", "v7", "v8", "v9"]
+
+
+def test_a_pinned_version_stays_until_it_is_let_go_of(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", None, keeping(1)) as engine:
+        assert learn_versions(engine, 1) == ["v1"]
+        engine.pin("v1")
+        engine.pin("v1")
+        assert learn_versions(engine, 3) == ["v1", "v3", "v4"]
+        assert engine.pinned() == ["v1"]
+        assert engine.roll_back("v1").id == "v1"
+        assert engine.roll_back("v4").id == "v4"
+    with open_small(tmp_path / "store", None, keeping(1)) as engine:
+        engine.pin("v0")  # which is always there
+        assert engine.pinned() == ["v1", "v0"]
+        engine.unpin("v1")
+        assert folders(engine) == ["v1", "v3", "v4"], "they go with the next publication"
+        assert learn_versions(engine, 1) == ["v4", "v5"]
+
+
+def test_what_can_not_be_put_in_force_can_not_be_pinned(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", None, keeping(1)) as engine:
+        learn_versions(engine, 3)
+        with pytest.raises(UnknownIdError, match="pruned"):
+            engine.pin("v1")
+        for change in (engine.pin, engine.unpin):
+            with pytest.raises(UnknownIdError, match="'v9'"):
+                change("v9")
+        bank = engine._engine.path / "versions" / "v2" / "bank.msgpack"
+        bank.write_bytes(bank.read_bytes() + b"x")
+        with pytest.raises(StoreCorruptError, match="'v2'"):
+            engine.pin("v2")
+        assert engine.pinned() == []
+    with pytest.raises(ClosedError):
+        engine.pin("v3")
+
+
+def test_the_same_on_an_event_loop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sona.open(tmp_path / "store") as engine:
+            engine.pin("v0")
+            assert engine.pinned() == ["v0"]
+            engine.unpin("v0")
+            assert engine.pinned() == []
+
+    asyncio.run(scenario())
+
+
+def test_files_that_can_not_be_removed_are_told_and_cost_no_cycle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> list[str]:
+        raise StoreError("the disk does not let go")
+
+    with open_small(tmp_path / "store", None, keeping(1)) as engine:
+        learn_versions(engine, 2)
+        monkeypatch.setattr(Versions, "prune", refuse)
+        with caplog.at_level(logging.ERROR):
+            assert learn_versions(engine, 1) == ["v1", "v2", "v3"]
+        assert "beyond store.keep_versions could not be removed" in caplog.text
+        monkeypatch.undo()
+        assert learn_versions(engine, 1) == ["v3", "v4"]

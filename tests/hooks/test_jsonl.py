@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 
 import sona
-from sona.errors import InvalidInputError
+from sona.errors import DimensionMismatchError, InvalidInputError
 from sona.hooks.jsonl import Imported, read_jsonl
 
 
@@ -282,6 +283,64 @@ def test_a_misspelt_field_is_refused_with_the_name_that_was_meant(tmp_path: Path
 def test_a_misspelt_field_of_a_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="steps: 'rewrd': did you mean 'reward'"):
         read(tmp_path, {**ROW, "steps": [{"name": "x", "rewrd": 1}]})
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ({}, "one has no name; give each a 'name', or an 'action'"),
+        ({"thought": "hm"}, "one has no name"),
+        ({"name": "  "}, "name: '  '; a text is allowed"),
+        ({"name": 5}, "name: 5; a text is allowed"),
+        ({"action": "[Buy]"}, "name: '[Buy]'; a text is allowed, with something before a '['"),
+        ({"nmae": "x"}, "'nmae': did you mean 'name'?"),
+        ({"acton": "x"}, "'acton': did you mean 'action'?"),
+        ({"name": "x", "latency": 1}, "'latency': did you mean 'latency_s'?"),
+    ],
+)
+def test_a_step_without_a_usable_name_is_refused(tmp_path: Path, step: object, said: str) -> None:
+    with pytest.raises(InvalidInputError, match=re.escape(said)) as caught:
+        read(tmp_path, ROW, {**ROW, "steps": [step]})
+    assert "line 2: steps" in str(caught.value)
+    (row,) = read(tmp_path, {**ROW, "steps": [{"name": "", "action": "go", "tool_args": 1, "rewards": [1]}]})
+    assert [one.name for one in row.trajectory.steps] == ["go"]
+
+
+def test_what_was_recalled_is_kept(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, {**ROW, "recalled": ["p1-0", "l1"]})
+    assert (row.trajectory.recalled, row.trajectory.metadata) == (("p1-0", "l1"), {})
+    for wrong in ("p1-0", [5], [""]):
+        with pytest.raises(InvalidInputError, match="line 1: recalled"):
+            read(tmp_path, {**ROW, "recalled": wrong})
+
+
+def test_a_source_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    for wrong in (5, ["me"], {"name": "me"}):
+        for name in ("source", "agent", "env"):
+            with pytest.raises(InvalidInputError, match=r"line 1: source: .*; a text is allowed"):
+                read(tmp_path, {**ROW, name: wrong})
+
+
+def test_an_embedding_of_another_width_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    rows = [{**ROW, "embedding": [1.0] * width} for width in (3, 3, 4)]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    with sona.open_sync(tmp_path / "store") as engine:
+        with pytest.raises(DimensionMismatchError, match=r"log.jsonl line 3: embedding of width 4.*the lines before"):
+            engine.import_jsonl(file)
+        engine.flush()
+        assert engine.status().store.trajectories == 2
+
+
+def test_the_same_ids_under_another_source_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(json.dumps({**ROW, "id": n, "quality": 1}) + "\n" for n in range(3)))
+    with sona.open_sync(tmp_path / "store") as engine:
+        assert engine.import_jsonl(file, source="one").elsewhere == {}
+        again = engine.import_jsonl(file, source="two")
+        assert (again.known, again.elsewhere) == (3, {"one": 3})
+        assert engine.get("0").trajectory.source == "one"
+        assert engine.import_jsonl(file, source="one").elsewhere == {}
 
 
 def test_a_misspelt_key_of_a_message_is_refused(tmp_path: Path) -> None:

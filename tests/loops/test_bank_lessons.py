@@ -1,6 +1,7 @@
 """A cycle's work on lessons: what a distiller does wrong costs its lessons and nothing else."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -150,8 +151,8 @@ def test_trials_move_the_counters_and_the_useless_goes() -> None:
     assert metrics == {"lessons_helped": 4, "lessons_harmed": 0, "lessons_dropped": 0}
     (lesson,) = bank.patterns[0].lessons
     assert (lesson.helpful, lesson.harmful) == (4, 0)
-    bank, metrics = cycled(bank, 3, count=6, quality=0.2, recalled=("l1-0", "l1-1", "gone"))
-    assert metrics == {"lessons_helped": 0, "lessons_harmed": 12, "lessons_dropped": 1}
+    bank, metrics = cycled(bank, 3, count=20, quality=0.2, recalled=("l1-1", "gone"))
+    assert metrics == {"lessons_helped": 0, "lessons_harmed": 20, "lessons_dropped": 1}
     assert [[one.id for one in pattern.lessons] for pattern in bank.patterns] == [["l1-0"], []]
     assert [one.id for one in bank.asked[SECOND].dropped] == ["l1-1"]
 
@@ -171,16 +172,52 @@ def test_what_did_not_help_is_not_written_again() -> None:
     assert bank.lessons == 1
 
 
-def test_half_of_a_pattern_is_judged_by_what_was_usual_for_the_whole() -> None:
-    bank, _ = taught(BANK, good)
-    usual = bank.usual_quality(FIRST)
-    split = PatternChange(cycle=2, change="split", pattern="half", other=FIRST)
+def better_and_worse() -> Bank:
+    """Two patterns of 20, of the mean qualities 0.8 and 0.2, with a lesson each."""
+    new = members(1, quality=0.8)
+    new[1::2] = [replace(member, quality=0.2) for member in new[1::2]]
+    bank, _ = taught(Bank().learn(new, BankConfig(), cycle=1, seed=0).bank, good)
+    assert [pattern.verdict.mean for pattern in bank.patterns] == pytest.approx([0.8, 0.2])
+    return bank
+
+
+def with_split(bank: Bank, *, off: str) -> Bank:
+    """``bank``, in whose history "half" was split from the pattern ``off``, and "quarter" from "half"."""
+    parts = {"half": off, "quarter": "half"}
+    splits = [PatternChange(cycle=2, change="split", pattern=part, other=of) for part, of in parts.items()]
     state = msgspec.msgpack.decode(bank.to_bytes(), type=BankState)
-    after = Bank.from_bytes(msgspec.msgpack.encode(msgspec.structs.replace(state, changes=(*state.changes, split))))
+    return Bank.from_bytes(msgspec.msgpack.encode(msgspec.structs.replace(state, changes=(*state.changes, *splits))))
+
+
+@pytest.mark.parametrize("name", ["half", "quarter"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_half_of_a_pattern_is_judged_by_what_was_usual_for_the_whole(place: int, name: str) -> None:
+    bank = better_and_worse()
+    whole = bank.patterns[place]
+    after = with_split(bank, off=whole.id)
+    usual = (20 * whole.verdict.mean + 0.5) / 21
     for quality, harmful in ((usual - 0.01, 1), (usual + 0.01, 0)):
         (new,) = members(2, count=1, quality=quality, recalled=("l1-0",))
-        judged, _ = with_trials(bank, after, [new], ["half"])
+        judged, _ = with_trials(bank, after, [new], [name])
         assert judged.patterns[0].lessons[0].harmful == harmful
+
+
+@pytest.mark.parametrize("name", ["", "born since"])
+def test_where_nothing_was_known_the_mean_of_all_is_one_trajectory_s_word(name: str) -> None:
+    bank = better_and_worse()
+    (new,) = members(2, count=1, quality=1.0, recalled=("l1-0",))
+    judged, _ = with_trials(bank, bank, [new], [name])
+    (lesson,) = judged.patterns[0].lessons
+    assert lesson.effect == pytest.approx(0.5, abs=1 / 254)
+    assert lesson.noise == pytest.approx(0.25 * (1 + 1 / 1))
+
+
+def test_a_lesson_of_a_pattern_that_goes_worse_than_others_is_judged_by_its_own() -> None:
+    bank = better_and_worse()
+    new = members(2, count=40, quality=0.2, recalled=("l1-1",))
+    judged, metrics = with_trials(bank, bank, new, [bank.patterns[1].id] * 40)
+    assert metrics["lessons_dropped"] == 0
+    assert judged.patterns[1].lessons[0].effect == pytest.approx(0.2 - 4.5 / 21, abs=1 / 254)
 
 
 def test_a_bank_without_lessons_counts_nothing() -> None:

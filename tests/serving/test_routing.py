@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
 
@@ -17,8 +18,11 @@ from sona.checks import Float32, Int32
 from sona.config import ServeConfig
 from sona.errors import ModelError, SwapError
 from sona.ports import Router, Served
-from sona.serving.adapters import ResidentAdapters, RowsLostError, content_key
+from sona.serving.adapted import AdaptedModel, RowsLostError
+from sona.serving.adapters import Adapter, ResidentAdapters, content_key, sharing_copy
+from sona.serving.batch import Batch
 from sona.serving.local import LocalModel
+from sona.serving.seat import Seat
 from sona.tiny import model_path
 from sona.types import Message
 from tests.serving.noisy_adapter import one, write_noisy_adapter
@@ -95,14 +99,14 @@ def alone(model: LocalModel, folders: dict[str, Path]) -> list[tuple[str | None,
 @contextmanager
 def counted_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     loads: list[str] = []
-    original = ResidentAdapters._put
+    original = ResidentAdapters._load
 
-    def counted(self: ResidentAdapters, key: str, folder: Path) -> None:
+    def counted(self: ResidentAdapters, key: str, folder: Path) -> Adapter:
         loads.append(folder.name)
-        original(self, key, folder)
+        return original(self, key, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ResidentAdapters, "_put", counted)
+        patch.setattr(ResidentAdapters, "_load", counted)
         yield loads
 
 
@@ -173,43 +177,73 @@ def test_a_router_that_answers_wrongly_is_a_model_error(
 # ------------------------------------------------------------------------------------------------ mixed batches
 
 
-def test_logits_of_a_mixed_batch_are_those_of_each_adapter(model: LocalModel, folders: dict[str, Path]) -> None:
-    model.swap("v1", routed(model, folders))
-    keys = [content_key(folders[name]) if name else None for name in ROUTES.values()]
+def test_logits_of_a_mixed_batch_are_what_peft_makes_of_each_adapter(
+    model: LocalModel, folders: dict[str, Path]
+) -> None:
+    adapters = model._adapters.load({name: folders[name] for name in "abc"})
+    mixed = AdaptedModel(model._base)
+    mixed.set_rows([adapters[name] if name else None for name in ROUTES.values()])
     prompts = prompts_of(model)
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), model.pad_id)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
-        mask[row, width - len(prompt) :] = 1
+        ids[row, : len(prompt)] = torch.from_numpy(prompt.astype(np.int64))
     with torch.no_grad():
-        with model._adapters.mixed(keys) as mixed:
-            found = mixed.get_base_model()(input_ids=ids, attention_mask=mask).logits[:, -1]
-        for row, key in enumerate(keys):
-            module: Any = model._base if key is None else model._adapters.module(key).get_base_model()
-            wanted = module(input_ids=ids, attention_mask=mask).logits[row, -1]
-            if key is None:
-                assert torch.equal(found[row], wanted)
+        found = mixed.model(input_ids=ids).logits
+        for row, name in enumerate(ROUTES.values()):
+            plain: Any = sharing_copy(model._base)
+            if name is not None:
+                plain = PeftModel.from_pretrained(plain, str(folders[name]))
+            wanted = plain(input_ids=ids[row : row + 1]).logits[0]
             torch.testing.assert_close(found[row], wanted, atol=1e-4, rtol=1e-4)
+            mixed.set_rows([adapters[name] if name else None])
+            assert torch.equal(mixed.model(input_ids=ids[row : row + 1]).logits[0], found[row]), "and bit for bit alone"
+            mixed.set_rows([adapters[name] if name else None for name in ROUTES.values()])
 
 
-def test_a_batch_that_fails_leaves_no_names_behind(model: LocalModel, folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"r": 4, "lora_alpha": 6, "use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
+        {"r": 2, "target_modules": ["v_proj", "o_proj"], "rank_pattern": {"o_proj": 5}, "alpha_pattern": {"v_proj": 3}},
+        {"r": 3, "target_modules": r"model\.layers\.[02]\..*_proj", "lora_dropout": 0.5},
+        {"r": 2, "target_modules": ["up_proj"], "layers_to_transform": [1], "init_lora_weights": "gaussian"},
+        {"r": 2, "target_modules": ["k_proj", "q_proj"], "exclude_modules": ["layers.0.self_attn.k_proj"]},
+    ],
+)
+def test_every_plain_shape_means_what_peft_takes_it_for(
+    model: LocalModel, tmp_path: Path, shape: dict[str, Any]
+) -> None:
+    made = get_peft_model(model.trainable_copy(), LoraConfig(**shape))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in made.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    made.eval().save_pretrained(str(tmp_path))
+    ids = torch.from_numpy(prompts_of(model)[1].astype(np.int64))[None]
+    ours = AdaptedModel(model._base)
+    ours.set_rows([model._adapters.load({"x": tmp_path})["x"]])
+    with torch.no_grad():
+        torch.testing.assert_close(ours.model(input_ids=ids).logits, made(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_pass_that_fails_for_all_rows_is_made_again_for_each(
+    model: LocalModel, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model.swap("v1", routed(model, folders))
     wanted = answers(model)
-    tree = model._adapters._tree
-    assert tree is not None
+    rows = model._scheduler._rows
+    assert isinstance(rows, Batch)
+    whole = Batch.forward
 
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
+    def fail(self: Batch, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
+        found = whole(self, seats, feeds)
+        if len(seats) > 1:
+            raise KeyboardInterrupt
+        return found
 
-    handle = tree.get_base_model().get_output_embeddings().register_forward_hook(fail)  # type: ignore[operator]
-    with pytest.raises(KeyboardInterrupt):
-        answers(model)
-    handle.remove()
+    monkeypatch.setattr(Batch, "forward", fail)
     assert answers(model) == wanted
-    prompt = prompts_of(model)[0]
-    assert model.generate(prompt, max_new_tokens=8).token_ids == wanted[0][1]
 
 
 def test_a_model_whose_layers_lose_the_rows_answers_adapter_by_adapter(tmp_path: Path) -> None:
@@ -223,10 +257,13 @@ def test_a_model_whose_layers_lose_the_rows_answers_adapter_by_adapter(tmp_path:
     folders = {name: write_noisy_adapter(model, tmp_path / name, seed) for seed, name in enumerate("abc")}
     wanted = alone(model, folders)
     model.swap("v1", routed(model, folders))
-    keys = [content_key(folders[name]) if name else None for name in ROUTES.values()]
-    with pytest.raises(RowsLostError), model._adapters.mixed(keys) as mixed:
-        mixed.get_base_model()(input_ids=torch.ones((len(keys), 3), dtype=torch.long))
+    mixed = AdaptedModel(model._base)
+    adapters = model._adapters.load(folders)
+    mixed.set_rows(list(adapters.values()))
+    with pytest.raises(RowsLostError):
+        mixed.model(input_ids=torch.ones((len(adapters), 3), dtype=torch.long))
     assert answers(model) == wanted == answers(model)
+    assert not model._scheduler._mixes
 
 
 # ------------------------------------------------------------------------------------------------ what is in memory
@@ -372,6 +409,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "bias": set_in_config(bias="lora_only"),
     "dora": set_in_config(use_dora=True),
     "whole modules": set_in_config(modules_to_save=["lm_head"]),
+    "a setting of a later PEFT": set_in_config(bends_everything=2),
+    "another base": set_in_config(init_lora_weights="pissa_niter_4"),
+    "another rank": set_in_config(r=3),
 }
 
 
@@ -381,15 +421,13 @@ def test_a_damaged_folder_among_several_leaves_everything_as_it_was(
     model: LocalModel, folders: dict[str, Path], tmp_path: Path, damage: Callable[[Path], None], before: str
 ) -> None:
     model.swap("v1", routed(model, folders) if before == "routed" else one(None))
-    wanted, held = answers(model), set(model._adapters._keys)
+    wanted, held = answers(model), set(model._adapters._known)
     damaged = Path(shutil.copytree(folders["d"], tmp_path / "d"))
     damage(damaged)
     with pytest.raises(SwapError, match="can't be loaded"):
         model.swap("v2", Served({"e": folders["e"], "d": damaged, "f": folders["f"]}, Always("e")))
     assert model.version == "v1"
-    assert model._adapters._keys == held
-    tree = model._adapters._tree
-    assert set(tree.peft_config if tree is not None else ()) == held
+    assert set(model._adapters._known) == held
     assert answers(model) == wanted
     model.swap("v3", Served({"e": folders["e"], "d": folders["d"]}, Always(*["d"] * len(ROUTES))))
     assert {adapter for adapter, _ in answers(model)} == {"d"}

@@ -17,7 +17,7 @@ from sona.errors import SwapError
 from sona.learn.dataset import Example
 from sona.learn.lora import attach, save_adapter, weights
 from sona.learn.trainer import train
-from sona.serving.adapters import ResidentAdapters
+from sona.serving.adapters import Adapter, ResidentAdapters
 from sona.serving.local import LocalModel
 from sona.types import Message
 from tests.serving.noisy_adapter import one, write_noisy_adapter
@@ -61,7 +61,7 @@ def answer(model: LocalModel) -> tuple[str, tuple[int, ...]]:
 def together(model: LocalModel, swaps: list[Callable[[], None]]) -> None:
     """Run the swaps in threads of their own that have all begun before any may load."""
     lock = WatchedLock()
-    model._running = lock  # type: ignore[assignment]
+    model._swapping = lock  # type: ignore[assignment]
     with ThreadPoolExecutor(len(swaps)) as pool:
         with lock:
             futures = [pool.submit(swap) for swap in swaps]
@@ -75,13 +75,13 @@ def test_concurrent_swaps_to_one_version_load_it_once(
     model: LocalModel, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put: list[str] = []
-    original = ResidentAdapters._put
+    original = ResidentAdapters._load
 
-    def counted(self: ResidentAdapters, key: str, folder: Path) -> None:
+    def counted(self: ResidentAdapters, key: str, folder: Path) -> Adapter:
         put.append(folder.name)
-        original(self, key, folder)
+        return original(self, key, folder)
 
-    monkeypatch.setattr(ResidentAdapters, "_put", counted)
+    monkeypatch.setattr(ResidentAdapters, "_load", counted)
     together(model, [lambda: model.swap("v1", one(folders["v1"]))] * 3)
     assert put == ["v1"]
     wanted = answer(model)
@@ -124,11 +124,11 @@ def test_a_version_is_not_served_before_it_is_verified(
     """A second swap that came while the first still compared the files could switch to what was then dropped."""
     seen: list[bool] = []
 
-    def differs(self: ResidentAdapters, key: str, _: object) -> bool:
-        seen.append(key in self)
+    def differs(*_: object) -> bool:
+        seen.append(len(model._adapters) > 0)
         return False
 
-    monkeypatch.setattr(ResidentAdapters, "_holds", differs)
+    monkeypatch.setattr("sona.serving.adapters._holds", differs)
     before = answer(model)
     with pytest.raises(SwapError, match="v1"):
         model.swap("v1", one(folders["v1"]))
@@ -152,7 +152,7 @@ def test_a_failed_load_changes_nothing(
         def fail(*_: object) -> bool:
             raise raised("no")
 
-        patch.setattr(ResidentAdapters, "_holds", fail)
+        patch.setattr("sona.serving.adapters._holds", fail)
         with pytest.raises(SwapError if issubclass(raised, Exception) else raised):
             model.swap("v2", one(folders["v2"]))
     assert model.version == current

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sona.checks import pack_tokens
-from sona.errors import CycleError, InvalidInputError, UnknownIdError
+from sona.errors import CycleError, InvalidInputError, StoreCorruptError, UnknownIdError
 from sona.ports import Claim
 from sona.storage.reading import COLLECT
 from sona.storage.replay import DRAW
@@ -170,6 +170,92 @@ def test_reports_and_cycles_keep_the_numbers_of_their_day(store: Store) -> None:
     raw = apsw.Connection(str(store.path / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
     assert list(raw.execute("SELECT cycle, train, held_out, left_out FROM cycles")) == [(1, 0, 0, 1), (2, 1, 0, 0)]
     raw.close()
+
+
+# What the version in force learned of it before
+
+
+def before(store: Store) -> dict[str, tuple[float | None, int, str]]:
+    """By trajectory that is new to a cycle, what is told of its past."""
+    rows = store.collect(1000).rows
+    return {row.trajectory.id: (row.learned_quality, row.learned_cycle, row.learned_pattern) for row in rows}
+
+
+def leave_out(store: Store, *, publish: bool = True, pattern: str = "p") -> None:
+    groups = dict.fromkeys(collected(store), ("", pattern))
+    run_cycle(store, publish=publish, role="left_out", groups=groups)
+
+
+NEW = (None, 0, "")
+
+
+def test_what_was_left_out_tells_what_was_learned_of_it(store: Store) -> None:
+    add(store, rated("ab", 0.75))
+    assert before(store) == {"a": NEW, "b": NEW}
+    leave_out(store, pattern="p1")
+    add(store, [again("a", 0.25), again("a", 0.5, 1), *rated("c")])
+    assert before(store) == {"a": (0.75, 1, "p1"), "c": NEW}
+    leave_out(store, pattern="p2")
+    add(store, [again("a", 0.0, 2), again("b", 0.0)])
+    assert before(store) == {"a": (0.5, 2, "p2"), "b": (0.75, 1, "p1")}
+
+
+def test_a_rejected_cycle_leaves_what_was_learned_before_it(store: Store) -> None:
+    add(store, rated("a", 0.75))
+    leave_out(store, publish=False)
+    add(store, [again("a", 0.5)])
+    assert before(store) == {"a": NEW}
+    leave_out(store, pattern="p2")
+    for number in (1, 2):
+        add(store, [again("a", 0.25, number)])
+        leave_out(store, publish=False)
+    add(store, [again("a", 0.0, 3)])
+    assert before(store) == {"a": (0.5, 2, "p2")}
+
+
+def test_a_rollback_leaves_what_the_version_in_force_has_learned(store: Store) -> None:
+    add(store, rated("a", 1.0))
+    leave_out(store, pattern="p1")
+    add(store, [again("a", 0.75), *rated("b", 0.5)])
+    leave_out(store, pattern="p2")
+    store.set_current("v1")
+    add(store, [again("a", 0.25, 1), again("b", 0.25)])
+    assert before(store) == {"a": (1.0, 1, "p1"), "b": NEW}
+    leave_out(store, pattern="p3")
+    add(store, [again("a", 0.0, 2)])
+    for version, expected in (
+        ("v3", (0.25, 3, "p3")),
+        ("v2", (0.75, 2, "p2")),
+        ("v1", (1.0, 1, "p1")),
+        (BASE_VERSION, NEW),
+    ):
+        store.set_current(version)
+        assert before(store) == {"a": expected}
+
+
+def test_a_cycle_that_is_not_committed_gives_nothing_up(store: Store) -> None:
+    add(store, rated("a", 1.0))
+    leave_out(store)
+    add(store, [again("a", 0.5)])
+    (row,) = store.collect(10).rows
+    claims = [Claim(seq=row.seq, role="left_out"), Claim(seq=99, role="left_out")]
+    with pytest.raises(CycleError):
+        store.commit_cycle(report(2), claims, None)
+    assert before(store) == {"a": (1.0, 1, "p")}
+    assert store.read_state("claims/given up/2") is None
+
+
+def test_what_gave_way_is_checked_when_it_is_read(store: Store) -> None:
+    add(store, rated("a", 1.0))
+    leave_out(store)
+    add(store, [again("a", 0.5)])
+    leave_out(store, publish=False)
+    add(store, [again("a", 0.25, 1)])
+    raw = apsw.Connection(str(store.path / DATABASE))
+    raw.execute("UPDATE state SET value = x'80' WHERE name = 'claims/given up/2'")
+    raw.close()
+    with pytest.raises(StoreCorruptError, match="claims/given up/2"):
+        store.collect(10)
 
 
 def test_a_claim_names_the_feedback_that_it_follows(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sqlite3
 from pathlib import Path
@@ -21,10 +22,12 @@ from sona.storage import repair as repair_module
 from sona.storage import schema
 from sona.storage.doctor import diagnose
 from sona.storage.layout import QUARANTINE, REBUILDING, REBUILT
+from sona.storage.mapped import open_journal
 from sona.storage.repair import repair
 from sona.storage.salvage import by_pages
 from sona.storage.store import DATABASE, Store
 from sona.storage.versions import Versions
+from sona.storage.writer import Writer
 from sona.types import Trajectory
 from tests.processes import run
 from tests.storage.golden.make import contents, unpack
@@ -33,6 +36,8 @@ from tests.storage.records import add, ask, collected, feedback, rated, run_cycl
 from tests.storage.test_damage import FLIP
 
 PAGE = 16384
+SEEDS = (1, 11, 14, 20, 23, 31)
+"""At which records claim more bytes than there are, and one at which none does."""
 
 
 def make(folder: Path, each: int = 60) -> None:
@@ -324,6 +329,43 @@ def test_a_flipped_bit_is_found_or_does_not_matter(
     assert len(check_repaired(folder)) + len(aside) >= 244, "at most the one row is lost that the bit was in"
 
 
+def scribbled(whole: Path, folder: Path, seed: int) -> Path:
+    """A copy with 3,000 random bytes somewhere in its database."""
+    rng = random.Random(seed)
+    copy_of(whole, folder)
+    data = bytearray((folder / DATABASE).read_bytes())
+    at = rng.randrange(len(data) - 3000)
+    data[at : at + 3000] = rng.randbytes(3000)
+    (folder / DATABASE).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_bytes_anywhere_are_findings_and_never_another_error(whole: Path, tmp_path: Path, seed: int) -> None:
+    folder = scribbled(whole, tmp_path / "store", seed)
+    assert diagnose(folder).exit_code in (0, 1)
+    done = repair(folder)
+    assert done.exit_code == 0, done.findings
+    check_repaired(folder)
+
+
+@pytest.mark.timeout(20)
+def test_an_overflow_chain_that_runs_in_a_circle_ends(store: Path) -> None:
+    data = bytearray((store / DATABASE).read_bytes())
+    last = len(data) // PAGE
+    leaf = bytearray(PAGE)
+    leaf[:10] = bytes([0x0D, 0, 0, 0, 1, 0, 16, 0, 0, 16])  # rows by number, one cell, at 16
+    leaf[16:23] = b"\xa0\x80\x80\x80\x80\x00\x01"  # 2 ** 40 bytes, row 1
+    least = (PAGE - 12) * 32 // 255 - 23
+    kept = least + (2**40 - least) % (PAGE - 4)
+    kept = kept if kept <= PAGE - 35 else least
+    leaf[23 + kept : 27 + kept] = last.to_bytes(4, "big")
+    data[-2 * PAGE : -PAGE] = leaf
+    data[-PAGE : 4 - PAGE] = last.to_bytes(4, "big")  # an overflow page goes on in the one that it names: itself
+    (store / DATABASE).write_bytes(data)
+    assert list(by_pages(store / DATABASE))
+
+
 def crashed(folder: Path, commits: int) -> bytes:
     """A store whose WAL holds ``commits`` transactions of ten trajectories; returns the WAL."""
     script = """
@@ -402,12 +444,30 @@ def test_a_pruned_version_is_nothing_wrong(store: Path) -> None:
 def test_what_no_version_names_is_noted(store: Path) -> None:
     (store / "versions" / ".draft-x").mkdir()
     (store / "versions" / "v9").mkdir()
-    (store / "journal-1.seg").write_bytes(b"")
     found = diagnose(store)
-    assert [one.where for one in found.findings] == ["versions/.draft-x", "versions/v9", "journal-1.seg"]
+    assert [one.where for one in found.findings] == ["versions/.draft-x", "versions/v9"]
     assert {one.severity for one in found.findings} == {"note"}
     repair(store)
     assert sorted(path.name for path in (store / "versions").iterdir()) == ["v1", "v2"]
+
+
+def test_the_journal_is_noted_only_where_records_wait_in_it(store: Path) -> None:
+    with Store.open(store) as opened:
+        journal = open_journal(store, opened.config)
+        writer = Writer(opened, opened.config, journal)
+        writer.put(Trajectory(id="waited", messages=ask("q"), response="r"))
+        writer.close()
+    assert (store / "journal").is_dir()
+    assert diagnose(store).findings == ()
+    with Store.open(store) as opened:
+        journal = open_journal(store, opened.config)
+        for name in ("one", "two"):
+            assert journal.append(journal.prepare(Trajectory(id=name, messages=ask("q"), response="r")))
+        journal.close()
+    (found,) = diagnose(store).findings
+    assert (found.severity, found.where) == ("note", "journal")
+    assert found.what.startswith("2 records on their way")
+    assert diagnose(store).exit_code == 0
 
 
 def test_an_erasure_that_was_cut_short_is_told(store: Path) -> None:

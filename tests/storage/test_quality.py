@@ -70,6 +70,16 @@ def test_every_way_of_reading_gives_the_effective_quality(tmp_path: Path, policy
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+def test_what_was_learned_is_the_effective_quality_of_its_day(tmp_path: Path, policy: QualityPolicy) -> None:
+    with Store.open(tmp_path, config=StoreConfig(quality=policy)) as store:
+        fill(store)
+        run_cycle(store, publish=True, role="left_out")
+        add(store, [Feedback(trajectory_id=name, quality=quality) for name in "abc" for quality in (0.0, 1.0)])
+        learned = {row.trajectory.id: row.learned_quality for row in store.collect(10).rows}
+        assert learned == pytest.approx({name: EXPECTED[policy][name] for name in "abc"})
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_another_policy_counts_the_totals_anew_and_stays_with_the_store(tmp_path: Path, policy: QualityPolicy) -> None:
     with Store.open(tmp_path) as store:
         fill(store)

@@ -138,6 +138,42 @@ def test_another_content_under_a_taken_id_is_left_out_alone(store: Store) -> Non
     assert "b" in store
 
 
+def test_feedback_belongs_to_the_nearest_trajectory_of_its_id_before_it(store: Store) -> None:
+    other = Trajectory(id="a", messages=ask("something else"), response="r")
+    results = store.append([trajectory("a"), feedback("a", 0.2, id="of a"), other, feedback("a", 0.9, id="of other")])
+    assert [type(result) for result in results] == [type(None), type(None), ConflictError, ConflictError]
+    assert store.get("a").quality == 0.2
+    results = store.append([feedback("a", 0.3, id="before"), other, trajectory("a"), feedback("a", 0.4, id="again")])
+    assert [type(result) for result in results] == [type(None), ConflictError, type(None), type(None)]
+    assert [one.id for one in store.feedback_of("a")] == ["of a", "before", "again"]
+
+
+def test_feedback_of_one_left_out_for_its_width_does_not_rate_the_one_that_is_there(store: Store) -> None:
+    add(store, [trajectory("a", width=8)])
+    results = store.append([trajectory("a", width=9), feedback("a", 0.9)])
+    assert [type(result) for result in results] == [DimensionMismatchError, UnknownIdError]
+    assert "an embedding of 9 numbers" in str(results[1])
+    assert store.get("a").quality is None
+
+
+def test_feedback_stays_with_its_trajectory_where_a_batch_is_taken_apart(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(record: Trajectory) -> TrajectoryRow:
+        if record.id == "b":
+            raise ValueError("a bug")
+        return trajectory_row(record)
+
+    monkeypatch.setattr(insert, "trajectory_row", stumble)
+    other = Trajectory(id="a", messages=ask("something else"), response="r")
+    results = store.append(
+        [trajectory("a"), feedback("a", 0.2, id="of a"), other, trajectory("b"), feedback("a", 0.9, id="other's")]
+    )
+    expected = [type(None), type(None), ConflictError, InvalidInputError, ConflictError]
+    assert [type(result) for result in results] == expected
+    assert store.get("a").quality == 0.2
+
+
 def test_feedback_for_no_trajectory_is_left_out_alone(store: Store) -> None:
     results = store.append([feedback("ghost"), trajectory("a"), feedback("a")])
     assert [type(result) for result in results] == [UnknownIdError, type(None), type(None)]

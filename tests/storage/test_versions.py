@@ -153,6 +153,26 @@ def test_prune_keeps_those_named_and_drafts(tmp_path: Path) -> None:
     assert versions.prune({"v3"}) == []
 
 
+def test_a_version_that_goes_while_it_is_read_is_gone_and_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = Versions(tmp_path)
+    gone, damaged = (version(name, publish(versions, name, FILES)) for name in ("v1", "v2"))
+    real = os.open
+
+    def opened(path: str | Path, *rest: int, **more: int) -> int:
+        if Path(path).name == "README.md":
+            versions.prune({"v2"})
+            (versions.folder / "v2" / "README.md").unlink(missing_ok=True)
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(UnknownIdError, match="pruned"):
+        versions.verify(gone)
+    with pytest.raises(StoreCorruptError, match="'v2'"):
+        versions.verify(damaged)
+
+
 def test_a_store_without_versions_has_nothing_to_clean(tmp_path: Path) -> None:
     assert Versions(tmp_path / "nothing").clean(set()) == []
 

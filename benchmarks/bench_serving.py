@@ -1,0 +1,123 @@
+"""Is the model served as fast as it can be, and does an answer depend on what is asked beside it?
+
+Method. The shipped model, greedy, one thread of torch, in this process.
+
+* ``throughput``: an engine answers the questions of all skills that the model came with, asked by 1, 8 and 64 clients,
+  each of which reads its answer as it is written and then asks its next question. The peer is transformers'
+  ``model.generate`` on the same weights, one question after the other. They take turns, round by round.
+  ``requests_s`` is of whole rounds; ``first_ms`` the time until a client has the first piece of text, ``gap_ms`` that
+  between two pieces, which is a token or some that came at once. ``unlike`` counts answers that are not the peer's.
+  ``throughput.over_generate`` is the rate at 64 clients over the peer's.
+* ``swap``: 8 clients ask on and on, for as long without a swap as with 20, in each round; versions with random adapters
+  are swapped in, attested, in turn. ``extra_ms`` is a request's time beyond the median of the same question by the same
+  version where no swap was about; ``swap.worst_extra_ms`` is the largest of those that a swap fell into, and
+  ``swap.quiet_worst_extra_ms`` of those that a mere wait in a swap's place fell into; the same for the medians.
+  ``refused`` counts requests without an answer; ``mixed`` answers that are not, token for token, what the version that
+  they name writes, alone, in another model that was loaded for it.
+* ``exact``: batches of 3 to 40 random prompts of 3 to 130 tokens, by the base and three adapters, that join at random
+  moments; each answer is then written alone. ``exact.differ_share`` is the share of tokens that differ.
+
+What would make the figures misleading. The model has 0.8 M parameters: most of a step is Python and not arithmetic, so
+that rows come almost free; a larger model gains less. The clients run on the event loop of the same process, and share
+its interpreter with the thread that answers. The answers are short (about 8 tokens): longer ones would show less of the
+first token's wait. A worst case on a shared machine is also its neighbours': hence the quiet one beside it. ``exact``
+holds for this processor's library of products (MKL): another one may round otherwise. That ``unlike`` is not 0 would be
+no error: generate() pads and masks otherwise, and two tokens may be as likely.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found when run as a program, too
+
+from benchmarks.benchmark import Benchmark
+from benchmarks.call import Call
+from benchmarks.serving import exact, swaps, throughput
+from benchmarks.table import Cell, spread
+
+PARTS = ("throughput", "swap", "exact")
+ROUNDS, QUICK_ROUNDS = 5, 1
+REQUESTS, QUICK_REQUESTS = 256, 64
+SWAP_ROUNDS, SWAPS, QUICK_SWAPS = 3, 20, 6
+TOKENS, QUICK_TOKENS = 10_000, 500
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """``--only``."""
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
+
+
+def run(call: Call) -> None:
+    """Each part for each seed."""
+    for name, part in {"throughput": _throughput, "swap": _swap, "exact": _exact}.items():
+        if call.options.only in (None, name):
+            part(call)
+
+
+def _throughput(call: Call) -> None:
+    rows: list[list[Cell]] = []
+    for seed in call.seeds:
+        call.progress(f"throughput, seed {seed}")
+        rounds, requests = (QUICK_ROUNDS, QUICK_REQUESTS) if call.quick else (ROUNDS, REQUESTS)
+        found = throughput.measure(seed, rounds, requests)
+        peer = float(np.median(found.peer))
+        call.result("throughput.generate.requests_s", peer)
+        for clients, ours in found.ours.items():
+            rate = float(np.median(ours.requests_s))
+            call.result(f"throughput.clients{clients}.requests_s", rate)
+            for name, times in (("first", ours.first_ms), ("gap", ours.gap_ms)):
+                for share in (50, 99):
+                    value = float(np.percentile(times, share))
+                    call.result(f"throughput.clients{clients}.{name}_p{share}_ms", value)
+        call.result("throughput.over_generate", float(np.median(found.ours[64].requests_s)) / peer)
+        call.result("throughput.unlike", found.unlike)
+        call.result("throughput.refused", found.refused)
+        call.note(f"{found.answers} answers of {found.tokens} tokens, {found.unlike} unlike generate's")
+    figures = ("first_p50_ms", "first_p99_ms", "gap_p50_ms", "gap_p99_ms")
+    rows.append(["model.generate, one by one", spread(call.values("throughput.generate.requests_s"), 1), *[None] * 4])
+    for clients in throughput.CLIENTS:
+        label = f"throughput.clients{clients}"
+        cells = [spread(call.values(f"{label}.{name}"), 1) for name in ("requests_s", *figures)]
+        rows.append([f"{clients} clients", *cells])
+    note = f"64 clients over generate: {spread(call.values('throughput.over_generate'), 1)}"
+    call.table("Requests of the shipped model", ["", "requests/s", *figures], rows, note)
+
+
+def _swap(call: Call) -> None:
+    for seed in call.seeds:
+        call.progress(f"swap, seed {seed}")
+        rounds, count = (1, QUICK_SWAPS) if call.quick else (SWAP_ROUNDS, SWAPS)
+        found = swaps.measure(seed, rounds, count)
+        call.result("swap.worst_extra_ms", max(found.swap_extra_ms, default=0.0))
+        call.result("swap.quiet_worst_extra_ms", max(found.quiet_extra_ms, default=0.0))
+        call.result("swap.median_extra_ms", float(np.median(found.swap_extra_ms or [0.0])))
+        call.result("swap.quiet_median_extra_ms", float(np.median(found.quiet_extra_ms or [0.0])))
+        call.result("swap.median_ms", float(np.median(found.swap_ms)))
+        call.result("requests", found.requests)
+        call.result("refused", found.refused)
+        call.result("mixed", found.mixed)
+    names = ["requests", "refused", "mixed", *(f"swap.{name}_ms" for name in ("worst_extra", "quiet_worst_extra"))]
+    names += ["swap.median_extra_ms", "swap.quiet_median_extra_ms", "swap.median_ms"]
+    call.table("Swaps under traffic", ["", "value"], [[name, spread(call.values(name), 1)] for name in names])
+
+
+def _exact(call: Call) -> None:
+    for seed in call.seeds:
+        call.progress(f"exact, seed {seed}")
+        found = exact.measure(seed, QUICK_TOKENS if call.quick else TOKENS)
+        call.result("exact.tokens", found.tokens)
+        call.result("exact.differ_share", found.differ / found.tokens)
+        call.result("exact.largest_nats", found.largest)
+    names = ("exact.tokens", "exact.differ_share", "exact.largest_nats")
+    call.table("In a batch and alone", ["", "value"], [[name, spread(call.values(name), 6)] for name in names])
+
+
+BENCHMARK = Benchmark(name="bench_serving", about=__doc__, run=run, add_options=add_options)
+
+if __name__ == "__main__":
+    sys.exit(BENCHMARK.main())

@@ -1,0 +1,1 @@
+"""What ``bench_optimizers`` measures, a part each."""

@@ -1,0 +1,1 @@
+"""What ``bench_serving`` measures, a part each."""

@@ -1,0 +1,159 @@
+"""Forward passes for several answers at once, each with its own adapter, fast weights and length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from sona.serving.adapted import AdaptedModel
+from sona.serving.adapters import Adapter
+from sona.serving.batch_cache import BatchCache, width_for
+from sona.serving.head import FastHead, fast_weights
+from sona.serving.seat import Seat
+
+BLOCK = 16
+"""Prompts are padded to a multiple of so many tokens, on the right."""
+
+
+class Rows(Protocol):
+    """What the scheduler drives."""
+
+    together: bool
+    """Whether a pass takes several rows; else one."""
+    chunk: int
+    """Tokens of a prompt that are read at once."""
+
+    def join(self, seat: Seat) -> None:
+        """Give it a place."""
+
+    def leave(self, seat: Seat) -> None:
+        """Free its place."""
+
+    def forward(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
+        """Read ``feeds[n]`` for row n, after what it has read; logits (n, V) after each one's last token."""
+
+
+class Batch:
+    """Rows that share a cache and are computed together; for one thread.
+
+    A pass that raises can be made again: what it wrote is written over.
+    """
+
+    together = True
+    chunk = 256
+
+    def __init__(self, model: AdaptedModel, pad_id: int) -> None:
+        self._adapted, self._model, self._pad_id = model, model.model, pad_id
+        self._head = FastHead(model.model)
+        config = self._model.config.get_text_config(decoder=True)
+        self._cache = BatchCache(int(config.num_hidden_layers))
+        self._seats: list[Seat] = []
+
+    def join(self, seat: Seat) -> None:
+        """See :meth:`Rows.join`."""
+        seat.slot = len(self._seats)
+        self._seats.append(seat)
+
+    @torch.inference_mode()  # as the cache was made in it
+    def leave(self, seat: Seat) -> None:
+        """See :meth:`Rows.leave`; the last row takes the place, so that those there are stand at the front."""
+        last = self._seats.pop()
+        if last is not seat:
+            self._cache.move(last.slot, seat.slot)
+            self._seats[seat.slot], last.slot = last, seat.slot
+        self._cache.clear(len(self._seats))
+        if not self._seats:
+            self._adapted.set_rows(())  # an adapter that nobody serves any more leaves memory
+            self._cache.shrink()
+
+    @torch.inference_mode()
+    def forward(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
+        """See :meth:`Rows.forward`.
+
+        Raises:
+            RowsLostError: the rows have different adapters, and a layer can't tell them apart.
+        """
+        if all(len(feed) == 1 for feed in feeds) and 2 * len(seats) >= len(self._seats):
+            return self._everyone(seats, feeds)
+        slots = torch.tensor([seat.slot for seat in seats], device=self._model.device)
+        return self._pass(seats, feeds, [seat.adapter for seat in seats], slots)
+
+    def _everyone(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
+        """A token for each, with all rows in the pass: that reads the cache in place. Those that are not asked for
+        read a token that is written over by their next one, with an adapter that is there anyway.
+        """
+        fed = dict(zip(seats, feeds, strict=True))
+        adapters = [(seat if seat in fed else seats[0]).adapter for seat in self._seats]
+        logits = self._pass(self._seats, [fed.get(seat, (self._pad_id,)) for seat in self._seats], adapters, None)
+        return logits[[seat.slot for seat in seats]]
+
+    def _pass(
+        self,
+        seats: Sequence[Seat],
+        feeds: Sequence[Sequence[int]],
+        adapters: Sequence[Adapter | None],
+        slots: Tensor | None,
+    ) -> Tensor:
+        longest = max(len(feed) for feed in feeds)
+        tokens = 1 if longest == 1 else -(-longest // BLOCK) * BLOCK
+        ids = [[*feed, *[self._pad_id] * (tokens - len(feed))] for feed in feeds]
+        device, window = self._model.device, self._cache.window
+        starts = torch.tensor([seat.read for seat in seats], device=device)[:, None]
+        last = torch.tensor([len(feed) - 1 for feed in feeds], device=device)
+        window.slots, window.places = slots, starts + torch.arange(tokens, device=device)  # (n, T)
+        window.width = width_for(max(seat.read for seat in seats) + tokens)
+        window.room = (1 << (len(self._seats) - 1).bit_length(), window.width)  # doubled, as making room copies
+        self._adapted.set_rows(adapters)
+        with self._head.of([seat.fast for seat in seats], last):
+            out = self._model(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=self._mask(window.places, window.width),
+                # A padding token's place may be beyond the positions that the model has.
+                position_ids=torch.minimum(window.places, starts + last[:, None]),
+                past_key_values=self._cache.cache,
+                use_cache=True,
+            )
+        logits: Tensor = out.logits[:, 0].float()  # (n, V)
+        return logits
+
+    def _mask(self, places: Tensor, width: int) -> Tensor:
+        """(n, 1, T, width), 0 where a token may look and the lowest number elsewhere."""
+        seen = torch.arange(width, device=places.device) <= places[:, None, :, None]
+        lowest = torch.finfo(self._model.dtype).min
+        return torch.where(seen, 0.0, lowest).to(self._model.dtype)
+
+
+class Apart:
+    """Rows with a cache each, computed one by one: for models whose caches can't be put together."""
+
+    together = False
+    chunk = 2**31  # a recurrent layer need not be able to read on
+
+    def __init__(self, model: AdaptedModel) -> None:
+        self._adapted, self._model = model, model.model
+        self._caches: dict[Seat, DynamicCache] = {}
+
+    def join(self, seat: Seat) -> None:
+        """See :meth:`Rows.join`."""
+        self._caches[seat] = DynamicCache(config=self._model.config)
+
+    def leave(self, seat: Seat) -> None:
+        """See :meth:`Rows.leave`."""
+        del self._caches[seat]
+        if not self._caches:
+            self._adapted.set_rows(())
+
+    @torch.inference_mode()
+    def forward(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
+        """See :meth:`Rows.forward`; one row. What it wrote stays, so that a pass that raised can't be made again."""
+        ((seat, feed),) = zip(seats, feeds, strict=True)
+        self._adapted.set_rows([seat.adapter])
+        ids = torch.tensor([list(feed)], device=self._model.device)
+        with fast_weights(self._model, [seat.fast]):
+            out = self._model(input_ids=ids, past_key_values=self._caches[seat], use_cache=True)
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
