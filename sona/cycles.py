@@ -62,7 +62,7 @@ class Cycles:
             if self._stopped:  # looked at once the work can be stopped, and the other way round in stop()
                 raise ClosedError("the engine was closed before the cycle began; nothing has changed")
             try:
-                return await work.run(lambda report: self._learn(report, work.check))
+                return await work.run(self._learn)
             finally:
                 self._work = None
 
@@ -76,12 +76,12 @@ class Cycles:
         finally:
             self._under_way.release()
 
-    def _learn(self, report: Report, check: Callable[[], None]) -> CycleReport:
+    def _learn(self, report: Report) -> CycleReport:
         parts = self._parts
         self._cycle = cycle = parts.store.next_cycle()
         self._tell(CycleStarted(cycle=cycle))
         try:
-            outcome = self._run(report, check)
+            outcome = self._run(report)
         except BaseException as error:
             self._failed, self._last_failure = self._failed + 1, _told(error)
             self._tell(CycleFinished(cycle=cycle, status="failed", reason=_told(error)))
@@ -99,11 +99,12 @@ class Cycles:
         self._tell(_finished(outcome))
         return outcome
 
-    def _run(self, report: Report, check: Callable[[], None]) -> CycleReport:
+    def _run(self, report: Report) -> CycleReport:
         """The cycle itself: here, or in its own process."""
         parts = self._parts
         if self._learner is not None:
-            return too_few(parts.store, self._config.cycle) or self._learner.run(report, check)
+            assert self._work is not None
+            return too_few(parts.store, self._config.cycle) or self._learner.run(report, self._work.check)
         from sona.loops.cycle import CycleContext, run_cycle  # recording never needs it
 
         context = CycleContext(parts.store, parts.folders, parts.model, self._config, self._distill)
