@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import sona
-from sona import cli_bank, cli_store, cli_versions
+from sona import cli_bank, cli_serve, cli_store, cli_versions
 from sona.config import settings_of
 from sona.errors import SonaError
 from sona.hooks.jsonl import check_file
-from sona.terminal import AsJson, ConfigPath, StorePath, as_json, err, number, out, plain
+from sona.terminal import AsJson, ConfigPath, ModelName, StorePath, as_json, err, number, out, plain
 from sona.types import CycleReport
 from sona.types import Progress as Stage
 
@@ -31,10 +31,9 @@ app = cyclopts.App(
 )
 app.command(cli_versions.versions)
 app.command(cli_bank.bank)
+app.command(cli_serve.serve)
 for command in (cli_store.status, cli_store.doctor, cli_store.backup, cli_store.prune, cli_store.erase):
     app.command(command)
-
-ModelName = Annotated[str, Parameter(name="--model", help="Folder or hub id of a causal language model, or 'tiny'.")]
 
 
 def main() -> None:

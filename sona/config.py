@@ -131,6 +131,31 @@ class ServeConfig(Settings, kw_only=True):
     """Requests that may wait; one more is refused with a QueueFullError."""
 
 
+class ServiceConfig(Settings, kw_only=True):
+    """``sona serve``: what a request, and all of them together, may take."""
+
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 1024 * 1024
+    """Larger bodies are refused (413)."""
+    max_prompt_tokens: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
+    """Longer prompts are refused; 0: what the model takes."""
+    max_requests: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """Requests of any kind at once; beyond it 429. With ``max_body_bytes`` it bounds what bodies take of memory."""
+    max_answers: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    """Answers and scorings under way at once, those that wait for their turn included; beyond it 429."""
+    max_listeners: Annotated[int, Meta(ge=1, le=100_000)] = 16
+    """Readers of ``/events`` at once; beyond it 429."""
+    requests_per_s: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
+    """Of one client's address, with bursts of twice as many; beyond it 429. 0: no limit."""
+    heartbeat_s: Annotated[float, Meta(ge=0.01, le=3600.0)] = 15.0
+    """A stream of events that has nothing to tell says so after this time."""
+    body_timeout_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 30.0
+    """A body that has not come in this time is given up (408)."""
+    write_timeout_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 60.0
+    """A reader of an answer that takes nothing for so long counts as gone."""
+    shutdown_s: Annotated[float, Meta(ge=0.0, le=3600.0)] = 10.0
+    """When the server is told to stop, answers under way have so long to end; then they are cancelled."""
+
+
 class LoraConfig(Settings, kw_only=True):
     """The shape of the adapter (Hu et al. 2021, arXiv:2106.09685)."""
 
@@ -384,6 +409,7 @@ class Config(Settings, kw_only=True):
     store: StoreConfig = StoreConfig()
     recording: RecordingConfig = RecordingConfig()
     serve: ServeConfig = ServeConfig()
+    service: ServiceConfig = ServiceConfig()
     lora: LoraConfig = LoraConfig()
     bank: BankConfig = BankConfig()
     lessons: LessonsConfig = LessonsConfig()

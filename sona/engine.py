@@ -20,6 +20,7 @@ from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
 from sona.checks import (
     Float32,
+    TokensLike,
     check_function,
     check_id,
     check_number,
@@ -177,6 +178,7 @@ class Engine:
         self,
         messages: Conversation,
         *,
+        prompt_ids: TokensLike | None = None,
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -185,11 +187,21 @@ class Engine:
         """A block in which one query is handled, recorded when it ends: see :class:`OpenTrajectory`. What was recalled
         for it before, by :meth:`recall`, may be named by its ``ids`` in ``recalled``.
 
+        Where the model is asked by token ids, no messages are needed; such a query gets its embedding in the cycle.
+
         Raises:
             InvalidInputError: an argument that can't be recorded.
         """
         self._started()
-        return OpenTrajectory(self._host, messages, source=source, id=id, metadata=metadata, recalled=recalled)
+        return OpenTrajectory(
+            self._host,
+            messages,
+            prompt_ids=prompt_ids,
+            source=source,
+            id=id,
+            metadata=metadata,
+            recalled=recalled,
+        )
 
     def record(
         self,
@@ -281,6 +293,16 @@ class Engine:
         """
         check_id(trajectory_id, "trajectory id")
         return self._started().store.get(trajectory_id)
+
+    def feedback_of(self, trajectory_id: str) -> list[Feedback]:
+        """All feedback for a trajectory as it lies in the store, in the order of arrival; what was just given needs a
+        flush first.
+
+        Raises:
+            UnknownIdError: no such trajectory.
+        """
+        check_id(trajectory_id, "trajectory id")
+        return self._started().store.feedback_of(trajectory_id)
 
     async def import_jsonl(self, path: str | os.PathLike[str], *, source: str | None = None) -> ImportCounts:
         """Store the trajectories of a file of JSON lines: see :mod:`sona.hooks.jsonl` for the form. Durable when it
@@ -430,6 +452,11 @@ class Engine:
         return self._served().count_tokens(text)
 
     @property
+    def model(self) -> LocalModel:
+        """The served model; ClosedError or ModelError where there is none."""
+        return self._served()
+
+    @property
     def bank(self) -> Bank:
         """The reasoning bank of the version in force."""
         return self._started().bank
@@ -452,6 +479,11 @@ class Engine:
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
         return self._started().store.versions()
+
+    @property
+    def degraded(self) -> str | None:
+        """Why nothing can be stored just now; None while all is well. Costs nothing, unlike :meth:`status`."""
+        return self._started().writer.degraded
 
     def status(self) -> EngineStatus:
         """Counted now: what is stored, what waits, what went wrong."""

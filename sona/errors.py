@@ -9,6 +9,7 @@
     │   └── ConflictError                   an id that is already taken by other content
     ├── UnknownIdError (LookupError)        no trajectory, version, pattern or source is called so
     ├── ConfigError (ValueError)            a setting outside its range, or an unknown key
+    ├── ExtraMissingError (ImportError)     packages that an extra brings are not installed
     ├── StoreError                          the store on disk
     │   ├── StoreLockedError                another process is writing to it
     │   ├── StoreReadOnlyError              it can't be written to
@@ -55,6 +56,10 @@ class UnknownIdError(SonaError, LookupError):
 
 class ConfigError(SonaError, ValueError):
     """A setting is outside its range, or its key is unknown."""
+
+
+class ExtraMissingError(SonaError, ImportError):
+    """Packages are missing that come with one of sona's extras."""
 
 
 class StoreError(SonaError):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -29,7 +29,10 @@ from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
-from sona.types import Attestation, CycleReport, Reply, Trajectory, Version
+from sona.types import Attestation, CycleReport, Feedback, Reply, Trajectory, Version
+
+if TYPE_CHECKING:
+    from sona.serving.local import LocalModel
 
 
 def open_sync(
@@ -87,13 +90,16 @@ class SyncEngine:
         self,
         messages: Conversation,
         *,
+        prompt_ids: TokensLike | None = None,
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
         recalled: Sequence[str] = (),
     ) -> SyncTrajectory:
         """See :meth:`sona.Engine.trajectory`."""
-        handle = self._engine.trajectory(messages, source=source, id=id, metadata=metadata, recalled=recalled)
+        handle = self._engine.trajectory(
+            messages, prompt_ids=prompt_ids, source=source, id=id, metadata=metadata, recalled=recalled
+        )
         return SyncTrajectory(handle, self._started)
 
     def record(
@@ -131,6 +137,10 @@ class SyncEngine:
     def get(self, trajectory_id: str) -> Stored:
         """See :meth:`sona.Engine.get`."""
         return self._engine.get(trajectory_id)
+
+    def feedback_of(self, trajectory_id: str) -> list[Feedback]:
+        """See :meth:`sona.Engine.feedback_of`."""
+        return self._engine.feedback_of(trajectory_id)
 
     def import_jsonl(self, path: str | os.PathLike[str], *, source: str | None = None) -> ImportCounts:
         """See :meth:`sona.Engine.import_jsonl`."""
@@ -211,6 +221,11 @@ class SyncEngine:
         return self._started().call(self._engine.erase, source)
 
     @property
+    def model(self) -> LocalModel:
+        """See :attr:`sona.Engine.model`."""
+        return self._engine.model
+
+    @property
     def bank(self) -> Bank:
         """See :attr:`sona.Engine.bank`."""
         return self._engine.bank
@@ -227,6 +242,11 @@ class SyncEngine:
     def versions(self) -> list[Version]:
         """See :meth:`sona.Engine.versions`."""
         return self._engine.versions()
+
+    @property
+    def degraded(self) -> str | None:
+        """See :attr:`sona.Engine.degraded`."""
+        return self._engine.degraded
 
     def status(self) -> EngineStatus:
         """See :meth:`sona.Engine.status`."""
@@ -278,9 +298,16 @@ class SyncTrajectory:
         """See :meth:`OpenTrajectory.generate`."""
         return self._loop().call(functools.partial(self._handle.generate, **sampling))
 
-    def respond(self, text: str, *, token_ids: TokensLike | None = None) -> None:
+    def respond(
+        self,
+        text: str,
+        *,
+        token_ids: TokensLike | None = None,
+        prompt_ids: TokensLike | None = None,
+        version: str | None = None,
+    ) -> None:
         """See :meth:`OpenTrajectory.respond`."""
-        self._handle.respond(text, token_ids=token_ids)
+        self._handle.respond(text, token_ids=token_ids, prompt_ids=prompt_ids, version=version)
 
     def step(
         self, name: str, *, reward: float | None = None, latency_s: float | None = None, content: str = ""

@@ -25,6 +25,7 @@ def _folder(_: Any, tokens: Any) -> Path:
 
 StorePath = Annotated[Path, Parameter(name="--store", help="Folder of the store.", converter=_folder)]
 ConfigPath = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
+ModelName = Annotated[str, Parameter(name="--model", help="Folder or hub id of a causal language model, or 'tiny'.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of tables.")]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from sona.checks import Float32, TokensLike, VectorLike, pack_vector
+from sona.checks import Float32, TokensLike, VectorLike, pack_tokens, pack_vector
 from sona.errors import ConflictError, InvalidInputError
 from sona.patterns import Recall
 from sona.types import Feedback, Message, Outcome, Reply, Step, Trajectory, new_id, to_messages
@@ -66,8 +66,8 @@ class OpenTrajectory:
     event, and not stored. Nothing that goes wrong behind it reaches the host: it is counted and logged.
 
     Raises:
-        InvalidInputError: of ``messages``, ``source``, ``metadata`` or ``recalled``, before the block begins; or when
-            it begins a second time.
+        InvalidInputError: of ``messages``, ``prompt_ids``, ``source``, ``metadata`` or ``recalled``, before the block
+            begins; or when it begins a second time.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class OpenTrajectory:
         host: Host,
         messages: str | Sequence[Message | Mapping[str, Any]],
         *,
+        prompt_ids: TokensLike | None = None,
         source: str = "default",
         id: str | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -82,7 +83,8 @@ class OpenTrajectory:
     ) -> None:
         self._host = host
         self.messages = to_messages(messages)
-        if not self.messages:
+        self._prompt_ids = None if prompt_ids is None else pack_tokens(prompt_ids, "prompt_ids")
+        if not self.messages and prompt_ids is None:
             raise InvalidInputError("messages: none; give at least one")
         self.id = id if id is not None else new_id()
         """The trajectory's id, for feedback now or days later."""
@@ -92,6 +94,7 @@ class OpenTrajectory:
             id=self.id,
             source=source,
             messages=self.messages,
+            prompt_ids=self._prompt_ids,
             metadata=metadata or {},
             recalled=recalled,
             outcome="abandoned",
@@ -136,7 +139,7 @@ class OpenTrajectory:
     @property
     def embeds(self) -> bool:
         """Whether :meth:`embed` has anything to do."""
-        return self._host.embeds
+        return self._host.embeds and bool(self.messages)
 
     async def recall(self, k: int = 5, *, embedding: VectorLike | None = None) -> list[Recall]:
         """The ``k`` patterns that its query is most like, nearest first, with what is known of them as text for a
@@ -165,7 +168,9 @@ class OpenTrajectory:
         Raises:
             InvalidInputError: an id that is none.
         """
-        checked = Trajectory(messages=self.messages, outcome="abandoned", recalled=ids).recalled
+        checked = Trajectory(
+            messages=self.messages, prompt_ids=self._prompt_ids, outcome="abandoned", recalled=ids
+        ).recalled
         self._recalled = tuple(dict.fromkeys(checked))
 
     async def generate(
@@ -177,7 +182,8 @@ class OpenTrajectory:
         top_k: int = 0,
         seed: int | None = None,
     ) -> Reply:
-        """An answer of the served model, with what it has learned so far; it becomes this trajectory's response.
+        """An answer of the served model to the messages, with what it has learned so far; it becomes this trajectory's
+        response.
 
         Raises:
             ModelError: the engine has no model, or the template refuses the conversation.
@@ -194,14 +200,28 @@ class OpenTrajectory:
         }
         return reply
 
-    def respond(self, text: str, *, token_ids: TokensLike | None = None) -> None:
+    def respond(
+        self,
+        text: str,
+        *,
+        token_ids: TokensLike | None = None,
+        prompt_ids: TokensLike | None = None,
+        version: str | None = None,
+    ) -> None:
         """The answer, where the host has it from elsewhere; it takes the place of a generated one.
+
+        Args:
+            text: as the asker saw it.
+            token_ids: as a model wrote it.
+            prompt_ids: what that model was asked.
+            version: of the served model, where it was this engine's.
 
         Raises:
             InvalidInputError: no text, or ids that are none.
         """
-        answer = {"response": text, "response_ids": token_ids}
-        Trajectory(messages=self.messages, response=text, response_ids=token_ids)  # the caller's error, at the call
+        answer: dict[str, Any] = {"response": text, "response_ids": token_ids, "version": version}
+        answer["prompt_ids"] = self._prompt_ids if prompt_ids is None else prompt_ids
+        Trajectory(messages=self.messages, **answer)  # the caller's error, at the call
         self._answer = answer
 
     def step(
@@ -309,5 +329,5 @@ class OpenTrajectory:
             outcome=outcome,
             recalled=self._recalled,
             metadata=self._metadata,
-            **self._answer,
+            **{"prompt_ids": self._prompt_ids, **self._answer},
         )

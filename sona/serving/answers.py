@@ -57,6 +57,7 @@ class Answers:
             make_reply=partial(self._reply, prompt, version.id),
             release=partial(self._versions.release, version),
             on_token=on_token,
+            version=version.id,
         )
         try:
             return self._scheduler.submit(request, wait=wait)

@@ -55,6 +55,17 @@ class ChatCodec:
         end = [] if self.end_id is None else [self.end_id]
         return np.asarray(self._encode(text, special=False) + end, dtype=np.int32)
 
+    def encode_text(self, text: str) -> Int32:
+        """A text to go on from, as int32 token ids (tokens,): no template; the start token, where the model has one.
+
+        A special token that the text spells becomes the token: whoever sends it writes the whole prompt.
+        """
+        return np.asarray(self._encode(text, special=True), dtype=np.int32)
+
+    def spell(self, token_id: int) -> str:
+        """One token as text, a special one too; what is no whole character by itself is U+FFFD."""
+        return str(self._tokenizer.decode([token_id], skip_special_tokens=False))
+
     def count_tokens(self, text: str) -> int:
         """How many tokens a text is, by itself: without a template, or a token that ends it."""
         return len(self._encode(text, special=False))

@@ -30,6 +30,7 @@ from sona.serving.pieces import TextPieces
 from sona.serving.probes import make_probes
 from sona.serving.request import Answering, OnToken
 from sona.serving.scheduler import Limits, Scheduler
+from sona.serving.scoring import TokenScores, token_scores
 from sona.serving.swap import Witness, read_proof
 from sona.serving.trial import rows_for
 from sona.serving.versions import ServedVersion, ServedVersions, check_served
@@ -48,7 +49,7 @@ class LocalModel:
     Answers are written together, a token each at a step (:mod:`sona.serving.scheduler`), whatever versions, adapters
     and settings they have. :meth:`swap` loads the new adapters beside the old ones and waits for no answer; each
     request ends with the version that was in force when it began. On a CPU, in float32, an answer has the tokens that
-    it would have alone (``docs/adr/0009-answers-written-together.md``).
+    it would have alone (``docs/adr/0010-answers-written-together.md``).
     """
 
     def __init__(self, model: str | os.PathLike[str], settings: ServeConfig) -> None:
@@ -131,6 +132,14 @@ class LocalModel:
     def decode(self, token_ids: Sequence[int]) -> str:
         """See :meth:`ChatCodec.decode`."""
         return self._codec.decode(token_ids)
+
+    def encode_text(self, text: str) -> Int32:
+        """See :meth:`ChatCodec.encode_text`."""
+        return self._codec.encode_text(text)
+
+    def spell(self, token_id: int) -> str:
+        """See :meth:`ChatCodec.spell`."""
+        return self._codec.spell(token_id)
 
     def count_tokens(self, text: str) -> int:
         """See :meth:`ChatCodec.count_tokens`."""
@@ -327,6 +336,31 @@ class LocalModel:
                 hidden = states_of(model, prompt, response)
             key = None if adapter is None else adapter.key
             yield ResponseStates(version.id, key, hidden.float().cpu().numpy(), head)
+
+    def score(self, ids: Int32, places: Sequence[int], *, prompt_tokens: int, top: int = 0) -> TokenScores:
+        """How likely the version in force finds the tokens at ``places``, each given all before it; no fast weights.
+
+        Args:
+            ids: int32 (tokens,).
+            places: each from 1 to tokens - 1.
+            prompt_tokens: so many of the first are the prompt that a router is shown, at least 1.
+            top: how many of the likeliest tokens at each place to tell as well.
+
+        Raises:
+            InvalidInputError: more tokens than the model takes, or a place outside them.
+            UnknownTokenError: a token id is outside the vocabulary.
+            ModelError: the model's output head is none that can be run on chosen places alone.
+        """
+        self._check_tokens(ids)
+        if len(ids) > self.max_tokens:
+            raise InvalidInputError(f"prompt: {len(ids)} tokens; at most {self.max_tokens} are allowed")
+        if not places or min(places) < 1 or max(places) >= len(ids):
+            raise InvalidInputError(f"places: from 1 to {len(ids) - 1} are allowed, and at least one")
+        with self._versions.held() as version:
+            (name,) = version.route(1, lambda: self._reader.read([ids[: max(1, prompt_tokens)]]).features)
+            with self._as_row(None if name is None else version.adapters[name]) as model:
+                found = token_scores(model, ids, places, top)
+        return TokenScores(version.id, name, *found)
 
     @contextmanager
     def _as_row(self, adapter: Adapter | None) -> Iterator[PreTrainedModel]:

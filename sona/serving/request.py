@@ -44,6 +44,8 @@ class Request:
     """Called when nothing more is written, whatever the end: the version may go."""
     on_token: OnToken | None = None
     """Told each token as it is chosen, on the scheduler's thread; what it raises fails this request."""
+    version: str = ""
+    """The id of the version that answers."""
 
     def forget(self) -> None:
         """Release the version, and hold nothing of it any more."""
@@ -70,6 +72,8 @@ class Answering:
     def __init__(self, request: Request, wake: Callable[[], None]) -> None:
         self.request: Request | None = request
         """None once it has ended: it holds a version in memory no longer."""
+        self.version = request.version
+        """The id of the version that writes it."""
         self.cancelled = False
         self._wake = wake
         self._future = Future[Reply]()

@@ -1,0 +1,86 @@
+"""The token that a client shows."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from sona.errors import ConfigError
+
+FILE = "service.token"
+SHORTEST = 16
+log = logging.getLogger("sona.service")
+
+
+class BearerToken:
+    """Compared in constant time; nothing that shows it, its repr included, holds it."""
+
+    def __init__(self, text: str) -> None:
+        self._bytes = text.encode("ascii")
+
+    def __repr__(self) -> str:
+        return "BearerToken(...)"
+
+    def matches(self, header: bytes | None) -> bool:
+        """Whether an ``Authorization`` header shows it."""
+        scheme, _, shown = (header or b"").partition(b" ")
+        # Compared whatever the scheme is, so that the time tells nothing.
+        same = hmac.compare_digest(shown.strip(), self._bytes)
+        return same and scheme.lower() == b"bearer"
+
+
+def read_token(file: Path) -> BearerToken:
+    """The token in ``file``.
+
+    Raises:
+        ConfigError: it can't be read, or holds none. It says where, and never what.
+    """
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+        mode = file.stat().st_mode
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"token file {str(file)!r} can't be read: {why}") from None
+    if len(text) < SHORTEST or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigError(
+            f"token file {str(file)!r}: one line of at least {SHORTEST} printable ASCII characters without spaces is "
+            "allowed"
+        )
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        log.warning("token file %s can be read by others than its owner; chmod 600", file)
+    return BearerToken(text)
+
+
+def own_token(store: Path) -> BearerToken:
+    """The token of the store's own file, which is made, for its owner alone (0600), where there is none.
+
+    Raises:
+        ConfigError: it can't be read or made.
+    """
+    file = store / FILE
+    if not file.exists():
+        try:
+            _make(file)
+        except OSError as error:
+            why = f"token file {str(file)!r} can't be made: {error.strerror}"
+            raise ConfigError(f"{why}; give one with --token-file") from None
+    return read_token(file)
+
+
+def _make(file: Path) -> None:
+    draft = file.with_name(f"{FILE}.{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as opened:
+            opened.write(secrets.token_urlsafe(32) + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+        with suppress(FileExistsError):  # another process was quicker
+            os.link(draft, file)  # whole or not at all, unlike a file that is written under its name
+    finally:
+        draft.unlink()

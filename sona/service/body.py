@@ -1,0 +1,105 @@
+"""Bodies of requests: read within bounds, and turned into records that are checked."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+from starlette.requests import Request
+from starlette.types import Receive
+
+from sona.config import ServiceConfig
+from sona.service.problems import ProblemError
+
+T = TypeVar("T")
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_WHERE = re.compile(r" - at `\$\.?(.*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
+_MISSING = re.compile(r"Object missing required field `(.*?)`")
+
+
+class ClientGoneError(Exception):
+    """Who asked has hung up."""
+
+
+async def read_body(request: Request, limits: ServiceConfig) -> bytes:
+    """The whole body.
+
+    Raises:
+        ProblemError: 413 too large, 415 no JSON, 408 too slow.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ProblemError(415, "content-type: application/json is allowed", code="unsupported_media_type")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limits.max_body_bytes:
+        raise _too_large(limits)
+    with anyio.move_on_after(limits.body_timeout_s):
+        return await _collect(request.receive, limits)
+    why = f"body: not whole after {limits.body_timeout_s:g} s"
+    raise ProblemError(408, why, code="timeout", headers={"connection": "close"})
+
+
+async def _collect(receive: Receive, limits: ServiceConfig) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        body += message.get("body", b"")
+        if len(body) > limits.max_body_bytes:
+            raise _too_large(limits)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(limits: ServiceConfig) -> ProblemError:
+    # Closed, for what is still on its way would be read as the next request.
+    return ProblemError(
+        413,
+        f"body: at most {limits.max_body_bytes} bytes are allowed",
+        code="body_too_large",
+        headers={"connection": "close"},
+    )
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """``body`` as a record.
+
+    Raises:
+        ProblemError: 400, with the field that is wrong; or what the record itself raises.
+    """
+    try:
+        found: T = decoder_of(kind).decode(body)
+        return found
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise ProblemError(400, f"body: no JSON that can be read: {error}", code="invalid_json") from None
+    except UnicodeDecodeError:
+        raise ProblemError(400, "body: not UTF-8", code="invalid_json") from None
+    except RecursionError:
+        raise ProblemError(400, "body: nested too deeply", code="invalid_json") from None
+
+
+def decoder_of(kind: Any) -> msgspec.json.Decoder[Any]:
+    """The decoder of a kind of record, made once."""
+    if kind not in _decoders:
+        _decoders[kind] = msgspec.json.Decoder(kind)
+    return _decoders[kind]
+
+
+def _invalid(message: str) -> ProblemError:
+    where = _WHERE.search(message)
+    path = where.group(1) if where else ""
+    what = _WHERE.sub("", message)
+    for pattern, text, code in (
+        (_UNKNOWN, "unknown field", "unknown_parameter"),
+        (_MISSING, "missing", "missing_required_parameter"),
+    ):
+        if found := pattern.search(what):
+            param = f"{path}.{found.group(1)}".lstrip(".")[:200]
+            return ProblemError(400, f"{param}: {text}", code=code, param=param)
+    return ProblemError(400, f"{path or 'body'}: {what}", code="invalid_type", param=path or None)

@@ -1,0 +1,190 @@
+"""The process of ``sona serve``: a socket, an engine, a server, and an orderly end."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import uvicorn
+from starlette.types import ASGIApp
+
+from sona.config import Config
+from sona.engine import open as open_engine
+from sona.errors import ConfigError
+from sona.service.app import make_app
+from sona.service.bearer import FILE, own_token, read_token
+from sona.service.beside import beside
+from sona.service.guard import LOCAL
+from sona.service.hub import Hub
+
+log = logging.getLogger("sona.service")
+LEEWAY_S = 2.0
+"""What was cancelled may take this long to end."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What ``sona serve`` is told."""
+
+    store: Path
+    model: str
+    config: Config
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_file: Path | None = None
+    """None: the store's own, which is made."""
+    no_token: bool = False
+    anyone: bool = False
+    """Let in whoever reaches an address beyond this machine, without a token."""
+    learn: bool = True
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where it serves, for a person to read."""
+
+    url: str
+    version: str
+    token_file: Path | None
+    """None: no token is asked for."""
+
+
+def run_server(options: ServeOptions, on_ready: Callable[[Serving], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, then end in order: answers under way have ``service.shutdown_s``, and what was
+    recorded is flushed. A second signal ends them at once.
+
+    Raises:
+        ConfigError: the address is taken or none, the token file is none, or it would let anyone in.
+        SonaError: as opening and closing an engine.
+    """
+    anyio.run(_Process(options, on_ready).run, backend="asyncio")
+
+
+class _Process:
+    def __init__(self, options: ServeOptions, on_ready: Callable[[Serving], None]) -> None:
+        self._options, self._on_ready = options, on_ready
+        self._hub: Hub | None = None
+        self._server: _Server | None = None
+
+    async def run(self) -> None:
+        options = self._options
+        # All that can be wrong is said before the model is loaded.
+        token = read_token(options.token_file) if options.token_file is not None else None
+        listener = _bind(options)
+        with listener, anyio.CancelScope() as scope:
+            async with (
+                beside(lambda: self._watch_signals(scope)),
+                open_engine(options.store, model=options.model, config=options.config) as engine,
+            ):
+                if token is None and not options.no_token:
+                    token = own_token(options.store)
+                self._hub = Hub(engine)
+                told = self._told(listener, engine.model.version)
+                app = make_app(self._hub, token, self._names(listener))
+                self._server = self._make_server(app, lambda: self._on_ready(told))
+                learning = [engine.run] if options.learn else []
+                async with beside(self._cancel_in_time, *learning):
+                    await self._server.serve(sockets=[listener])
+
+    def _names(self, listener: socket.socket) -> tuple[str, ...]:
+        """What a request may call this server; () where it is reached from elsewhere: by any name."""
+        return (*LOCAL, self._options.host.lower()) if _is_loopback(listener.getsockname()[0]) else ()
+
+    def _make_server(self, app: ASGIApp, on_started: Callable[[], None]) -> _Server:
+        limits = self._options.config.service
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,  # they say what a client likes, and the rate limit goes by the address
+            server_header=False,
+            timeout_graceful_shutdown=round(limits.shutdown_s + LEEWAY_S) + 1,
+        )
+        return _Server(config, on_started)
+
+    async def _watch_signals(self, starting: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                if self._server is None or self._hub is None:
+                    starting.cancel()
+                elif self._hub.stopping.is_set():
+                    self._hub.cancel_work()
+                else:
+                    self._hub.stop()
+                    self._server.should_exit = True
+
+    async def _cancel_in_time(self) -> None:
+        assert self._hub is not None
+        await self._hub.stopping.wait()
+        await anyio.sleep(self._hub.limits.shutdown_s)
+        self._hub.cancel_work()
+
+    def _told(self, listener: socket.socket, version: str) -> Serving:
+        options = self._options
+        host, port = listener.getsockname()[:2]
+        file = None if options.no_token else options.token_file or options.store / FILE
+        return Serving(url=f"http://{f'[{host}]' if ':' in host else host}:{port}", version=version, token_file=file)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, but for the signals, which are ours: it would raise them again after its end, and so the process
+    would not exit with 0.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """... and tell that it listens."""
+        await super().startup(sockets)
+        self._on_started()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield
+
+
+def _bind(options: ServeOptions) -> socket.socket:
+    """A socket on the address; nothing is let in yet."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise ConfigError(f"address {options.host!r}, port {options.port}: {error}") from None
+    if options.no_token and not options.anyone and not _is_loopback(str(address[0])):
+        raise ConfigError(
+            f"--host {options.host} --no-token would let in anyone who reaches this machine; ask for a token, serve on "
+            "127.0.0.1, or say --anyone"
+        )
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        why = os.strerror(error.errno or 0)
+        raise ConfigError(
+            f"address {options.host}, port {options.port}: {why}; choose another --port (0: any)"
+        ) from None
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"
