@@ -7,16 +7,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from sona.bank.bank import Bank
 from sona.bank.skills import SHARED, Skill, SkillSet
-from sona.learn import ewc
-from sona.learn.ewc import EwcState
-from sona.learn.lora import read_weights
 from sona.loops.skill_files import read_skills, write_skills
 from sona.loops.version_files import (
     ABOUT,
@@ -31,10 +27,17 @@ from sona.loops.version_files import (
 from sona.ports import VersionFolders
 from sona.types import BASE_VERSION, Version
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sona.learn.ewc import EwcState
+
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """One adapter, and what its training goes on from. Read when it is needed: most cycles touch few adapters."""
+    """One adapter, and what its training goes on from. Read when it is needed: most cycles touch few adapters, and
+    those of a host that only records never need the tensor libraries.
+    """
 
     root: Path
 
@@ -45,20 +48,32 @@ class AdapterFiles:
 
     def weights(self) -> dict[str, Tensor]:
         """The adapter's tensors by name; see :func:`sona.learn.lora.read_weights`."""
+        from sona.learn.lora import read_weights
+
         return read_weights(self.folder)
 
     def ewc(self) -> EwcState | None:
         """What holds it; None where nothing does yet."""
+        from safetensors.torch import load_file
+
+        from sona.learn import ewc
+
         path = self.root / EWC
         return ewc.from_tensors(load_file(path)) if path.is_file() else None
 
     def optimizer(self) -> dict[str, Tensor] | None:
         """The optimizer's state; None where there is none."""
+        from safetensors.torch import load_file
+
         path = self.root / OPTIMIZER
         return load_file(path) if path.is_file() else None
 
     def write_state(self, held: EwcState | None, optimizer: Mapping[str, Tensor] | None) -> None:
         """Write what the training goes on from beside the adapter."""
+        from safetensors.torch import save_file
+
+        from sona.learn import ewc
+
         self.root.mkdir(parents=True, exist_ok=True)
         if held is not None:
             save_file(ewc.to_tensors(held), self.root / EWC)

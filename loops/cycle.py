@@ -21,12 +21,12 @@ from sona.bank.pattern import Member
 from sona.checks import pack_tokens
 from sona.config import Config
 from sona.loops.bank_lessons import with_new_lessons, with_trials
-from sona.loops.candidate import CandidateTrainer
 from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from sona.loops.deep import deepened
 from sona.loops.distiller import ModelDistiller
 from sona.loops.gate import DEBT
 from sona.loops.members import members_of, revisions_of
+from sona.loops.readiness import SEEN, latest, read_seen, skipped, why_wait
 from sona.loops.roster import FEW, LATER
 from sona.loops.screen import LeftOut, Ready, Screened, screen
 from sona.loops.sorting import BASE
@@ -47,7 +47,6 @@ from sona.types import CycleReport, CycleStatus, Funnel, GateDecision, Progress,
 
 NOT_LEARNED = {BASE: "the base model answers such queries", FEW: "too few of their kind came"}
 """By owner, why an answer was not learned from."""
-SEEN = "cycle/seen"  # under this name the store keeps the latest feedback that a cycle saw and left some rows of
 
 
 @dataclass(frozen=True)
@@ -112,14 +111,9 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
     run = _Run(context, report)
     settings = context.config.cycle
     taken = context.store.collect(settings.max_trajectories)
-    if len(taken.rows) < settings.min_trajectories:
-        number = f"{len(taken.rows)} new {'trajectory' if len(taken.rows) == 1 else 'trajectories'}"
-        reason = f"{number} with a quality; {settings.min_trajectories} make a cycle"
+    if (reason := why_wait(taken, run.seen, settings)) is not None:
         return run.skipped(taken, reason)
-    # A full load is not left for later even without evidence: it would stand in the way of what comes after it.
     full = len(taken.rows) >= settings.max_trajectories
-    if run.seen_already(taken) and not full:
-        return run.skipped(taken, "nothing has come since the last cycle left these for later")
     screened = screen(taken.rows, context.model, context.config.train)
     parts = split(screened.ready, settings.held_out_share)
     needed = context.config.gate.min_held_out if context.config.gate.enabled else 0
@@ -142,18 +136,11 @@ class _Run:
         self.parent = context.store.current()
         self.started_ns = time.time_ns()
         self.seed = context.config.seed * 1_000_003 + self.cycle
-        self.seen = int(context.store.read_state(SEEN) or b"0")
+        self.seen = read_seen(context.store)
 
     def skipped(self, taken: Collected, reason: str) -> CycleReport:
-        """Nothing is claimed: the next cycle collects the same, and what came since."""
-        funnel = Funnel(
-            collected=len(taken.rows),
-            trained=0,
-            held_out=0,
-            left_out={"left for the next cycle": len(taken.rows)} if taken.rows else {},
-            waiting_for_feedback=taken.waiting_for_feedback,
-        )
-        return self._report("skipped", reason, funnel)
+        """Nothing is claimed."""
+        return skipped(self.context.store, taken, reason, self.started_ns)
 
     def bank_only(self, taken: Collected, screened: Screened) -> CycleReport:
         """Nothing here can train an adapter: the bank learns what is left out, and the model stays as it is."""
@@ -168,21 +155,19 @@ class _Run:
                 draft, replace(state, bank=bank), outcome, _claims(screened, Split([], []), {}, placed.patterns)
             )
 
-    def seen_already(self, taken: Collected) -> bool:
-        """Whether a cycle that left some for later has looked at all of these."""
-        return _latest(taken) <= self.seen
-
     def train(
         self, model: ServedModel, taken: Collected, screened: Screened, parts: Split, *, full: bool
     ) -> CycleReport:
         """The whole way: bank, adapters, gate."""
+        from sona.loops.candidate import CandidateTrainer  # torch takes seconds to import; the bank needs none
+
         state = read_checkpoint(self.context.folders, self.parent)
         placed = self._place(state, taken.rows)
         config = self.context.config
         pushed = split(screened.turned_down, config.cycle.held_out_share).train
         with self.context.folders.draft() as draft:
             begin = replace(state, bank=placed.bank)
-            seen = _latest(taken) if full else self.seen  # of a full load nothing waits
+            seen = latest(taken) if full else self.seen  # of a full load nothing waits
             trainer = CandidateTrainer(
                 self.context.store, model, begin, config, self.cycle, self.seed, self.report, seen
             )
@@ -210,7 +195,7 @@ class _Run:
                 outcome = self._report("rejected", decision.reason, funnel, candidate.metrics, decision)
                 self.context.store.commit_cycle(outcome, claims, None)
         if waiting:  # should the process die before this, they wait once more
-            self.context.store.write_state(SEEN, str(_latest(taken)).encode())
+            self.context.store.write_state(SEEN, str(latest(taken)).encode())
         return outcome
 
     def _publish(self, draft: Path, state: Checkpoint, outcome: CycleReport, claims: Sequence[Claim]) -> CycleReport:
@@ -299,11 +284,6 @@ def _at_home(bank: Bank, members: Sequence[Member], pattern_ids: Sequence[str]) 
         for place, pattern in zip(far, nearest, strict=True):
             named[place] = "" if pattern is None else pattern.id
     return named
-
-
-def _latest(taken: Collected) -> int:
-    """The newest feedback among them, by its place in the order of arrival."""
-    return max(row.feedback_seq or 0 for row in taken.rows)
 
 
 def _without(

@@ -4,6 +4,7 @@ training.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -32,6 +33,8 @@ class FastLoop:
         self._inbox, self._vocab_size = inbox, vocab_size
         self.width = width
         """Of the store's embeddings; None until one has come."""
+        self.last_request_s = time.monotonic()
+        """When the host last recorded, rated or asked."""
         self.on_feedback: Callable[[Feedback], None] | None = None
         """Told of each feedback that was taken; must neither wait nor raise."""
 
@@ -46,6 +49,7 @@ class FastLoop:
             DimensionMismatchError: its embedding has another width than those before it.
             UnknownTokenError: a token id is outside the served model's vocabulary.
         """
+        self.last_request_s = time.monotonic()
         width = self._checked_width(trajectory)
         self._check_tokens(trajectory)
         taken = self._inbox.put(trajectory)
@@ -55,6 +59,7 @@ class FastLoop:
 
     def feedback(self, feedback: Feedback) -> bool:
         """Hand a feedback over; as :meth:`record`."""
+        self.last_request_s = time.monotonic()
         taken = self._inbox.put(feedback)
         if taken and self.on_feedback is not None:
             self.on_feedback(feedback)

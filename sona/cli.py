@@ -10,11 +10,13 @@ from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
+from msgspec.structs import replace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import sona
 from sona import cli_bank, cli_serve, cli_store, cli_versions
+from sona.config import settings_of
 from sona.errors import SonaError
 from sona.hooks.jsonl import check_file
 from sona.terminal import AsJson, ConfigPath, ModelName, StorePath, as_json, err, number, out, plain
@@ -81,9 +83,11 @@ def learn(
     """Run one cycle: learn what is new, judge it, publish it if it holds."""
     if trajectories is not None:
         check_file(trajectories)  # before there is a store
+    settings = settings_of(config)
+    here = replace(settings, learner=replace(settings.learner, mode="thread"))  # no requests wait meanwhile
     before: int | None = None
     try:
-        with sona.open_sync(store, model=model, config=config) as engine:
+        with sona.open_sync(store, model=model, config=here) as engine:
             before = engine.status().store.cycles
             if trajectories is not None:
                 _import(engine, trajectories, None)

@@ -374,6 +374,33 @@ class CycleConfig(Settings, kw_only=True):
             )
 
 
+class LearnerConfig(Settings, kw_only=True):
+    """Where cycles run, and what they may take."""
+
+    mode: Literal["thread", "process"] = "thread"
+    """``thread``: in a thread of the host, where a cycle shares the base model's memory, and competes with requests for
+    the interpreter. ``process``: in a process of its own, which keeps requests quick and takes a second copy of the
+    base model (docs/adr/0010-a-process-that-learns.md). What is learned is the same."""
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 1
+    """OpenMP threads of that process; 0 leaves torch's setting."""
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    """By so much its priority is lower than the host's."""
+    device: Annotated[str, Meta(pattern=r"^(|auto|cpu|mps|cuda(:\d+)?)$")] = ""
+    """Where it has the base model: as ``serve.device``; empty: the same."""
+    dtype: Literal["", "auto", "float32", "bfloat16", "float16"] = ""
+    """As ``serve.dtype``; empty: the same."""
+    idle_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 60.0
+    """It ends when no cycle was asked for so long, and gives its memory back; the next cycle starts another."""
+    budget_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    """A cycle, in a thread too, that takes longer is cancelled, and nothing changes; 0: it may take its time."""
+    after_count: Annotated[int, Meta(ge=0, le=100_000_000)] = 0
+    """``engine.run()`` begins a cycle before its time (``cycle.interval_s``) when so many trajectories have got a
+    quality since the last one; 0: it does not."""
+    after_quiet_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    """... or when no request came for so long, and something is new that can make one (``cycle.min_trajectories``); 0:
+    it does not."""
+
+
 class Config(Settings, kw_only=True):
     """All settings."""
 
@@ -391,6 +418,7 @@ class Config(Settings, kw_only=True):
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
     cycle: CycleConfig = CycleConfig()
+    learner: LearnerConfig = LearnerConfig()
 
 
 def settings_of(given: Config | Mapping[str, Any] | str | os.PathLike[str] | None) -> Config:

@@ -153,7 +153,7 @@ class Engine:
             return self
         parts = await open_or_close(lambda: Parts.start(self.path, self._model_name, self.config), Parts.close)
         self._intake = Intake(parts, self.config.recording)
-        self._cycles = Cycles(parts, self.config, self._distill)
+        self._cycles = Cycles(parts, self.config, self._model_name, self._distill)
         self._host = TrajectoryHost(parts, self._intake, self.config.serve)
         self._parts = parts
         return self
@@ -489,7 +489,7 @@ class Engine:
         """Counted now: what is stored, what waits, what went wrong."""
         intake = self._open_intake()
         intake.sweep()
-        return read_status(self._started(), intake)
+        return read_status(self._started(), intake, self._cycles.status())
 
     # ------------------------------------------------------------------------------------------------ learning
 
@@ -499,10 +499,11 @@ class Engine:
         Cancelling it leaves everything as it was, until it publishes: that one step is taken to its end.
 
         Args:
-            on_progress: called from the learning thread; what it raises ends the cycle.
+            on_progress: called from a thread of this process, wherever it learns; what it raises ends the cycle.
 
         Raises:
-            CycleError: training failed, a rollback came in between, or another cycle is under way; nothing has changed.
+            CycleError: training failed, a rollback came in between, another cycle is under way, it took longer than
+                ``learner.budget_s``, or (LearnerError) the process that learns has died; nothing has changed.
             ConfigError: ``config.lora`` is not what this store's adapter is.
             SwapError: a version was published and can't be served; the one before it is in force again, and what the
                 cycle took stays taken.
@@ -513,7 +514,8 @@ class Engine:
         return await self._cycles.learn(self.flush, on_progress)
 
     async def run(self) -> None:
-        """A cycle every ``cycle.interval_s`` seconds, until it is cancelled or the engine is closed.
+        """A cycle every ``cycle.interval_s`` seconds, and before its time by ``learner.after_count`` and
+        ``learner.after_quiet_s``, until it is cancelled or the engine is closed.
 
         One that fails is logged and tried again later.
         """

@@ -23,6 +23,7 @@
     │   ├── RequestCancelledError           the answer was not wanted to its end
     │   └── SwapError                       an adapter that is not what its version says
     └── CycleError                          a cycle of the background loop failed
+        ├── LearnerError                    the process that learns died, or could not be understood
         └── NothingToRollBackError          there is no earlier version
 """
 
@@ -111,6 +112,10 @@ class SwapError(ModelError):
 
 class CycleError(SonaError):
     """A cycle failed; everything is as it was before it."""
+
+
+class LearnerError(CycleError):
+    """The process that learns could not be started, has died, or said what can't be understood."""
 
 
 class NothingToRollBackError(CycleError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sona.intake import Intake
+from sona.loops.background import LearnerStatus
 from sona.loops.micro import MicroCounts
 from sona.parts import Parts
 from sona.ports import StoreCounts
@@ -48,9 +49,11 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Records that an earlier process had taken and could not store; they were found in the journal."""
     micro: MicroCounts | None
     """What feedbacks did to the fast weights; None where ``micro.enabled`` is off."""
+    learner: LearnerStatus
+    """Whether a cycle runs, where, and what went wrong with the last one that failed."""
 
 
-def read_status(parts: Parts, intake: Intake) -> EngineStatus:
+def read_status(parts: Parts, intake: Intake, learner: LearnerStatus) -> EngineStatus:
     """Counted now."""
     writer = parts.writer.counts()
     return EngineStatus(
@@ -71,4 +74,5 @@ def read_status(parts: Parts, intake: Intake) -> EngineStatus:
         hook_errors=intake.counted("hook_errors"),
         recovered=writer.recovered,
         micro=None if parts.micro is None else parts.micro.counts(),
+        learner=learner,
     )

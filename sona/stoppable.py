@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,8 +25,9 @@ class StoppableWork:
     leave it running unseen, to publish a version that nobody waits for any more.
     """
 
-    def __init__(self, on_progress: Report = ignore_progress) -> None:
-        self._on_progress = on_progress
+    def __init__(self, on_progress: Report = ignore_progress, budget_s: float = 0.0) -> None:
+        """``budget_s``: the work is ended, with a CycleError, once it has taken so long; 0: it may take its time."""
+        self._on_progress, self._budget_s, self._began_s = on_progress, budget_s, time.monotonic()
         self._began, self._stop, self._ended = threading.Event(), threading.Event(), threading.Event()
 
     async def run(self, work: Callable[[Report], T]) -> T:
@@ -46,18 +48,24 @@ class StoppableWork:
     def _work(self, work: Callable[[Report], T]) -> T:
         self._began.set()
         try:
-            self._check()
+            self.check()
             return work(self._report)
         finally:
             self._ended.set()
 
     def _report(self, progress: Progress) -> None:
-        self._check()
+        self.check()
         self._on_progress(progress)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise what ends the work, where it is to end; for work that has no progress to report for a while."""
         if self._stop.is_set():
             raise CycleError("stopped before it was done; nothing has changed")
+        if self._budget_s and time.monotonic() - self._began_s > self._budget_s:
+            raise CycleError(
+                f"not done within learner.budget_s ({self._budget_s:g} s), and stopped; nothing has changed: "
+                "raise it, or lower cycle.max_trajectories"
+            )
         anyio.from_thread.check_cancelled()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,6 +110,7 @@ class TrajectoryHost:
         logprobs: int | None = None,
     ) -> Reply:
         """See :meth:`sona.Engine.generate`. However many wait, no thread does."""
+        self._parts.fast.last_request_s = time.monotonic()
         model = self.model
         answering = model.stream(
             model.encode_prompt(messages),
@@ -123,6 +125,7 @@ class TrajectoryHost:
 
     def stream(self, messages: Sequence[Message], max_new_tokens: int | None, **sampling: Any) -> AnswerStream:
         """See :meth:`sona.Engine.stream`."""
+        self._parts.fast.last_request_s = time.monotonic()
         model = self.model
         prompt, limit = model.encode_prompt(messages), self.limit(max_new_tokens)
         return AnswerStream(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 DATABASE = "store.db"
 LOCK = "store.lock"
+LEARNER_LOCK = "learner.lock"
+"""Held by the process that learns, beside the writer's."""
 VERSIONS = "versions"
 REBUILDING = f"{DATABASE}.rebuilding"
 """What a repair is making; of no use once it was cut short."""

@@ -1,4 +1,4 @@
-"""One writer to a store: a lock on a file beside the database."""
+"""One writer to a store, and one learner: locks on files beside the database."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ class WriterLock:
 
     The system drops it when its owner ends, however it ends, so no lock is ever stale and the file is never removed.
     """
+
+    role = "writes to it"
+    remedy = (
+        "and a store has one writer; close that one, or read beside it with 'sona status' or Store.open(read_only=True)"
+    )
 
     def __init__(self, path: Path) -> None:
         """Take the lock.
@@ -35,10 +40,7 @@ class WriterLock:
         except BlockingIOError:
             owner = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             where = "this process" if owner == str(os.getpid()) else "another process"
-            raise StoreLockedError(
-                f"{path.parent}: {where} writes to it (pid {owner}), and a store has one writer; close that one, "
-                "or read beside it with 'sona status' or Store.open(read_only=True)"
-            ) from None
+            raise StoreLockedError(f"{path.parent}: {where} {self.role} (pid {owner}), {self.remedy}") from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
 
@@ -47,6 +49,13 @@ class WriterLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class LearnerLock(WriterLock):
+    """... of the process that learns for a store's writer: what one whose host died has begun must have ended."""
+
+    role = "learns for it"
+    remedy = "and a store has one learner; it ends by itself once its host has, so try again, or end it"
 
 
 def owner_of(path: Path) -> str | None:

@@ -347,6 +347,11 @@ class Store:
         with self._snapshot() as connection:
             return reading.counts(connection, self.path.rglob("*"))
 
+    def uncollected(self) -> int:
+        """How many trajectories :meth:`collect` would give without a limit, as :meth:`counts` counts them."""
+        with self._snapshot() as connection:
+            return reading.counts(connection, ()).uncollected
+
     def sizes(self) -> StoreSizes:
         """Bytes on disk, by what they are for."""
         self._check_open()

@@ -192,6 +192,19 @@ class Versions:
         return self.folder / version_id
 
 
+def digest_of_draft(draft: Path) -> str:
+    """The digest that :meth:`Versions.publish` will give it.
+
+    Raises:
+        InvalidInputError: there is something in it that must not be.
+        StoreError: a file can't be read.
+    """
+    try:
+        return _digest(draft, _files(draft))
+    except OSError as error:
+        raise store_error(error, draft) from error
+
+
 def _remove_entry(entry: Path) -> None:
     if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry)

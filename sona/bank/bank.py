@@ -44,6 +44,9 @@ class Placement(NamedTuple):
     """For each member that was given, its pattern's id; "" where it lies far from every pattern."""
 
 
+HALF_LIFE = BankConfig().half_life  # msgspec leaves a default out by identity: one that was read is made this one
+
+
 class BankState(Record, kw_only=True):
     """The bank as it is stored in a version."""
 
@@ -57,7 +60,7 @@ class BankState(Record, kw_only=True):
     forgotten: int = 0
     changes: tuple[PatternChange, ...] = ()
     cycle: int = 0
-    half_life: float = BankConfig().half_life
+    half_life: float = HALF_LIFE
     sample: Sample = Sample()
     asked: dict[str, Asked] = msgspec.field(default_factory=dict)
 
@@ -394,7 +397,7 @@ class Bank:
             forgotten=shelf.forgotten,
             changes=shelf.changes,
             cycle=shelf.cycle,
-            half_life=shelf.half_life,
+            half_life=HALF_LIFE if shelf.half_life == HALF_LIFE else shelf.half_life,
             sample=shelf.sample,
             asked=dict(shelf.asked),
         )

@@ -180,7 +180,7 @@ def accepted(drafts: object, request: LessonRequest, cycle: int, first: int) -> 
     lessons: list[Lesson] = []
     refused = 0
     known = {_key(one.text) for one in (*request.known, *request.dropped)}
-    for draft in _listed(drafts):
+    for draft in listed(drafts):
         try:
             lesson = _lesson(draft, request, f"l{cycle}-{first + len(lessons)}", cycle)
         except InvalidInputError as error:
@@ -193,7 +193,8 @@ def accepted(drafts: object, request: LessonRequest, cycle: int, first: int) -> 
     return lessons, refused
 
 
-def _listed(drafts: object) -> list[object]:
+def listed(drafts: object) -> list[object]:
+    """What a distiller answered, one by one. Iterating over it may raise."""
     if drafts is None:
         return []
     if isinstance(drafts, (str, bytes, Mapping, Record)) or not isinstance(drafts, Iterable):

@@ -33,7 +33,7 @@ class _Pace(NamedTuple):
 
 
 def kill_engine(run: Run) -> None:
-    folder, ledger = run.new_folder(), _EngineLedger()
+    folder, ledger = run.new_folder(), EngineLedger()
     died_in: Counter[str] = Counter()
     with Nursery("tests.crash.engine_lives") as nursery:
         moments = _take_pace(run, nursery, folder, ledger).moments()
@@ -53,7 +53,7 @@ def kill_engine(run: Run) -> None:
         _check_retaken(folder)
 
 
-def _take_pace(run: Run, nursery: Nursery, folder: Path, ledger: _EngineLedger) -> _Pace:
+def _take_pace(run: Run, nursery: Nursery, folder: Path, ledger: EngineLedger) -> _Pace:
     """Of a life that is killed once it has ended a cycle."""
     born = time.monotonic()
     life = nursery.bear("host", str(folder), 0, tell=ledger.says)
@@ -67,7 +67,7 @@ def _take_pace(run: Run, nursery: Nursery, folder: Path, ledger: _EngineLedger) 
     return _Pace(durable - born, ended - durable)
 
 
-class _EngineLedger(Ledger):
+class EngineLedger(Ledger):
     """Of a store whose records follow from more than their ids."""
 
     doing = ""
@@ -78,12 +78,12 @@ class _EngineLedger(Ledger):
         self.published += word == "cycle published"
         super().says(word)
 
-    def look(self, folder: Path, counts: Counts) -> None:
+    def look(self, folder: Path, counts: Counts, *, read_only: bool = False) -> None:
         """Everything acknowledged is there, what the current version says of itself is true, and so are the claims."""
         if not (folder / DATABASE).exists():
             assert not self.acknowledged
             return
-        with Store.open(folder) as store:
+        with Store.open(folder, read_only=read_only) as store:
             rated = {row.trajectory.id for row in store.iterate() if row.quality is not None}
             self.check_promises(rated, counts)
             self.check_cycles(store, counts)

@@ -17,6 +17,7 @@ from tests.crash import (
     failing_disk,
     killed_engine,
     killed_host,
+    killed_learner,
     model,
     power_loss,
     system_calls,
@@ -56,6 +57,7 @@ SCENARIOS = {
     "clock-steps-back": Scenario(clock.step_back, 3, 60),
     "follow-the-model": Scenario(model.follow_the_model, 8, 150),
     "kill-engine": Scenario(killed_engine.kill_engine, 4, 40),
+    "kill-learner": Scenario(killed_learner.kill_learner, 3, 100),
 }
 
 
