@@ -49,7 +49,7 @@ class LocalModel:
     Answers are written together, a token each at a step (:mod:`sona.serving.scheduler`), whatever versions, adapters
     and settings they have. :meth:`swap` loads the new adapters beside the old ones and waits for no answer; each
     request ends with the version that was in force when it began. On a CPU, in float32, an answer has the tokens that
-    it would have alone (``docs/adr/0010-answers-written-together.md``).
+    it would have alone (``docs/adr/0011-answers-written-together.md``).
     """
 
     def __init__(self, model: str | os.PathLike[str], settings: ServeConfig) -> None:
