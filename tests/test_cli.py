@@ -141,6 +141,7 @@ def test_help_names_every_command() -> None:
 
 STOPPED = """
 import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell has put the tests into the background
 from sona.cli import main
 from sona.cycles import Cycles
 from tests.storage.learned import publish
