@@ -102,5 +102,8 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily("sona_bank_patterns", "Patterns of the version in force.", status.patterns)
         yield GaugeMetricFamily("sona_pending_records", "Records that are not yet durable.", status.pending)
         yield GaugeMetricFamily("sona_open_trajectories", "Trajectories whose answers are under way.", status.open)
+        learning = status.learner
+        yield GaugeMetricFamily("sona_cycle_in_progress", "Whether a cycle is under way.", learning.cycle is not None)
+        yield CounterMetricFamily("sona_cycles_failed", "Cycles that failed or were stopped.", learning.failed)
         for name, about in COUNTED.items():
             yield CounterMetricFamily(f"sona_{name}", about, getattr(status, name))
