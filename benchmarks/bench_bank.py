@@ -6,7 +6,7 @@ put back on the sphere. Skewed groups have sizes as 1, 1/2, 1/3, ...; outliers l
 for purity nor for the normalised mutual information. All methods are told that there are 50. They take turns on the
 same rows, on one thread: ``sona.bank.clustering.spherical_kmeans``, the npm package @ruvector/sona (peer; timed around
 its cycle alone, in its own process), faiss.Kmeans and scikit-learn's KMeans, each with its defaults. The time is the
-median of five runs on the same rows; the peer takes long enough to be even, and runs once. ``peer_over_ours`` is
+median of five runs on the same rows; the peer takes long enough to be even, and runs once. ``k.<case>`` is the number that ``choose_k`` finds, told nothing. ``peer_over_ours`` is
 the ratio of the times of a seed. ``kmeans.10k_s``: 10,000 rows of the mid and the hard case, 50 clusters.
 
 *Real queries* (``--data``): clusters of clinc150, banking77 and the like, as many as there are intents, against the
@@ -19,9 +19,11 @@ direction or a hundred around each centre, and how many of the ten nearest by ex
 
 *Life*: 100 cycles of 100 trajectories from 20 groups (mid noise), and the same with another group every ten cycles.
 ``cycle.last_over_second`` is the median CPU time of the last five cycles over that of the second to fourth, since a
-single one is noise; ``cycle.duplicates`` the pairs of patterns of a cosine above .98 in the end; purity and NMI are
-those of the nearest pattern of 2,000 fresh rows. ``cycle.growing.*`` is with new groups, ``cycle.peer.*`` the peer's:
-it is told the number of groups, which ours is not, and runs with the first seed alone, because it takes long.
+single one is noise; these also group a sample of what has come (:mod:`sona.bank.sample`), which flatters the last, so
+``cycle.last_over_tenth`` compares with the tenth to twentieth. ``cycle.duplicates`` are the pairs of patterns of a
+cosine above .98 in the end; purity and NMI are those of the nearest pattern of 2,000 fresh rows. ``cycle.growing.*`` is
+with new groups, ``cycle.peer.*`` the peer's: it is told the number of groups, which ours is not, and runs with the
+first seed alone, because it takes long.
 
 *Stability* (``--data``): domains (or topic groups) of real queries arrive one after the other, 250 queries a cycle.
 After each domain all earlier queries are looked up again: ``real.<data>.id_stability`` is the share whose nearest
@@ -75,6 +77,7 @@ from benchmarks.bank.need import NEED
 from benchmarks.benchmark import Benchmark
 from benchmarks.call import Call
 from benchmarks.table import Cell, spread
+from sona.bank.pieces import choose_k
 
 PARTS = ("mixtures", "recall", "life", "real", "stability", "predict")
 SIZES = (50, 1000, 10_000, 100_000, 1_000_000)
@@ -112,6 +115,7 @@ def _mixtures(call: Call, methods: dict[str, Method]) -> None:
         for seed in call.seeds:
             call.progress(f"{name}, seed {seed}")
             _compare(call, name, case, seed, methods)
+            call.result(f"k.{name}", choose_k(draw(case, seed)[0], seed))
         for method in methods:
             figures = [call.values(f"{figure}.{name}.{method}") for figure in ("purity", "nmi", "objective", "ms")]
             rows.append([f"{name}, {method}", *(spread(one) for one in figures[:3]), spread(figures[3], 0)])
@@ -173,12 +177,24 @@ def _life(call: Call, peer: bool) -> None:
         name = f"{life.GROUPS} groups" + (", growing" if grows else "")
         for who in ("", ".peer")[: 1 + peer]:
             key = f"cycle{who}.growing" if grows else f"cycle{who}"
-            times = [spread(call.values(f"{key}.{figure}"), 1) for figure in ("second_ms", "last_ms")]
+            times = [spread(call.values(f"{key}.{figure}"), 1) for figure in ("second_ms", "tenth_ms", "last_ms")]
             ratio = spread(call.values(f"{key}.last_over_second"), 2)
+            later = spread(call.values(f"{key}.last_over_tenth"), 2)
             counts = [spread(call.values(f"{key}.{figure}"), 0) for figure in ("patterns", "duplicates")]
             agree = [spread(call.values(f"{key}.{figure}")) for figure in ("purity", "nmi")]
-            rows.append([f"{name}, {'peer' if who else 'bank'}", *times, ratio, *counts, *agree])
-    columns = ["", "2nd to 4th, ms", "last five, ms", "ratio", "patterns", "duplicates", "purity", "NMI"]
+            rows.append([f"{name}, {'peer' if who else 'bank'}", *times, ratio, later, *counts, *agree])
+    columns = [
+        "",
+        "2nd to 4th, ms",
+        "10th to 20th, ms",
+        "last five, ms",
+        "last over 2nd",
+        "over 10th",
+        "patterns",
+        "duplicates",
+        "purity",
+        "NMI",
+    ]
     note = f"CPU time of a cycle of {life.EACH}; duplicates: pairs of a cosine above {life.SAME}; the peer: one seed"
     call.table(f"{QUICK_CYCLES if call.quick else life.CYCLES} cycles", columns, rows, note)
 
@@ -186,7 +202,9 @@ def _life(call: Call, peer: bool) -> None:
 def _tell_life(call: Call, key: str, given: life.Traffic, lived: life.Lived) -> None:
     call.result(f"{key}.second_ms", 1000 * lived.second_s)
     call.result(f"{key}.last_ms", 1000 * lived.last_s)
+    call.result(f"{key}.tenth_ms", 1000 * lived.tenth_s)
     call.result(f"{key}.last_over_second", lived.last_s / lived.second_s)
+    call.result(f"{key}.last_over_tenth", lived.last_s / lived.tenth_s)
     call.result(f"{key}.patterns", len(lived.centroids))
     call.result(f"{key}.duplicates", lived.duplicates)
     call.result(f"{key}.purity", purity(lived.labels, given.truth))

@@ -35,7 +35,7 @@ def choose_k(x: Float32, seed: int, *, low: int = 1, high: int = 1024, grain: fl
     (:mod:`sona.bank.ward`).
 
     Of mixtures of 50 Gaussians it finds 50 or 51, whether they lie near or differ in size by 50 to 1, and where 5 to
-    20 % of the rows are outliers; with 20 rows each amid twice as much noise, 36. Real queries run into each other: the
+    20 % of the rows are outliers; with 20 rows each amid twice as much noise, 38. Real queries run into each other: the
     more there are, the finer the groups that the evidence carries, about one for 30.
 
     Args:

@@ -28,8 +28,8 @@ class Body(Record, kw_only=True):
     """Its trajectories when it was last looked at whether it should be two."""
 
     def __post_init__(self) -> None:
-        object_cells = tuple_of(self.cells, Cell, "cells")
-        if not object_cells or len({len(cell.total) for cell in object_cells}) != 1:
+        cells = tuple_of(self.cells, Cell, "cells")
+        if not cells or len({len(cell.total) for cell in cells}) != 1:
             raise InvalidInputError("body: cells of different widths, or none")
         check_count(self.tested, "tested")
 
