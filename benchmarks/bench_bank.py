@@ -7,7 +7,8 @@ for purity nor for the normalised mutual information. All methods are told that 
 same rows, on one thread: ``sona.bank.clustering.spherical_kmeans``, the npm package @ruvector/sona (peer; timed around
 its cycle alone, in its own process), faiss.Kmeans and scikit-learn's KMeans, each with its defaults. The time is the
 median of five runs on the same rows; the peer takes long enough to be even, and runs once. ``peer_over_ours`` is
-the ratio of the times of a seed, and ``k.<case>`` the number of groups that ``choose_k`` finds, told nothing. ``kmeans.10k_s``: 10,000 rows of the mid and the hard case, 50 clusters.
+the ratio of the times of a seed, and ``k.<case>`` the number of groups that ``choose_k`` finds, told nothing.
+``kmeans.10k_s``: 10,000 rows of the mid and the hard case, 50 clusters.
 
 *Real queries* (``--data``): clusters of clinc150, banking77 and the like, as many as there are intents, against the
 intents; embedded by the shipped model, and by the word vectors of a ``--data`` folder that has a vectors.npz.
