@@ -1,11 +1,13 @@
-"""Micro-LoRA in the request path: a feedback moves the fast weights of its query's pattern, behind the caller's back.
+"""Micro-LoRA in the request path: a feedback moves the fast weights of its kind of query, behind the caller's back.
 
-    feedback() ──▶ a bounded queue ──▶ one thread: find the trajectory ▶ its pattern ▶ one forward pass ▶ a step
-    generate() ◀── the weights of the query's pattern, if they were learned with the adapter that answers it
+    feedback() ──▶ a bounded queue ──▶ one thread: find the trajectory ▶ its family ▶ one forward pass ▶ a step
+    generate() ◀── the weights of the query's family, if they were learned with the adapter that answers it
 
-Fast weights belong to a pattern and to the adapter that they were learned beside, and serve for that one alone. A
-cycle that has learned from a pattern's trajectories takes its weights away, for what they said is in the adapter now; a
-rollback takes all away. They are not stored: a restart begins without.
+Fast weights belong to a family of patterns (the bank tells apart more than answers differ: by single patterns three of
+four feedbacks reached the other queries of their kind, by families nearly all; ``bench_micro``) and to the adapter that
+they were learned beside, and serve for that one alone. A cycle that has learned from a family's trajectories takes its
+weights away, for what they said is in the adapter now; a rollback takes all away. They are not stored: a restart begins
+without.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import logging
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import msgspec
 import numpy as np
@@ -22,6 +25,7 @@ from sona.bank.bank import Bank
 from sona.checks import Float32
 from sona.config import Config
 from sona.learn.micro import MicroLora
+from sona.loops.micro_families import InForce
 from sona.loops.screen import Ready, ready
 from sona.patterns import Pattern
 from sona.ports import Claim, FastRow, ServedModel, Stored
@@ -29,7 +33,7 @@ from sona.types import BASE_VERSION, Feedback, Version
 
 log = logging.getLogger("sona.micro")
 
-BASE, SEPARATOR = "base", "/"  # in the key of a pair: its adapter's content key, then its pattern
+BASE, SEPARATOR = "base", "/"  # in the key of a pair: its adapter's content key, then its family
 REMEMBERED = 4096  # ids of feedbacks: one that is sent twice moves once
 
 
@@ -37,7 +41,7 @@ class MicroCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the feedbacks since the start."""
 
     patterns: int
-    """With fast weights now."""
+    """Families of patterns that have fast weights now."""
     waiting: int
     """Feedbacks in the queue, and the one under way."""
     moved: int
@@ -63,7 +67,7 @@ class MicroLoop:
     def __init__(self, model: ServedModel, find: Callable[[str], Stored], config: Config) -> None:
         self._model, self._find, self._settings, self._train = model, find, config.micro, config.train
         self._lora = MicroLora(config.micro, config.seed)
-        self._in_force = (BASE_VERSION, Bank())
+        self._in_force = InForce(BASE_VERSION, Bank())
         self._state = threading.Lock()  # held while these two change together
         self._queue: deque[Feedback] = deque()
         self._seen: OrderedDict[str, None] = OrderedDict()
@@ -125,46 +129,49 @@ class MicroLoop:
 
     def rows(self, version: str, adapters: Sequence[str | None], embeddings: Float32) -> list[FastRow | None]:
         """See :meth:`sona.ports.FastWeights.rows`."""
-        current, bank = self._in_force
-        if current != version:
+        now = self._in_force
+        if now.version != version:
             return [None] * len(adapters)
         return [
-            self._row(pattern.id, adapter) if (pattern := self._pattern(bank, embedding)) else None
+            self._row(now.family[pattern.id], adapter) if (pattern := self._pattern(now, embedding)) else None
             for adapter, embedding in zip(adapters, embeddings, strict=True)
         ]
 
-    def _row(self, pattern: str, adapter: str | None) -> FastRow | None:
-        pair = self._lora.get(_key(pattern, adapter))
-        return None if pair is None else FastRow(pattern, pair.A, pair.B)
+    def _row(self, family: str, adapter: str | None) -> FastRow | None:
+        pair = self._lora.get(_key(family, adapter))
+        return None if pair is None else FastRow(family, pair.A, pair.B)
 
-    def _pattern(self, bank: Bank, embedding: Float32) -> Pattern | None:
-        """The nearest one, if the query is about as much like it as its own are."""
-        if bank.width != len(embedding):
+    def _pattern(self, now: InForce, embedding: Float32) -> Pattern | None:
+        """The nearest one, if the query is about as much like it as is usual in its family."""
+        if now.bank.width != len(embedding):
             return None
-        nearest = bank.recall(embedding, 1)
-        alike = nearest and nearest[0].similarity >= self._settings.min_similarity * nearest[0].pattern.spread
-        return nearest[0].pattern if alike else None
+        for found in now.bank.recall(embedding, 1):
+            if found.similarity >= self._settings.min_similarity * now.usual[found.pattern.id]:
+                return found.pattern
+        return None
 
     # ------------------------------------------------------------------------------------------------ for the cycle
 
     def put_in_force(self, version: Version, bank: Bank, claims: Sequence[Claim]) -> None:
         """``version`` answers now, with ``bank``; ``claims`` are those of the cycle that made it.
 
-        Where it follows on the one before, patterns that the cycle trained on or judged by lose their fast weights, and
-        those that are gone; else all do.
+        Where it follows on the one before, families that the cycle trained on or judged by lose their fast weights, and
+        those whose first pattern is another one now; else all do.
         """
+        new = InForce(version.id, bank)
         with self._state:
-            follows = version.parent == self._in_force[0]
-            kept = {pattern.id for pattern in bank.patterns} if follows else set()
-            kept -= {claim.pattern for claim in claims if claim.role != "left_out"}
-            self._in_force = (version.id, bank)
-            self._lora.drop([key for key in self._lora if _pattern_of(key) not in kept])
+            follows = version.parent == self._in_force.version
+            kept = set(new.family.values()) if follows else set()
+            for claim in claims:
+                if claim.role != "left_out":
+                    kept -= {now.family.get(claim.pattern) for now in (self._in_force, new)}
+            self._in_force = new
+            self._lora.drop([key for key in self._lora if _family_of(key) not in kept])
 
     def reset(self) -> None:
         """Forget all fast weights."""
         with self._state:
-            version, bank = self._in_force
-            self._in_force = (version, bank)  # another one to a step under way, which then takes itself back
+            self._in_force = copy(self._in_force)  # another one to a step under way, which then takes itself back
             self._lora.drop(list(self._lora))
 
     # ------------------------------------------------------------------------------------------------ the thread
@@ -200,19 +207,21 @@ class MicroLoop:
         if isinstance(made, str):
             return made
         in_force = self._in_force
-        pattern = self._pattern(in_force[1], self._model.embed([made.prompt])[0])
+        pattern = self._pattern(in_force, self._model.embed([made.prompt])[0])
         if pattern is None:
             return "like no pattern"
-        advantage = float(np.clip(feedback.quality - in_force[1].usual_quality(pattern.id), -1.0, 1.0))
-        return self._move(made, pattern.id, advantage, in_force) if advantage else "as good as usual"
+        advantage = float(np.clip(feedback.quality - in_force.bank.usual_quality(pattern.id), -1.0, 1.0))
+        if not advantage:
+            return "as good as usual"
+        return self._move(made, in_force.family[pattern.id], advantage, in_force)
 
-    def _move(self, made: Ready, pattern: str, advantage: float, in_force: tuple[str, Bank]) -> str:
+    def _move(self, made: Ready, family: str, advantage: float, in_force: InForce) -> str:
         from sona.learn.policy import response_log_prob  # torch takes seconds to import
 
         with self._model.response_states(made.prompt, made.response) as states:
-            if states.version != in_force[0]:
+            if states.version != in_force.version:
                 return "another version came"
-            key = _key(pattern, states.adapter)
+            key = _key(family, states.adapter)
             log_prob = response_log_prob(states.head, made.response, self._model.vocab_size)
             change = self._lora.learn_response(states.hidden, log_prob, advantage, key)
         with self._state:
@@ -222,9 +231,9 @@ class MicroLoop:
         return "" if change else "no step found"
 
 
-def _key(pattern: str, adapter: str | None) -> str:
-    return f"{adapter or BASE}{SEPARATOR}{pattern}"
+def _key(family: str, adapter: str | None) -> str:
+    return f"{adapter or BASE}{SEPARATOR}{family}"
 
 
-def _pattern_of(key: str) -> str:
+def _family_of(key: str) -> str:
     return key.partition(SEPARATOR)[2]

@@ -81,6 +81,9 @@ class StoreConfig(Settings, kw_only=True):
     """One commit takes at most this many records."""
     batch_bytes: Annotated[int, Meta(ge=4096, le=2**30)] = 4 * 1024 * 1024
     """... or this many bytes."""
+    linger_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.02
+    """A commit waits so long for more records, unless a batch is full or somebody waits for what is there (``flush``,
+    ``durable``): a host that records a thousand a second has fifty commits then and not a thousand. 0: no wait."""
     close_timeout_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
     """Where nothing can be stored, on a full disk, closing tries for so long; then it raises what keeps it, and what
     waits is stored at the next start (``journal = "file"``) or lost (``"memory"``)."""
@@ -240,10 +243,10 @@ class MicroConfig(Settings, kw_only=True):
     """An answer that was turned down is pushed by a factor of e less for each so many nats that it is less likely
     already than without fast weights."""
     min_similarity: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.75
-    """A query has the weights of its nearest pattern where its cosine to the centroid is at least this share of what is
-    usual for the pattern's own; else none."""
+    """A query has the weights of its nearest pattern's family where its cosine to the pattern's centroid is at least
+    this share of what is usual there; else none."""
     max_patterns: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
-    """Patterns with weights; beyond it the least recently used one's go."""
+    """Families with weights; beyond it the least recently used one's go."""
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
     """Feedbacks that wait for their step; beyond it they are recorded, but move nothing at once."""
 

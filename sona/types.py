@@ -576,7 +576,8 @@ class Reply(Record, kw_only=True):
     adapter: str | None = None
     """The version's adapter that wrote it; None: the untouched base."""
     micro: str | None = None
-    """The pattern whose fast weights took part (:mod:`sona.learn.micro`); None: none did."""
+    """The family of patterns whose fast weights took part (:mod:`sona.learn.micro`), by its first pattern; None: none
+    did."""
     tokens: tuple[Token, ...] = ()
     """Those of ``token_ids`` with their log-probabilities, where these were asked for."""
 

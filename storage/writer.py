@@ -76,8 +76,10 @@ class Writer:
         self._changed = threading.Condition(self._lock)
         self._bell = threading.Lock()  # a lock rings at a quarter of the cost of an Event
         self._bell.acquire()
-        self._asleep = False
+        self._asleep = self._lingers = False
         self._retry = threading.Event()
+        self._wanted = 0
+        self._enough_bytes = min(config.batch_bytes, config.queue_bytes // 2)
         self._ids: dict[str, int] = {}
         self._rejected = self._done = self._durable = self._failed = 0
         self._recorded = self._recovered = self._journal.records
@@ -135,6 +137,7 @@ class Writer:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             target, failed = self._recorded, self._failed
+            self._wanted = target
             self._retry.set()  # a flush does not wait for the end of a pause
             while self._done < target:
                 if self._failed > failed and self._error is not None:
@@ -235,6 +238,8 @@ class Writer:
         pause_s = FIRST_PAUSE_S
         while not self._overdue():
             self._tick()
+            if self._journal.records:
+                self._linger()
             batch = self._journal.take(self._config.batch_records, self._config.batch_bytes)
             if not batch.records:
                 if self._closed and not self._journal.records:  # in this order: nothing comes in once it is closed
@@ -260,11 +265,31 @@ class Writer:
                     self._bell.acquire()
                 self._asleep = False
 
+    def _linger(self) -> None:
+        """Let more come before a commit, which costs the disk a sync, and the callers the interpreter for a while."""
+        with self._lock:
+            if self._is_due():
+                return
+            self._lingers = True
+            self._retry.clear()
+        self._retry.wait(self._config.linger_s)
+        self._lingers = False
+
+    def _is_due(self) -> bool:
+        """Whether the next commit has enough, or somebody waits for it. Under the lock."""
+        return self._closed or self._error is not None or self._done < self._wanted or self._is_full()
+
+    def _is_full(self) -> bool:
+        return self._journal.records >= self._config.batch_records or self._journal.size >= self._enough_bytes
+
     def _wake(self) -> None:
         """Under the lock."""
         if self._asleep:
             self._asleep = False
             self._bell.release()
+        elif self._lingers and self._is_full():
+            self._lingers = False
+            self._retry.set()
 
     def _tick(self) -> None:
         now = time.monotonic()

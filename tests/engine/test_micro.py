@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 import sona
+from sona.bank.families import families_of
 from sona.config import Config, MicroConfig
 from sona.loops.micro import MicroCounts
 from sona.serving.local import LocalModel
@@ -82,10 +83,12 @@ def test_a_cycle_that_learned_the_pattern_and_a_rollback_take_the_weights_away(t
         record_task(engine, 60, seed=3)
         touched = engine.generate(QUESTIONS[0], max_new_tokens=12).micro
         counts(engine)
+        assert touched is not None
+        family = families_of(engine._engine._started().bank.patterns)
         report = engine.learn()
         assert report.status == "published", report.reason
-        claimed = {claim.pattern for claim in engine._engine._started().store.claims(report.cycle)}
-        assert touched in claimed
+        claimed = {family.get(claim.pattern) for claim in engine._engine._started().store.claims(report.cycle)}
+        assert family[touched] in claimed
         assert engine.generate(QUESTIONS[0], max_new_tokens=12).micro is None
 
 

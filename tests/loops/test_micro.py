@@ -119,6 +119,31 @@ def test_a_feedback_moves_its_pattern_and_no_other(desk: Desk) -> None:
     assert (counts.patterns, counts.moved, counts.errors, counts.waiting) == (2, 2, 0, 0)
 
 
+def test_a_feedback_moves_the_patterns_that_are_alike_and_a_cycle_with_one_of_them_takes_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(f"{__name__}.embedding_of", _alike)
+    monkeypatch.setitem(QUESTIONS, "like a", 6)
+    monkeypatch.setitem(QUESTIONS, "c", 7)
+    desk = Desk()
+    assert desk.pattern("a") != desk.pattern("like a")
+    desk.rate("a", 7, 1.0)
+    assert [desk.has(question) for question in ("a", "like a", "b", "c")] == [True, True, False, False]
+    assert desk.loop.counts().patterns == 1
+    claim = Claim(seq=1, role="train", pattern=desk.pattern("like a"))
+    desk.loop.put_in_force(version("v1", "v0", 1), desk.bank, [claim])
+    desk.model.version = "v1"
+    assert not desk.has("a")
+    desk.loop.close()
+
+
+def _alike(token: int) -> Float32:
+    """Unit vectors, "like a" at a cosine of .92 to "a", the others at right angles."""
+    axes = np.eye(D, dtype=np.float32)
+    found: Float32 = axes[3] + np.float32(0.42) * axes[6] if token == 6 else axes[token]
+    return found
+
+
 def test_what_is_as_good_as_usual_or_like_nothing_known_moves_nothing(desk: Desk) -> None:
     desk.rate("a", 7, 0.5)
     desk.rate("elsewhere", 7, 1.0)

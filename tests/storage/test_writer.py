@@ -77,6 +77,37 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def test_records_that_come_one_after_another_are_committed_together(
+    fake: FakeStore, open_writer: Callable[..., Writer]
+) -> None:
+    writer = open_writer(fake, linger_s=0.4)
+    for number in range(10):
+        writer.put(trajectory(f"t{number}"))
+        time.sleep(0.002)
+    assert fake.batches == []
+    wait_for(lambda: len(fake.ids()) == 10)
+    assert len(fake.batches) <= 2
+
+
+@pytest.mark.parametrize("hurry", ["flush", "close", "a full batch", "half the queue"])
+def test_what_is_waited_for_does_not_linger(fake: FakeStore, open_writer: Callable[..., Writer], hurry: str) -> None:
+    settings = {"a full batch": {"batch_records": 3}, "half the queue": {"queue_bytes": 12_000}}.get(hurry, {})
+    writer = open_writer(fake, linger_s=60.0, **settings)
+    for number in range(3):
+        assert writer.put(trajectory(f"t{number}", width=200))
+    began = time.monotonic()
+    if hurry == "flush":
+        writer.flush()
+        writer.put(trajectory("later"))
+        writer.flush()  # which lingers no more than the first
+    elif hurry == "close":
+        writer.close()
+    else:
+        wait_for(lambda: len(fake.ids()) == 3)
+    assert time.monotonic() - began < 10
+    assert fake.ids()[:3] == ["t0", "t1", "t2"]
+
+
 def test_what_is_flushed_is_durable(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         writer = Writer(store)
