@@ -32,7 +32,7 @@ def serve(
         Parameter(name="--anyone", negative="", help="With --no-token and a --host beyond this machine: I mean it."),
     ] = False,
     config: ConfigPath = None,
-    learn: Annotated[bool, Parameter(help="A cycle every cycle.interval_s seconds, in this process.")] = True,
+    learn: Annotated[bool, Parameter(help="A cycle every cycle.interval_s seconds, in a process of its own.")] = True,
 ) -> None:
     """Serve the model to OpenAI clients, record what it answers, take feedback, and learn. Needs sona[server]."""
     from sona.service import check_extra

@@ -380,10 +380,11 @@ class CycleConfig(Settings, kw_only=True):
 class LearnerConfig(Settings, kw_only=True):
     """Where cycles run, and what they may take."""
 
-    mode: Literal["thread", "process"] = "thread"
-    """``thread``: in a thread of the host, where a cycle shares the base model's memory, and competes with requests for
-    the interpreter. ``process``: in a process of its own, which keeps requests quick and takes a second copy of the
-    base model (docs/adr/0010-a-process-that-learns.md). What is learned is the same."""
+    mode: Literal["auto", "thread", "process"] = "auto"
+    """``auto``: a process for ``sona serve``, a thread elsewhere. ``thread``: in a thread of the host, where a cycle
+    shares the base model's memory, and competes with requests for the interpreter. ``process``: in a process of its
+    own, which keeps requests quick and takes a second copy of the base model (docs/adr/0010-a-process-that-learns.md).
+    What is learned is the same."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 1
     """OpenMP threads of that process; 0 leaves torch's setting."""
     nice: Annotated[int, Meta(ge=0, le=19)] = 10

@@ -147,7 +147,7 @@ class Cycles:
     def status(self) -> LearnerStatus:
         """How it goes."""
         return LearnerStatus(
-            mode=self._config.learner.mode,
+            mode="thread" if self._learner is None else "process",
             pid=None if self._learner is None else self._learner.pid,
             cycle=self._cycle,
             failed=self._failed,

@@ -75,6 +75,18 @@ async def versions(hub: Hub, request: Request) -> VersionList:
     return VersionList(current=current, versions=[_info(one, current) for one in hub.engine.versions()])
 
 
+class LearnBegun(msgspec.Struct, frozen=True, kw_only=True):
+    """A cycle was asked for; ``GET /events`` tells how it goes, and ``GET /versions`` what came of it."""
+
+    status: Literal["begun"] = "begun"
+
+
+async def learn(hub: Hub, request: Request) -> LearnBegun:
+    """Begin a cycle now, without waiting for it."""
+    hub.ask_to_learn()
+    return LearnBegun()
+
+
 async def rollback(hub: Hub, request: Request) -> VersionInfo:
     """Put a version in force, whole."""
     target = hub.version(request.path_params["id"]).id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -9,6 +10,7 @@ import anyio
 from starlette.types import Receive
 
 from sona.engine import Engine
+from sona.errors import SonaError
 from sona.service.answers import Answers, EngineAnswers
 from sona.service.beside import beside
 from sona.service.limits import Rate, Slots
@@ -16,6 +18,7 @@ from sona.service.metrics import Metrics
 from sona.service.problems import ProblemError, stopping
 from sona.types import Version
 
+log = logging.getLogger("sona.service")
 BASE_NAME = "sona"
 """The model that clients ask for: whatever version is in force."""
 
@@ -34,6 +37,8 @@ class Hub:
         self.metrics = Metrics(engine)
         self.stopping = anyio.Event()
         """Set once the server was told to stop."""
+        self._learn = anyio.Event()
+        """Set: a cycle was asked for."""
         self._under_way: dict[str, anyio.Event] = {}
         self._work: set[anyio.CancelScope] = set()
         self._digests: dict[str, str] = {}
@@ -87,6 +92,23 @@ class Hub:
         """Return when the trajectory is not under way (any more)."""
         if (event := self._under_way.get(trajectory)) is not None:
             await event.wait()
+
+    def ask_to_learn(self) -> None:
+        """Have a cycle begin now; ProblemError (409) where one is under way."""
+        if self._learn.is_set() or self.engine.status().learner.cycle is not None:
+            raise ProblemError(409, "a cycle is under way; GET /events tells when it ends", code="conflict")
+        self._learn.set()
+
+    async def learn_when_asked(self) -> None:
+        """Run the cycles that :meth:`ask_to_learn` asks for; one that fails is told by events and the log."""
+        while True:
+            await self._learn.wait()
+            try:
+                await self.engine.learn()
+            except SonaError:
+                log.exception("the cycle that was asked for failed")
+            finally:
+                self._learn = anyio.Event()
 
     def digest(self, version: str) -> str:
         """Of a version's files; of one without, the base model's fingerprint."""

@@ -78,6 +78,7 @@ ENDPOINTS = (
     ),
     Endpoint("GET", "/versions", history.versions, gives=history.VersionList),
     Endpoint("POST", "/versions/{id}/rollback", history.rollback, gives=history.VersionInfo, errors=(404, 409)),
+    Endpoint("POST", "/learn", history.learn, gives=history.LearnBegun, errors=(409,)),
     Endpoint("GET", "/events", watching.events, media="text/event-stream"),
     Endpoint("GET", "/metrics", watching.metrics, media="text/plain"),
     Endpoint("GET", "/healthz", watching.health, gives=watching.Health, errors=(503,)),

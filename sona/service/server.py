@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import uvicorn
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from sona.config import Config
@@ -68,6 +69,13 @@ def run_server(options: ServeOptions, on_ready: Callable[[Serving], None]) -> No
     anyio.run(_Process(options, on_ready).run, backend="asyncio")
 
 
+def served(config: Config) -> Config:
+    """The settings for a server, whose cycles run in a process of their own unless they say otherwise."""
+    if config.learner.mode != "auto":
+        return config
+    return replace(config, learner=replace(config.learner, mode="process"))
+
+
 class _Process:
     def __init__(self, options: ServeOptions, on_ready: Callable[[Serving], None]) -> None:
         self._options, self._on_ready = options, on_ready
@@ -82,7 +90,7 @@ class _Process:
         with listener, anyio.CancelScope() as scope:
             async with (
                 beside(lambda: self._watch_signals(scope)),
-                open_engine(options.store, model=options.model, config=options.config) as engine,
+                open_engine(options.store, model=options.model, config=served(options.config)) as engine,
             ):
                 if token is None and not options.no_token:
                     token = own_token(options.store)
@@ -91,7 +99,7 @@ class _Process:
                 app = make_app(self._hub, token, self._names(listener))
                 self._server = self._make_server(app, lambda: self._on_ready(told))
                 learning = [engine.run] if options.learn else []
-                async with beside(self._cancel_in_time, *learning):
+                async with beside(self._cancel_in_time, self._hub.learn_when_asked, *learning):
                     await self._server.serve(sockets=[listener])
 
     def _names(self, listener: socket.socket) -> tuple[str, ...]:

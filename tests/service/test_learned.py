@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import httpx
 import numpy as np
 import pytest
@@ -12,12 +14,15 @@ import torch
 from peft import PeftModel
 
 import sona
+from sona.config import Config, LearnerConfig
 from sona.engine import Engine
 from sona.events import Swapped
+from sona.service.hub import Hub
+from sona.service.server import served
 from sona.serving.generation import base_of
 from sona.serving.local import LocalModel
 from tests.engine.small import WORLD, open_small, record_task
-from tests.service.serving import chat
+from tests.service.serving import chat, until
 
 pytestmark = pytest.mark.anyio
 
@@ -175,3 +180,29 @@ def test_nothing_in_the_store_is_changed_by_a_score(engine: Engine, tmp_path: Pa
     before = engine.status().store.trajectories
     engine.model.score(np.asarray([1, 2, 3], dtype=np.int32), [1, 2], prompt_tokens=1)
     assert engine.status().store.trajectories == before
+
+
+async def test_a_cycle_begins_when_it_is_asked_for_and_once_at_a_time(
+    engine: Engine, hub: Hub, client: httpx.AsyncClient
+) -> None:
+    before = engine.status().store.cycles
+    for number, example in enumerate(WORLD.sample("routing_policy", 60, 2)):
+        engine.record(
+            sona.Trajectory(messages=example.prompt, response=example.response, id=f"on-call-{number}"), quality=1.0
+        )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.learn_when_asked)
+        assert (await client.post("/learn")).json() == {"status": "begun"}
+        second = await client.post("/learn")
+        assert (second.status_code, second.json()["error"]["code"]) == (409, "conflict")
+        await until(lambda: engine.status().store.cycles == before + 1)
+        await until(lambda: engine.status().learner.cycle is None)
+        await anyio.lowlevel.checkpoint()
+        assert (await client.post("/learn")).status_code == 200
+        tasks.cancel_scope.cancel()
+
+
+def test_a_server_learns_in_a_process_of_its_own_unless_it_is_told_otherwise() -> None:
+    assert served(Config()).learner.mode == "process"
+    thread = Config(learner=LearnerConfig(mode="thread"))
+    assert served(thread) == thread
