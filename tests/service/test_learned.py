@@ -197,7 +197,7 @@ async def test_a_cycle_begins_when_it_is_asked_for_and_once_at_a_time(
         assert (second.status_code, second.json()["error"]["code"]) == (409, "conflict")
         await until(lambda: engine.status().store.cycles == before + 1)
         with anyio.fail_after(20):
-            while (await client.post("/learn")).status_code == 409:  # until it is over
+            while (await client.post("/learn")).status_code == 409:  # noqa: ASYNC110 - until it is over
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
 
