@@ -1,6 +1,7 @@
 """Is the model served as fast as it can be, and does an answer depend on what is asked beside it?
 
-Method. The shipped model, greedy, one thread of torch, in this process.
+Method. The shipped model, greedy, one thread of torch, in this process; ``http`` and ``load`` ask ``sona serve``, which
+runs in its own.
 
 * ``throughput``: an engine answers the questions of all skills that the model came with, asked by 1, 8 and 64 clients,
   each of which reads its answer as it is written and then asks its next question. The peer is transformers'
@@ -12,8 +13,16 @@ Method. The shipped model, greedy, one thread of torch, in this process.
   are swapped in, attested, in turn. ``extra_ms`` is a request's time beyond the median of the same question by the same
   version where no swap was about; ``swap.worst_extra_ms`` is the largest of those that a swap fell into, and
   ``swap.quiet_worst_extra_ms`` of those that a mere wait in a swap's place fell into; the same for the medians.
-  ``refused`` counts requests without an answer; ``mixed`` answers that are not, token for token, what the version that
-  they name writes, alone, in another model that was loaded for it.
+  ``swap.refused`` counts requests without an answer; ``swap.mixed`` answers that are not, token for token, what the
+  version that they name writes, alone, in another model that was loaded for it.
+* ``http``: 1, 8 and 64 clients of ``sona serve``, each of which reads its answer as a stream; the figures are those of
+  ``throughput``, with HTTP and the clients' own work on the same processors.
+* ``load``: 8 clients ask ``sona serve`` ten thousand requests, one after the other each, in blocks with nothing else
+  (``idle``) and beside a cycle (``cycle``) in turn. Its learner is a process of its own, one thread, of low priority; in
+  every second cycle it is killed at a random moment, while another client does what should be refused, hangs up, or
+  reads slowly; between the cycles versions are rolled back and forth. ``p99.cycle_over_idle`` is of whole answers, of
+  the cycles that were not disturbed. ``refused`` and ``mixed`` are those of all ``requests``; each answer is computed
+  again, alone, after the server has ended. ``lost`` counts answers that are not in the store then.
 * ``exact``: batches of 3 to 40 random prompts of 3 to 130 tokens, by the base and three adapters, that join at random
   moments; each answer is then written alone. ``exact.differ_share`` is the share of tokens that differ.
 
@@ -37,14 +46,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found when ru
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.call import Call
-from benchmarks.serving import exact, swaps, throughput
+from benchmarks.serving import exact, http, load, swaps, throughput
 from benchmarks.table import Cell, spread
 
-PARTS = ("throughput", "swap", "exact")
+PARTS = ("throughput", "http", "load", "swap", "exact")
 ROUNDS, QUICK_ROUNDS = 5, 1
 REQUESTS, QUICK_REQUESTS = 256, 64
 SWAP_ROUNDS, SWAPS, QUICK_SWAPS = 3, 20, 6
 TOKENS, QUICK_TOKENS = 10_000, 500
+LOAD, QUICK_LOAD = 10_000, 600
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +64,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(call: Call) -> None:
     """Each part for each seed."""
-    for name, part in {"throughput": _throughput, "swap": _swap, "exact": _exact}.items():
+    parts = {"throughput": _throughput, "http": _http, "load": _load, "swap": _swap, "exact": _exact}
+    for name, part in parts.items():
         if call.options.only in (None, name):
             part(call)
 
@@ -88,6 +99,48 @@ def _throughput(call: Call) -> None:
     call.table("Requests of the shipped model", ["", "requests/s", *figures], rows, note)
 
 
+def _http(call: Call) -> None:
+    for seed in call.seeds:
+        call.progress(f"http, seed {seed}")
+        rounds, requests = (QUICK_ROUNDS, QUICK_REQUESTS) if call.quick else (ROUNDS, REQUESTS)
+        for clients, found in http.measure(seed, rounds, requests).items():
+            call.result(f"http.clients{clients}.requests_s", float(np.median(found.requests_s)))
+            for name, times in (("first", found.first_ms), ("gap", found.gap_ms)):
+                for share in (50, 99):
+                    call.result(f"http.clients{clients}.{name}_p{share}_ms", float(np.percentile(times, share)))
+    figures = ("requests_s", "first_p50_ms", "first_p99_ms", "gap_p50_ms", "gap_p99_ms")
+    rows: list[list[Cell]] = [
+        [f"{clients} clients", *(spread(call.values(f"http.clients{clients}.{name}"), 1) for name in figures)]
+        for clients in http.CLIENTS
+    ]
+    call.table("Requests of sona serve", ["", "requests/s", *figures[1:]], rows)
+
+
+def _load(call: Call) -> None:
+    for seed in call.seeds:
+        call.progress(f"load, seed {seed}")
+        found = load.measure(seed, QUICK_LOAD if call.quick else LOAD)
+        for kind, times in (("idle", found.idle_s), ("cycle", found.cycle_s)):
+            for share in (50, 99):
+                call.result(f"p{share}.{kind}_ms", 1e3 * float(np.percentile(times, share)))
+        for share in (50, 99):
+            over = float(np.percentile(found.cycle_s, share) / np.percentile(found.idle_s, share))
+            call.result(f"p{share}.cycle_over_idle", over)
+        call.result("requests", found.requests)
+        call.result("refused", len(found.refused))
+        call.result("mixed", found.mixed)
+        call.result("lost", found.lost)
+        for name in ("versions", "cycles", "published", "kills", "rollbacks", "faults"):
+            call.result(f"load.{name}", getattr(found, name))
+        call.result("load.mishandled", len(found.mishandled))
+        for trouble in sorted({*found.refused, *found.mishandled}):
+            call.note(trouble)
+    names = [f"p{share}.{kind}" for share in (50, 99) for kind in ("idle_ms", "cycle_ms", "cycle_over_idle")]
+    names += ["requests", "refused", "mixed", "lost"]
+    names += [f"load.{name}" for name in ("cycles", "published", "kills", "rollbacks", "faults", "mishandled")]
+    call.table("sona serve while it learns", ["", "value"], [[name, spread(call.values(name), 2)] for name in names])
+
+
 def _swap(call: Call) -> None:
     for seed in call.seeds:
         call.progress(f"swap, seed {seed}")
@@ -98,10 +151,15 @@ def _swap(call: Call) -> None:
         call.result("swap.median_extra_ms", float(np.median(found.swap_extra_ms or [0.0])))
         call.result("swap.quiet_median_extra_ms", float(np.median(found.quiet_extra_ms or [0.0])))
         call.result("swap.median_ms", float(np.median(found.swap_ms)))
-        call.result("requests", found.requests)
-        call.result("refused", found.refused)
-        call.result("mixed", found.mixed)
-    names = ["requests", "refused", "mixed", *(f"swap.{name}_ms" for name in ("worst_extra", "quiet_worst_extra"))]
+        call.result("swap.requests", found.requests)
+        call.result("swap.refused", found.refused)
+        call.result("swap.mixed", found.mixed)
+    names = [
+        "swap.requests",
+        "swap.refused",
+        "swap.mixed",
+        *(f"swap.{name}_ms" for name in ("worst_extra", "quiet_worst_extra")),
+    ]
     names += ["swap.median_extra_ms", "swap.quiet_median_extra_ms", "swap.median_ms"]
     call.table("Swaps under traffic", ["", "value"], [[name, spread(call.values(name), 1)] for name in names])
 
