@@ -18,8 +18,8 @@ runs in its own.
 * ``http``: 1, 8 and 64 clients of ``sona serve``, each of which reads its answer as a stream; the figures are those of
   ``throughput``, with HTTP and the clients' own work on the same processors.
 * ``load``: 8 clients ask ``sona serve`` ten thousand requests, one after the other each, in blocks with nothing else
-  (``idle``) and beside a cycle (``cycle``) in turn. Its learner is a process of its own, one thread, of low priority; in
-  every second cycle it is killed at a random moment, while another client does what should be refused, hangs up, or
+  (``idle``) and beside a cycle (``cycle``) in turn. Its learner is a process of one thread and low priority; in every
+  second cycle it is killed at a random moment, while another client does what should be refused, hangs up, or
   reads slowly; between the cycles versions are rolled back and forth. ``p99.cycle_over_idle`` is of whole answers, of
   the cycles that were not disturbed. ``refused`` and ``mixed`` are those of all ``requests``; each answer is computed
   again, alone, after the server has ended. ``lost`` counts answers that are not in the store then.

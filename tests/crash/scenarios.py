@@ -18,6 +18,7 @@ from tests.crash import (
     killed_engine,
     killed_host,
     killed_learner,
+    killed_server,
     model,
     power_loss,
     system_calls,
@@ -58,6 +59,7 @@ SCENARIOS = {
     "follow-the-model": Scenario(model.follow_the_model, 8, 150),
     "kill-engine": Scenario(killed_engine.kill_engine, 4, 40),
     "kill-learner": Scenario(killed_learner.kill_learner, 3, 100),
+    "kill-server": Scenario(killed_server.kill_server, 1, 30),
 }
 
 

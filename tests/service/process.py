@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -35,6 +35,20 @@ class Server:
             assert line, f"it ended with {process.wait(30)}: {self.said}"
             self.said += line
         self.url = found.group(1)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def learner(self) -> int | None:
+        """The process that it learns in; None where there is none just now."""
+        for tasks in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            for child in tasks.read_text().split():
+                with suppress(FileNotFoundError):
+                    if b"sona.loops.learner" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        return int(child)
+        return None
 
     @property
     def token(self) -> str:
