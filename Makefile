@@ -24,8 +24,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## see a model learn from its own use
 	$(BIN)/sona demo
 
+# Two at a time, a file's tests one after the other: more workers load torch more often than they save on a small machine.
 test: $(READY)  ## run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 crash: $(READY)  ## kill and fault the store thousands of times; ARGS="--only NAME --times 2" and so on
 	$(BIN)/python -m tests.crash $(ARGS)
