@@ -266,6 +266,18 @@ class ResponseStates:
     Valid until the block ends."""
 
 
+@dataclass(frozen=True, eq=False)
+class Spelled:
+    """A text as tokens."""
+
+    ids: Int32
+    """int32 (tokens,)"""
+    starts: Int32
+    ends: Int32
+    """Which characters each token stands for, (tokens,) each; a token of the model's own that the text does not spell
+    has two equal numbers."""
+
+
 class ServedModel(Protocol):
     """The model that answers."""
 

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from sona.checks import Float32, Int32, check_count
 from sona.config import ServeConfig
 from sona.errors import InvalidInputError, UnknownTokenError
-from sona.ports import FastWeights, ResponseStates, Served
+from sona.ports import FastWeights, ResponseStates, Served, Spelled
 from sona.serving.adapted import AdaptedModel
 from sona.serving.adapters import Adapter, ResidentAdapters, sharing_copy
 from sona.serving.answers import Answers, awaited
@@ -144,6 +144,14 @@ class LocalModel:
     def count_tokens(self, text: str) -> int:
         """See :meth:`ChatCodec.count_tokens`."""
         return self._codec.count_tokens(text)
+
+    def render_closed(self, messages: Sequence[Message]) -> str:
+        """See :meth:`ChatCodec.render_closed`."""
+        return self._codec.render_closed(messages)
+
+    def spell_out(self, text: str, said: Sequence[tuple[int, int]]) -> Spelled:
+        """See :meth:`ChatCodec.spell_out`."""
+        return self._codec.spell_out(text, said)
 
     def pieces(self) -> TextPieces:
         """Makes one answer's text of its tokens as they come."""
