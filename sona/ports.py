@@ -278,6 +278,18 @@ class Spelled:
     has two equal numbers."""
 
 
+@dataclass(frozen=True, eq=False)
+class ModelTree:
+    """A model's own module tree, lent to one thread until a block ends: what happens in it disturbs no answer."""
+
+    model: PreTrainedModel
+    """It answers as the version in force does. Its attention may be switched; the next who gets it finds it so."""
+    logits: Callable[[Tensor], Tensor]
+    """Hidden states (n, hidden_size), as they come to the output head, to logits (n, vocab_size)."""
+    key: str = ""
+    """Equal for equal weights: what was kept of one pass is good for the next while it is the same."""
+
+
 class ServedModel(Protocol):
     """The model that answers."""
 
