@@ -82,5 +82,5 @@ def _group_scores(tree: ModelTree, group: Sequence[tuple[Passage, Need]], block:
         pieces.append(Piece(ids, ((block, need.start),), wanted=wanted))
         targets += [ids[first + 1 : last + 1] for first, last in wanted]
     values = log_probs(tree.logits, packed_rows(tree, pieces), torch.cat(targets), vocab_of(tree))
-    parts = iter(values.split([sum(last - first for first, last in piece.wanted) for piece in pieces]))
+    parts = iter(torch.split(values, [sum(last - first for first, last in piece.wanted) for piece in pieces]))
     return [split(next(parts), need.ranges) if need.tokens else [] for _, need in group]
