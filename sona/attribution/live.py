@@ -1,4 +1,4 @@
-"""A conversation that grows: of each variant the keys and values stay, so that a new turn costs its own tokens alone."""
+"""A conversation that grows: each variant's keys and values stay, so that a new turn costs its own tokens alone."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ class LiveScorer:
         for group in groups_of(tokens, step):
             computed = read_group(tree, [readings[place][1] for place in group], step)
             for place, scores in zip(group, computed, strict=True):
-                self._strands[place].ids = passages[place].ids[: readings[place][0].end]
+                if readings[place][0].tokens:
+                    self._strands[place].ids = passages[place].ids[: readings[place][0].end]
                 yield place, joined(passages[place], readings[place][0], scores, known)
 
     def _reading(
