@@ -21,6 +21,7 @@
     │   ├── ModelNotFoundError              no such folder or hub id
     │   ├── QueueFullError                  as many requests wait as may
     │   ├── RequestCancelledError           the answer was not wanted to its end
+    │   ├── ScoringError                    tokens could not be scored
     │   └── SwapError                       an adapter that is not what its version says
     └── CycleError                          a cycle of the background loop failed
         ├── LearnerError                    the process that learns died, or could not be understood
@@ -104,6 +105,10 @@ class QueueFullError(ModelError):
 
 class RequestCancelledError(ModelError):
     """The request was cancelled before its answer was whole."""
+
+
+class ScoringError(ModelError):
+    """Whoever scores tokens can't be reached, or what it says is no log-probability."""
 
 
 class SwapError(ModelError):

@@ -266,6 +266,30 @@ class ResponseStates:
     Valid until the block ends."""
 
 
+@dataclass(frozen=True, eq=False)
+class Spelled:
+    """A text as tokens."""
+
+    ids: Int32
+    """int32 (tokens,)"""
+    starts: Int32
+    ends: Int32
+    """Which characters each token stands for, (tokens,) each; a token of the model's own that the text does not spell
+    has two equal numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelTree:
+    """A model's own module tree, lent to one thread until a block ends: what happens in it disturbs no answer."""
+
+    model: PreTrainedModel
+    """It answers as the version in force does. Its attention may be switched; the next who gets it finds it so."""
+    logits: Callable[[Tensor], Tensor]
+    """Hidden states (n, hidden_size), as they come to the output head, to logits (n, vocab_size)."""
+    key: str = ""
+    """Equal for equal weights: what was kept of one pass is good for the next while it is the same."""
+
+
 class ServedModel(Protocol):
     """The model that answers."""
 

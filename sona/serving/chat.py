@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sona.checks import Int32
 from sona.errors import InvalidInputError, ModelError
+from sona.ports import Spelled
 from sona.types import Message
 
 MARKER = "\u241e sona \u241e"  # stands in for a user's words, to find what the template puts around them
@@ -83,13 +85,71 @@ class ChatCodec:
     def _apply_template(self, messages: Sequence[Message], **options: Any) -> Any:
         try:
             plain = [_as_template_input(message) for message in messages]
-            return self._tokenizer.apply_chat_template(plain, add_generation_prompt=True, **options)
+            return self._tokenizer.apply_chat_template(plain, **{"add_generation_prompt": True, **options})
         except Exception as error:  # templates raise jinja2's or anything of their own (raise_exception)
             raise ModelError(f"the model's chat template refuses this conversation: {error}") from error
 
     def _spells_control_token(self, messages: Sequence[Message]) -> bool:
         texts = [text for message in messages for text in _texts(_as_template_input(message))]
         return any(token in text for token in self._controls for text in texts)
+
+    def render_closed(self, messages: Sequence[Message]) -> str:
+        """The conversation as the text that the model reads, no answer opened at its end."""
+        if self._plain:
+            return self.render(messages)
+        return str(self._apply_template(messages, tokenize=False, add_generation_prompt=False))
+
+    def spell_out(self, text: str, said: Sequence[tuple[int, int]]) -> Spelled:
+        """A rendered conversation as tokens, with the characters that each stands for.
+
+        Args:
+            text: what :meth:`render_closed` gave.
+            said: characters that messages hold, in order: where they spell a special token, it is encoded as letters.
+
+        Raises:
+            ModelError: the tokenizer can't tell which characters a token stands for.
+        """
+        ids, starts, ends = list[int](), list[int](), list[int]()
+        for begin, end, plain in self._pieces(text, said):
+            pieces = self._with_offsets(text[begin:end], plain=plain, first=begin == 0)
+            for token, (start, stop) in pieces:
+                ids.append(token)
+                starts.append(begin + start)
+                ends.append(begin + stop)
+        as_array = [np.asarray(values, dtype=np.int32) for values in (ids, starts, ends)]
+        return Spelled(*as_array)
+
+    def _pieces(self, text: str, said: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bool]]:
+        """Stretches of the text, and whether they are special tokens that a message spells: one unless there are."""
+        reached = 0
+        if not self._plain and self._controls:
+            pattern = re.compile("|".join(re.escape(token) for token in sorted(self._controls, key=len, reverse=True)))
+            for begin, end in said:
+                for found in pattern.finditer(text, begin, end):
+                    if reached < found.start():
+                        yield reached, found.start(), False
+                    yield found.start(), found.end(), True
+                    reached = found.end()
+        if reached < len(text):
+            yield reached, len(text), False
+
+    def _with_offsets(self, text: str, *, plain: bool, first: bool) -> list[tuple[int, tuple[int, int]]]:
+        lead = "" if first else "\n"  # as transformers encodes pieces: no start of a text in the middle of one
+        options: dict[str, Any] = {"return_offsets_mapping": True, "split_special_tokens": plain, "verbose": False}
+        try:
+            if lead:
+                newline = self._tokenizer(lead, add_special_tokens=False)["input_ids"]
+                out = self._tokenizer(lead + text, add_special_tokens=False, **options)
+                if out["input_ids"][: len(newline)] == newline:
+                    rows = list(zip(out["input_ids"], out["offset_mapping"], strict=True))[len(newline) :]
+                    return [(token, (max(0, start - 1), max(0, end - 1))) for token, (start, end) in rows]
+            out = self._tokenizer(text, add_special_tokens=self._plain, **options)
+        except NotImplementedError as error:  # what tokenizers written in Python raise
+            raise ModelError(
+                f"{type(self._tokenizer).__name__} does not tell which characters its tokens stand for; use a model "
+                "with a tokenizer.json"
+            ) from error
+        return list(zip(out["input_ids"], out["offset_mapping"], strict=True))
 
     def user_frame(self) -> tuple[Int32, Int32]:
         """What the template puts before a user's words and after them, up to the answer, as token ids.
