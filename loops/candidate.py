@@ -28,7 +28,7 @@ from sona.loops.lesson_plan import example_of, plan_lessons
 from sona.loops.mixture import Scope, replayed_example, still_good
 from sona.loops.probes import read_probes
 from sona.loops.roster import FEW, LATER, Roster, routed_roster, shared_roster
-from sona.loops.screen import Ready, prompt_tokens
+from sona.loops.screen import Ready, question_tokens
 from sona.loops.sorting import BASE, merge_alike, with_router
 from sona.loops.split import Split, question_key
 from sona.loops.version_files import ADAPTER, adapter_root
@@ -199,7 +199,7 @@ class CandidateTrainer:
         drawn = sorted(self._earlier(skills, {skill.id for skill in roster.touched()}).items())
         earlier = [row for _, (row, _) in drawn]
         if rows is None and self.read_features:
-            rows = self.model.features([roster.items[place].prompt for place in places])
+            rows = self.model.features([roster.items[place].question for place in places])
         return Exam(
             asked=[roster.items[place] for place in places],
             owners=[roster.owners[place] for place in places],
@@ -235,7 +235,7 @@ class CandidateTrainer:
         return found
 
     def _features(self, rows: Sequence[Stored]) -> Float32:
-        prompts = [prompt_tokens(row.trajectory, self.model) for row in rows]
+        prompts = [question_tokens(row.trajectory, self.model) for row in rows]
         return self.model.features([prompt for prompt in prompts if prompt is not None])
 
     def _settled(self, system: System, roster: Roster, exam: Exam) -> tuple[System, dict[str, float]]:

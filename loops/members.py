@@ -10,7 +10,8 @@ from sona.bank.pattern import Member
 from sona.bank.revising import Revision
 from sona.checks import Float32, Int32
 from sona.errors import SonaError
-from sona.loops.screen import prompt_tokens
+from sona.loops.screen import question_tokens
+from sona.memory_spans import question_of
 from sona.ports import ServedModel, Stored
 from sona.types import ROUTE_KEYS, Trajectory
 
@@ -75,7 +76,7 @@ def embeddings_of(rows: Sequence[Stored], model: ServedModel | None, width: int 
 
 def _prompt(row: Stored, model: ServedModel) -> Int32 | None:
     try:
-        ids = prompt_tokens(row.trajectory, model)
+        ids = question_tokens(row.trajectory, model)
     except SonaError:  # a template that refuses this conversation
         return None
     return ids if ids is not None and int(ids.max()) < model.vocab_size else None
@@ -97,4 +98,4 @@ def _is_route(name: str) -> bool:
 
 def _question(trajectory: Trajectory) -> str:
     """The last thing that the user said."""
-    return next((message.content for message in reversed(trajectory.messages) if message.role == "user"), "")
+    return next((message.content for message in reversed(question_of(trajectory)) if message.role == "user"), "")

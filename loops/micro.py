@@ -207,7 +207,7 @@ class MicroLoop:
         if isinstance(made, str):
             return made
         in_force = self._in_force
-        pattern = self._pattern(in_force, self._model.embed([made.prompt])[0])
+        pattern = self._pattern(in_force, self._model.embed([made.question])[0])
         if pattern is None:
             return "like no pattern"
         advantage = float(np.clip(feedback.quality - in_force.bank.usual_quality(pattern.id), -1.0, 1.0))
@@ -218,7 +218,7 @@ class MicroLoop:
     def _move(self, made: Ready, family: str, advantage: float, in_force: InForce) -> str:
         from sona.learn.policy import response_log_prob  # torch takes seconds to import
 
-        with self._model.response_states(made.prompt, made.response) as states:
+        with self._model.response_states(made.prompt, made.response, made.question) as states:
             if states.version != in_force.version:
                 return "another version came"
             key = _key(family, states.adapter)

@@ -145,7 +145,7 @@ def routed_roster(
 ) -> Roster:
     """Each to its skill: see :func:`sona.loops.sorting.sort_queries`."""
     roster = Roster(parts, turned_down, None, [], skills, [])
-    features = model.features([item.prompt for item in roster.items])
+    features = model.features([item.question for item in roster.items])
     # Rounded as what is known comes back from its files: else the rounding alone tells the two apart (one task from
     # itself by .79-.92 instead of .42-.58), since in the embedding of a template's last token nothing else differs.
     features = features.astype(np.float16).astype(np.float32)

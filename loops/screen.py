@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sona.checks import Int32
 from sona.config import TrainConfig
 from sona.errors import SonaError
+from sona.memory_spans import question_of
 from sona.ports import ServedModel, Stored
 from sona.types import Trajectory
 
@@ -20,6 +21,8 @@ class Ready(NamedTuple):
     """(tokens,)"""
     response: Int32
     """(tokens,), with its end token if it was told one."""
+    question: Int32
+    """(tokens,), what the bank and a router read: the prompt without its memories."""
 
 
 class LeftOut(NamedTuple):
@@ -68,15 +71,16 @@ def ready(  # noqa: PLR0911 - one for each reason
         return f"outcome {trajectory.outcome}"
     try:
         prompt, response = prompt_tokens(trajectory, model), response_tokens(trajectory, model)
+        question = question_tokens(trajectory, model)
     except SonaError:  # such as a template that refuses the conversation: a fault of this row, not of the cycle
         return "not accepted by the chat template"
-    if prompt is None or response is None:
+    if prompt is None or response is None or question is None:
         return "no text"
     if len(prompt) + len(response) > min(settings.max_tokens, model.max_tokens):
         return f"longer than {min(settings.max_tokens, model.max_tokens)} tokens"
     if max(prompt.max(), response.max()) >= model.vocab_size:
         return "token ids outside the vocabulary"
-    return Ready(stored, prompt, response)
+    return Ready(stored, prompt, response, question)
 
 
 def prompt_tokens(trajectory: Trajectory, model: ServedModel) -> Int32 | None:
@@ -84,6 +88,14 @@ def prompt_tokens(trajectory: Trajectory, model: ServedModel) -> Int32 | None:
     if (ids := trajectory.prompt_array()) is not None:
         return ids
     return model.encode_prompt(trajectory.messages) if trajectory.messages else None
+
+
+def question_tokens(trajectory: Trajectory, model: ServedModel) -> Int32 | None:
+    """What says which kind of query it is: its prompt, or where memories are marked in its messages these without
+    them; None where it has neither.
+    """
+    question = question_of(trajectory)
+    return prompt_tokens(trajectory, model) if question == trajectory.messages else model.encode_prompt(question)
 
 
 def response_tokens(trajectory: Trajectory, model: ServedModel) -> Int32 | None:

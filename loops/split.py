@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from sona.loops.screen import Ready
+from sona.memory_spans import question_of
 from sona.types import Trajectory
 
 
@@ -35,11 +36,12 @@ def split(ready: Sequence[Ready], share: float) -> Split:
 def question_key(trajectory: Trajectory) -> bytes:
     """8 bytes that two trajectories share if they ask the same.
 
-    The words count rather than the tokens, and the system's words don't: templates and system prompts tell the date.
+    The words count rather than the tokens; the system's don't, nor memories: templates and system prompts tell the
+    date.
     """
     asked = [
         (message.role, message.content)
-        for message in trajectory.messages
+        for message in question_of(trajectory)
         if message.role not in ("system", "developer")
     ]
     material = msgspec.json.encode(asked) if asked else trajectory.prompt_ids or trajectory.id.encode()

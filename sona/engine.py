@@ -38,6 +38,7 @@ from sona.event_stream import BUFFER, EventStream
 from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts, import_file
 from sona.intake import Intake, Receipt
+from sona.memory_spans import show
 from sona.parts import Parts
 from sona.patterns import BestRoute, Recall
 from sona.ports import Report, Stored, ignore_progress
@@ -324,6 +325,7 @@ class Engine:
         self,
         messages: Conversation,
         *,
+        memories: Mapping[str, str] | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -338,6 +340,9 @@ class Engine:
 
         Args:
             messages: a text or a conversation.
+            memories: texts that are no part of the question, by names of yours: the model reads them, where they stand
+                in ``messages`` word for word, or else at the end of the system's message; which adapter answers is
+                decided without them.
             max_new_tokens: at most so many; None: ``serve.max_new_tokens``.
             temperature: 0 is greedy.
             top_p: choose among the fewest tokens that together have this probability.
@@ -353,8 +358,10 @@ class Engine:
             ClosedError: the engine was closed before the answer was whole.
         """
         self._started()
+        shown = show(to_messages(messages), memories)
         return await self._host.generate(
-            to_messages(messages),
+            shown.messages,
+            question=shown.question,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -367,6 +374,7 @@ class Engine:
         self,
         messages: Conversation,
         *,
+        memories: Mapping[str, str] | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -379,8 +387,10 @@ class Engine:
         Arguments and errors are those of :meth:`generate`; what comes up after the start is raised by the iteration.
         """
         self._started()
+        shown = show(to_messages(messages), memories)
         return self._host.stream(
-            to_messages(messages),
+            shown.messages,
+            shown.question,
             max_new_tokens,
             temperature=temperature,
             top_p=top_p,

@@ -367,5 +367,9 @@ class ServedModel(Protocol):
     def prove(self, served: Served) -> bytes:
         """What ``served`` makes of fixed prompts, to be stored with the version and compared when it is swapped in."""
 
-    def response_states(self, prompt: Int32, response: Int32) -> AbstractContextManager[ResponseStates]:
-        """One forward pass over prompt and response, with the adapter that the version in force answers with."""
+    def response_states(
+        self, prompt: Int32, response: Int32, question: Int32 | None = None
+    ) -> AbstractContextManager[ResponseStates]:
+        """One forward pass over prompt and response, with the adapter that the version in force answers with, by
+        ``question`` or else the prompt.
+        """

@@ -305,9 +305,10 @@ class SyncTrajectory:
         token_ids: TokensLike | None = None,
         prompt_ids: TokensLike | None = None,
         version: str | None = None,
+        memories: Mapping[str, str] | None = None,
     ) -> None:
         """See :meth:`OpenTrajectory.respond`."""
-        self._handle.respond(text, token_ids=token_ids, prompt_ids=prompt_ids, version=version)
+        self._handle.respond(text, token_ids=token_ids, prompt_ids=prompt_ids, version=version, memories=memories)
 
     def step(
         self, name: str, *, reward: float | None = None, latency_s: float | None = None, content: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -102,6 +103,7 @@ class TrajectoryHost:
         self,
         messages: Sequence[Message],
         *,
+        question: Sequence[Message],
         max_new_tokens: int | None,
         temperature: float,
         top_p: float,
@@ -114,6 +116,7 @@ class TrajectoryHost:
         model = self.model
         answering = model.stream(
             model.encode_prompt(messages),
+            question=None if question == messages else model.encode_prompt(question),
             max_new_tokens=self.limit(max_new_tokens),
             temperature=temperature,
             top_p=top_p,
@@ -123,14 +126,16 @@ class TrajectoryHost:
         )
         return await completed(answering)
 
-    def stream(self, messages: Sequence[Message], max_new_tokens: int | None, **sampling: Any) -> AnswerStream:
+    def stream(
+        self, messages: Sequence[Message], question: Sequence[Message], max_new_tokens: int | None, **sampling: Any
+    ) -> AnswerStream:
         """See :meth:`sona.Engine.stream`."""
         self._parts.fast.last_request_s = time.monotonic()
         model = self.model
         prompt, limit = model.encode_prompt(messages), self.limit(max_new_tokens)
-        return AnswerStream(
-            lambda on_token: model.stream(prompt, max_new_tokens=limit, on_token=on_token, **sampling), model.pieces()
-        )
+        asked = None if question == messages else model.encode_prompt(question)
+        begin = functools.partial(model.stream, prompt, question=asked, max_new_tokens=limit, **sampling)
+        return AnswerStream(lambda on_token: begin(on_token=on_token), model.pieces())
 
     def limit(self, max_new_tokens: int | None) -> int:
         """How long an answer may be; None: as the settings say."""

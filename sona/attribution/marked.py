@@ -5,62 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from sona.attribution.context import Context, Segment
-from sona.checks import check_count, check_id, check_text, shown
+from sona.checks import shown
 from sona.errors import InvalidInputError
-from sona.types import Message, Record, Trajectory, to_messages
-
-METADATA_KEY = "memories"
-"""Under it a trajectory's metadata says where its memories lie: the JSON of :func:`spans_as_text`."""
-SYSTEM_ROLES = ("system", "developer")
-
-
-class MemorySpan(Record):
-    """Where a memory lies in a conversation."""
-
-    key: str
-    """The memory's own name."""
-    message: int
-    """Which message, from 0; no assistant's."""
-    start: int
-    end: int
-    """Characters of its content, the last not included."""
-
-    def __post_init__(self) -> None:
-        check_id(self.key, "memory key")
-        check_count(self.message, "memory message")
-        check_count(self.start, "memory start")
-        check_count(self.end, "memory end")
-
-
-def find_spans(messages: Sequence[Message], memories: Mapping[str, str]) -> tuple[MemorySpan, ...]:
-    """Where the texts of ``memories`` (key to text) stand, word for word, in what is not the assistant's: wherever
-    they do. A key whose text is nowhere has no span; where two texts share characters, the longer one has them.
-    """
-    found: list[MemorySpan] = []
-    for key, text in sorted(memories.items(), key=lambda item: -len(item[1])):
-        check_text(text, f"memory {shown(key)}")
-        for place, message in enumerate(messages):
-            if message.role == "assistant":
-                continue
-            start = message.content.find(text)
-            while start >= 0:
-                span = MemorySpan(key, place, start, start + len(text))
-                if not any(_overlap(span, other) for other in found):
-                    found.append(span)
-                start = message.content.find(text, span.end)
-    return tuple(sorted(found, key=lambda span: (span.message, span.start)))
-
-
-def _overlap(one: MemorySpan, other: MemorySpan) -> bool:
-    return one.message == other.message and one.start < other.end and other.start < one.end
-
-
-def spans_as_text(spans: Sequence[MemorySpan]) -> str:
-    """For a trajectory's metadata, under :data:`METADATA_KEY`."""
-    return msgspec.json.encode(list(spans)).decode()
+from sona.memory_spans import SYSTEM_ROLES, MemorySpan, find_spans, spans_of
+from sona.types import Message, Trajectory, to_messages
 
 
 def from_messages(
@@ -150,8 +99,9 @@ def from_trajectory(
 
     Args:
         trajectory: with messages and a response.
-        memories: as for :func:`from_messages`. None: where its metadata says (:data:`METADATA_KEY`). A trajectory that
-            names in ``recalled`` what was recalled does not say what its text was: give the texts by their ids.
+        memories: as for :func:`from_messages`. None: where its metadata says
+            (:func:`sona.memory_spans.spans_of`). A trajectory that names in ``recalled`` what was recalled does not
+            say what its text was: give the texts by their ids.
 
     Raises:
         InvalidInputError: it has no messages (token ids alone do not tell whose they are), or no response, or says
@@ -161,18 +111,6 @@ def from_trajectory(
         raise InvalidInputError(f"trajectory {trajectory.id!r}: no messages; a context is made of messages")
     if not trajectory.response:
         raise InvalidInputError(f"trajectory {trajectory.id!r}: no response; there is nothing to score")
-    spans = _recorded_spans(trajectory) if memories is None else memories
+    spans = spans_of(trajectory) if memories is None else memories
     whole = (*trajectory.messages, Message(role="assistant", content=trajectory.response))
     return from_messages(whole, spans, times_ns=[*[None] * len(trajectory.messages), trajectory.created_ns])
-
-
-def _recorded_spans(trajectory: Trajectory) -> Sequence[MemorySpan]:
-    text = trajectory.metadata.get(METADATA_KEY)
-    if text is None:
-        return ()
-    try:
-        return msgspec.json.decode(text, type=list[MemorySpan])
-    except (msgspec.DecodeError, InvalidInputError) as error:
-        raise InvalidInputError(
-            f"trajectory {trajectory.id!r}: metadata[{METADATA_KEY!r}] is no list of memory spans: {error}"
-        ) from error

@@ -13,6 +13,7 @@ import numpy as np
 
 from sona.checks import Float32, TokensLike, VectorLike, pack_tokens, pack_vector
 from sona.errors import ConflictError, InvalidInputError
+from sona.memory_spans import show
 from sona.patterns import Recall
 from sona.types import Feedback, Message, Outcome, Reply, Step, Trajectory, new_id, to_messages
 
@@ -36,13 +37,16 @@ class Host(Protocol):
         self,
         messages: Sequence[Message],
         *,
+        question: Sequence[Message],
         max_new_tokens: int | None,
         temperature: float,
         top_p: float,
         top_k: int,
         seed: int | None,
     ) -> Reply:
-        """One answer of the served model."""
+        """One answer of the served model to ``messages``; by the adapter that ``question``, the same without memories,
+        is like.
+        """
 
     def opened(self, trajectory: OpenTrajectory) -> None:
         """Called when the block begins."""
@@ -103,6 +107,7 @@ class OpenTrajectory:
         self._embedding: Float32 | None = None
         self._steps: list[Step] = []
         self._answer: dict[str, Any] = {}
+        self._shown = show(self.messages, None)
         self._held: list[Feedback] = []
         self._lock = threading.RLock()
         self._begun = self._ending = self._settled = self._abandoned = False
@@ -176,6 +181,7 @@ class OpenTrajectory:
     async def generate(
         self,
         *,
+        memories: Mapping[str, str] | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -185,13 +191,32 @@ class OpenTrajectory:
         """An answer of the served model to the messages, with what it has learned so far; it becomes this trajectory's
         response.
 
+        Args:
+            memories: texts by names of yours, such as what was recalled: the model reads them, where they stand in the
+                messages word for word or else at the end of the system's, and the trajectory says where. What the
+                query is like, for the bank and for the adapter that answers, is decided without them.
+            max_new_tokens: and the rest: as for :meth:`sona.Engine.generate`.
+            temperature: see there.
+            top_p: see there.
+            top_k: see there.
+            seed: see there.
+
         Raises:
             ModelError: the engine has no model, or the template refuses the conversation.
-            InvalidInputError: the prompt leaves no room for an answer, or a sampling value is out of range.
+            InvalidInputError: the prompt leaves no room for an answer, a sampling value is out of range, or a memory
+                has no text.
         """
+        shown = show(self.messages, memories)
         reply = await self._host.generate(
-            self.messages, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+            shown.messages,
+            question=shown.question,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
         )
+        self._shown = shown
         self._answer = {
             "response": reply.text,
             "prompt_ids": list(reply.prompt_ids),
@@ -207,6 +232,7 @@ class OpenTrajectory:
         token_ids: TokensLike | None = None,
         prompt_ids: TokensLike | None = None,
         version: str | None = None,
+        memories: Mapping[str, str] | None = None,
     ) -> None:
         """The answer, where the host has it from elsewhere; it takes the place of a generated one.
 
@@ -215,14 +241,16 @@ class OpenTrajectory:
             token_ids: as a model wrote it.
             prompt_ids: what that model was asked.
             version: of the served model, where it was this engine's.
+            memories: what the model read beside the question: see :meth:`generate`.
 
         Raises:
-            InvalidInputError: no text, or ids that are none.
+            InvalidInputError: no text, ids that are none, or a memory without a text.
         """
         answer: dict[str, Any] = {"response": text, "response_ids": token_ids, "version": version}
         answer["prompt_ids"] = self._prompt_ids if prompt_ids is None else prompt_ids
-        Trajectory(messages=self.messages, **answer)  # the caller's error, at the call
-        self._answer = answer
+        shown = show(self.messages, memories)
+        Trajectory(messages=shown.messages, **answer)  # the caller's error, at the call
+        self._answer, self._shown = answer, shown
 
     def step(
         self, name: str, *, reward: float | None = None, latency_s: float | None = None, content: str = ""
@@ -323,11 +351,11 @@ class OpenTrajectory:
             id=self.id,
             source=self._source,
             created_ns=self._created_ns,
-            messages=self.messages,
+            messages=self._shown.messages,
             embedding=self._embedding,
             steps=self._steps,
             outcome=outcome,
             recalled=self._recalled,
-            metadata=self._metadata,
+            metadata={**self._metadata, **self._shown.metadata},
             **{"prompt_ids": self._prompt_ids, **self._answer},
         )

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from sona.checks import Int32, check_id
 from sona.errors import InvalidInputError, ModelError, SonaError
+from sona.memory_spans import show
 from sona.service.body import decode, read_body
 from sona.service.formats import ChatFormat, CompletionFormat, Format
 from sona.service.hub import Hub
@@ -46,17 +47,18 @@ async def ask_chat(hub: Hub, request: Request) -> tuple[ChatRequest, Question]:
     hub.check_model(asked.model)
     source = source_of(request, asked)
     try:
-        messages = to_messages(asked.conversation())
+        shown = show(to_messages(asked.conversation()), asked.memories)
     except InvalidInputError as error:
         raise ProblemError(400, str(error), param="messages", code="invalid_value") from None
     return asked, Question(
-        prompt=await _encoded(hub, messages),
-        messages=messages,
+        prompt=await _encoded(hub, shown.messages),
+        question=await _encoded(hub, shown.question) if shown.spans else None,
+        messages=shown.messages,
         sampling=asked.sampling(asked.limit),
         stops=asked.stops,
         top_logprobs=asked.top,
         source=source,
-        metadata=asked.metadata or {},
+        metadata={**(asked.metadata or {}), **shown.metadata},
     )
 
 

@@ -73,11 +73,12 @@ class Answers(Protocol):
         """
 
     def answer(
-        self, prompt: Int32, sampling: Sampling, top_logprobs: int | None
+        self, prompt: Int32, sampling: Sampling, top_logprobs: int | None, question: Int32 | None = None
     ) -> AsyncGenerator[Piece | Reply, None]:
         """The pieces of one answer, and at last the whole. Closing it, or cancelling who waits for it, ends the work.
 
-        With ``top_logprobs`` (0: none but the token's own) each token comes with its log-probability.
+        With ``top_logprobs`` (0: none but the token's own) each token comes with its log-probability. ``question`` is
+        what a router reads, where it is not all of the prompt.
 
         Raises:
             InvalidInputError: the prompt leaves no room for an answer, or a sampling value is out of range.
@@ -103,7 +104,7 @@ class EngineAnswers:
         return await anyio.to_thread.run_sync(model.encode_prompt, prompt)
 
     async def answer(
-        self, prompt: Int32, sampling: Sampling, top_logprobs: int | None
+        self, prompt: Int32, sampling: Sampling, top_logprobs: int | None, question: Int32 | None = None
     ) -> AsyncGenerator[Piece | Reply, None]:
         """See :class:`Answers`."""
         model, arrivals = self._engine.model, _Arrivals()
@@ -117,6 +118,7 @@ class EngineAnswers:
                 top_k=sampling.top_k,
                 seed=sampling.seed,
                 logprobs=top_logprobs,
+                question=question,
                 on_token=arrivals.put,
             )
         except QueueFullError as error:

@@ -143,6 +143,12 @@ class ChatRequest(AnswerRequest, frozen=True, kw_only=True):
     """And so many of the likeliest at its place."""
     metadata: Annotated[dict[Annotated[str, Meta(min_length=1, max_length=64)], str], Meta(max_length=16)] | None = None
     """Kept in the trajectory."""
+    memories: (
+        Annotated[dict[Annotated[str, Meta(min_length=1, max_length=1000)], str], Meta(max_length=1024)] | None
+    ) = None
+    """Texts that are no part of the question, by names of yours: the model reads them, where they stand in the messages
+    word for word, or else at the end of the system's message; which adapter answers is decided without them. An
+    extension."""
 
     tools: list[Any] | None = None
     tool_choice: Any = None

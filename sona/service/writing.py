@@ -29,6 +29,8 @@ class Question:
     top_logprobs: int | None
     source: str
     metadata: dict[str, str] = field(default_factory=dict)
+    question: Int32 | None = None
+    """The prompt without its memories; None: it has none."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,9 @@ class Writing:
     async def _write(self) -> AsyncGenerator[Part, None]:
         asked = self._question
         finder = StopFinder(asked.stops)
-        async with aclosing(self._hub.answers.answer(asked.prompt, asked.sampling, asked.top_logprobs)) as pieces:
+        async with aclosing(
+            self._hub.answers.answer(asked.prompt, asked.sampling, asked.top_logprobs, asked.question)
+        ) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Reply):
                     self._version, self.finish = piece.version, piece.finish_reason

@@ -42,18 +42,20 @@ class Answers:
         on_token: OnToken | None = None,
         version: ServedVersion | None = None,
         voice: Voice | None = None,
+        question: Int32 | None = None,
         wait: bool = False,
     ) -> Answering:
         """Have one answer written, of ``room`` tokens at most, by ``version`` (None: the one in force) and ``voice``
-        (None: found when it is its turn). Raises as :meth:`Scheduler.submit`.
+        (None: found when it is its turn, by ``question`` or else the prompt). Raises as :meth:`Scheduler.submit`.
         """
         version = self._versions.take(version)
+        asked = prompt if question is None else question
         request = Request(
             prompt=prompt,
             sampling=replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)),
             logprobs=logprobs,
             stop_ids=frozenset(self.stop_ids),
-            find_voice=lambda: voice or self._voices(version, [prompt])[0],
+            find_voice=lambda: voice or self._voices(version, [asked])[0],
             make_reply=partial(self._reply, prompt, version.id),
             release=partial(self._versions.release, version),
             on_token=on_token,

@@ -183,11 +183,13 @@ class LocalModel:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int | None = None,
+        question: Int32 | None = None,
     ) -> Reply:
         """One answer by the version in force when the call begins; the settings are those of :class:`Sampling`, so that
         it is greedy at temperatures below 0.001.
 
         With a router it costs a forward pass of the prompt more, unless this prompt was embedded just before.
+        ``question`` (tokens,) is what the router reads, where it is not all of the prompt.
 
         Raises:
             InvalidInputError: the prompt leaves no room for an answer, or a sampling value is of another kind or out of
@@ -198,7 +200,7 @@ class LocalModel:
             ModelError: the version's router named no adapter of it.
         """
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
-        return awaited([self._answers.begin(prompt_ids, sampling, self._room(prompt_ids))])[0]
+        return awaited([self._answers.begin(prompt_ids, sampling, self._room(prompt_ids), question=question)])[0]
 
     def stream(
         self,
@@ -210,6 +212,7 @@ class LocalModel:
         top_k: int = 0,
         seed: int | None = None,
         logprobs: int | None = None,
+        question: Int32 | None = None,
         on_token: OnToken | None = None,
     ) -> Answering:
         """Begin an answer, and return at once with a handle: ``result(timeout_s)``, ``cancel()``.
@@ -223,6 +226,7 @@ class LocalModel:
             seed: see there.
             logprobs: tell each token's log-probability, and those of so many of the likeliest (0: of none); None: tell
                 none.
+            question: as for :meth:`generate`.
             on_token: told each token as it is chosen, on the thread that writes all answers, so it should be quick.
                 What it raises fails this request and no other.
 
@@ -234,7 +238,7 @@ class LocalModel:
         if logprobs is not None:
             check_count(logprobs, "logprobs", MOST_LOGPROBS)
         room = self._room(prompt_ids)
-        return self._answers.begin(prompt_ids, sampling, room, logprobs=logprobs, on_token=on_token)
+        return self._answers.begin(prompt_ids, sampling, room, logprobs=logprobs, question=question, on_token=on_token)
 
     def generate_batch(self, prompts: Sequence[Int32], *, max_new_tokens: int) -> list[Reply]:
         """Greedy answers to all prompts, all by one version, each with the adapter that its router picks. It waits
@@ -319,9 +323,11 @@ class LocalModel:
             return self._witness.attest(version.id, version.adapters, proof, afresh=afresh)
 
     @contextmanager
-    def response_states(self, prompt: Int32, response: Int32) -> Iterator[ResponseStates]:
-        """One forward pass over prompt and response, with the adapter that the version in force answers with. The
-        version stays in memory until the block ends.
+    def response_states(
+        self, prompt: Int32, response: Int32, question: Int32 | None = None
+    ) -> Iterator[ResponseStates]:
+        """One forward pass over prompt and response, with the adapter that the version in force answers with, by
+        ``question`` or else the prompt. The version stays in memory until the block ends.
 
         Raises:
             InvalidInputError: together they are longer than the model takes.
@@ -335,7 +341,7 @@ class LocalModel:
                 f"prompt and response: {len(prompt) + len(response)} tokens; at most {self.max_tokens} are allowed"
             )
         with self._versions.held() as version:
-            (name,) = version.route(1, lambda: self._reader.read([prompt]).features)
+            (name,) = version.route(1, lambda: self._reader.read([prompt if question is None else question]).features)
             adapter = None if name is None else version.adapters[name]
 
             def head(hidden: Tensor) -> Tensor:

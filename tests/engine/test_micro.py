@@ -96,7 +96,7 @@ def test_one_that_failed_is_counted_and_answers_go_on(tmp_path: Path, monkeypatc
     learned(tmp_path / "store", FAST)
     with open_small(tmp_path / "store", config=FAST) as engine:
 
-        def broken(self: LocalModel, prompt: object, response: object) -> None:
+        def broken(self: LocalModel, prompt: object, response: object, question: object) -> None:
             raise RuntimeError("out of memory")
 
         with monkeypatch.context() as patch:

@@ -7,8 +7,10 @@ from msgspec.structs import replace
 
 import sona
 from sona.config import SkillsConfig, TrainConfig
+from sona.loops.members import embeddings_of
+from sona.memory_spans import question_of
 from sona.tiny import SKILLS, AgentWorld, sample
-from sona.types import Reply
+from sona.types import Reply, to_messages
 from tests.engine.small import SMALL, WORLD, open_small, record_task
 
 TASKS = ("tool_call", "routing_policy")
@@ -180,3 +182,35 @@ def test_other_answers_to_the_same_questions_are_learned_in_place_of_the_old_one
         found = engine.generate_batch([one.prompt for one in asked], max_new_tokens=32)
         right = [reply.text == one.response for reply, one in zip(found, asked, strict=True)]
         assert sum(right) >= 8
+
+
+def test_a_memory_is_read_and_does_not_change_who_answers(tmp_path: Path) -> None:
+    memory = {"note-1": "the office is closed on friday , ask again on monday"}
+    with open_small(tmp_path / "store") as engine:
+        learn(engine, "tool_call", 1)
+        for question in ASKED["tool_call"]:
+            plain = engine.generate(question, max_new_tokens=12)
+            shown = engine.generate(question, memories=memory, max_new_tokens=12)
+            assert plain.adapter == shown.adapter == "s1"
+            assert len(shown.prompt_ids) > len(plain.prompt_ids)
+            stream = engine.stream(question, memories=memory, max_new_tokens=12)
+            assert "".join(stream) == shown.text
+            assert stream.reply.adapter == "s1"
+        own = {engine.generate(question, memories=memory, max_new_tokens=12).adapter for question in OWN[:6]}
+        assert own == {None}
+
+
+def test_what_is_learned_beside_memories_is_learned_for_the_question(tmp_path: Path) -> None:
+    examples = WORLD.sample("tool_call", 60, 1)
+    with open_small(tmp_path / "store") as engine:
+        for place, example in enumerate(examples):
+            with engine.trajectory(example.prompt) as t:
+                t.respond(example.response, memories={f"note-{place}": f"it is the {place} th of may"})
+            engine.feedback(t.id, quality=1.0)
+        engine.flush()
+        stored = engine.get(t.id).trajectory
+        assert [message.role for message in stored.messages] == ["system", "user"]
+        assert question_of(stored) == to_messages(examples[-1].prompt)
+        assert embeddings_of([engine.get(t.id)], None, None)[0] is not None, "made before the memory came"
+        assert engine.learn().status == "published"
+        assert adapters(engine, ASKED["tool_call"]) == {"s1"}

@@ -58,6 +58,7 @@ def asked(*texts: str) -> list[Ready]:
             ),
             np.asarray([1], np.int32),
             np.asarray([2, 3], np.int32),
+            np.asarray([1], np.int32),
         )
         for place, text in enumerate(texts)
     ]

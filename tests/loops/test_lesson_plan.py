@@ -62,7 +62,8 @@ def ready(place: int, quality: float) -> Ready:
     row = Stored(
         seq=place + 1, trajectory=Trajectory(id=f"t{place}", prompt_ids=[1], response_ids=[2]), quality=quality
     )
-    return Ready(row, np.asarray([1, place], np.int32), np.asarray([2, 3], np.int32))
+    asked = np.asarray([1, place], np.int32)
+    return Ready(row, asked, np.asarray([2, 3], np.int32), asked)
 
 
 def roster(

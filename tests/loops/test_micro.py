@@ -43,7 +43,7 @@ class Model:
         return np.stack([embedding_of(int(prompt[1])) for prompt in prompts])
 
     @contextmanager
-    def response_states(self, prompt: Int32, response: Int32) -> Iterator[ResponseStates]:
+    def response_states(self, prompt: Int32, response: Int32, question: Int32) -> Iterator[ResponseStates]:
         self.before_states()
         hidden = np.tile(embedding_of(int(prompt[1])), (len(response), 1))
         yield ResponseStates(self.version, self.adapter, hidden, lambda states: states @ HEAD.T)

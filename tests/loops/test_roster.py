@@ -21,7 +21,8 @@ def items(count: int) -> list[Ready]:
         Stored(seq=place + 1, trajectory=Trajectory(prompt_ids=[1], response_ids=[2]), quality=1.0)
         for place in range(count)
     ]
-    return [Ready(row, np.asarray([1], np.int32), np.asarray([2], np.int32)) for row in rows]
+    asked = np.asarray([1], np.int32)
+    return [Ready(row, asked, np.asarray([2], np.int32), asked) for row in rows]
 
 
 def skills(*names: str) -> SkillSet:

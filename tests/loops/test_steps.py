@@ -41,9 +41,8 @@ def test_an_answer_above_its_pattern_s_usual_counts_more() -> None:
 def ready(question: str, *, system: str = "be brief") -> Ready:
     messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
     trajectory = Trajectory(messages=messages, response="r")
-    return Ready(
-        Stored(seq=1, trajectory=trajectory, quality=1.0), np.asarray([1], np.int32), np.asarray([1], np.int32)
-    )
+    some = np.asarray([1], np.int32)
+    return Ready(Stored(seq=1, trajectory=trajectory, quality=1.0), some, some, some)
 
 
 def test_a_question_is_always_on_the_same_side() -> None:

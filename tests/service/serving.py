@@ -138,7 +138,7 @@ class SlowAnswers:
         return await self._real.encode(prompt)
 
     async def answer(
-        self, prompt: Int32, sampling: Sampling, top_logprobs: int | None
+        self, prompt: Int32, sampling: Sampling, top_logprobs: int | None, question: Int32 | None = None
     ) -> AsyncGenerator[Piece | Reply, None]:
         version = self._engine.model.version
         self.begun += 1

@@ -11,8 +11,10 @@ import torch
 
 import sona
 from sona.engine import Engine
+from sona.memory_spans import question_of, spans_of
 from sona.service.hub import Hub
 from sona.serving.generation import base_of
+from sona.types import to_messages
 from tests.service.serving import HELLO, chat, client_of, events_of, hub_with
 
 pytestmark = pytest.mark.anyio
@@ -365,3 +367,14 @@ async def test_an_answer_that_could_not_be_recorded_says_so(
     got = await client.post("/v1/chat/completions", json=chat())
     assert got.json()["choices"][0]["message"]["content"] == "blue river stone"
     assert got.json()["sona"]["recorded"] is False
+
+
+async def test_memories_are_read_and_marked_in_the_trajectory(engine: Engine, client: httpx.AsyncClient) -> None:
+    plain = (await client.post("/v1/chat/completions", json=chat(return_token_ids=True))).json()
+    asked = chat(return_token_ids=True, memories={"note-1": "the river is blue"})
+    told = await client.post("/v1/chat/completions", json=asked)
+    assert len(told.json()["prompt_token_ids"]) > len(plain["prompt_token_ids"])
+    recorded = await stored(engine, told)
+    assert [message.role for message in recorded.messages] == ["system", "user"]
+    assert [span.key for span in spans_of(recorded)] == ["note-1"]
+    assert question_of(recorded) == to_messages(HELLO)
