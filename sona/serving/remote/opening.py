@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sona.config import RemoteConfig
 from sona.http_client import HttpClient, read_secret
 from sona.serving.remote.server import AdapterServer
 from sona.serving.remote.sglang import SglangServer
 from sona.serving.remote.vllm import VllmServer
 
-KINDS = {"vllm": VllmServer, "sglang": SglangServer}
+KINDS: dict[str, Callable[[HttpClient], AdapterServer]] = {"vllm": VllmServer, "sglang": SglangServer}
 
 
 def open_server(settings: RemoteConfig) -> AdapterServer:
