@@ -246,7 +246,7 @@ class RemotePublisher:
     def _keep_status(self) -> None:
         self._status = replace(self._status, leaving=len(self._leaving))
         status = self.status
-        if status == self._written or self._closed:
+        if status == self._written:
             return
         try:
             self._shelf.write(status)

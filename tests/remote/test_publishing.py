@@ -180,13 +180,14 @@ def test_a_wrong_token_is_told_without_being_shown(
 def test_a_server_that_dies_in_the_middle_is_published_to_when_it_is_back(store: Store, elsewhere: Elsewhere) -> None:
     def die(path: str) -> None:
         if path in ("/v1/completions", "/generate"):
+            elsewhere.delay_s = 5.0  # it dies before it answers
             elsewhere.die()
 
     with publishing(store, elsewhere) as running:
         elsewhere.before = die
         running.want("v1")
         until(running.failures)
-        elsewhere.before = lambda path: None
+        elsewhere.before, elsewhere.delay_s = lambda path: None, 0.0
         elsewhere.stop()
         assert running.publisher.in_force.names == {}
         elsewhere.start()
