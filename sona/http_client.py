@@ -161,8 +161,7 @@ class HttpClient:
         """End it, and with it what is under way in other threads: that raises UnreachableError at once."""
         self._closed.set()
         for one in list(self._sockets):
-            with suppress(OSError):  # wakes who waits for its bytes; closing it would not
-                one.shutdown(socket.SHUT_RDWR)
+            _wake(one)
         self._client.close()
 
     def _decoded(self, path: str, raw: bytes, kind: type[T]) -> T:
@@ -263,6 +262,14 @@ class HttpClient:
             made = info["return_value"].get_extra_info("socket")
             if made is not None:
                 self._sockets.add(made)
+                if self._closed.is_set():  # by who could not know of it
+                    _wake(made)
+
+
+def _wake(one: socket.socket) -> None:
+    """Who waits for its bytes gets an end of file; closing it would leave him waiting."""
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
 
 
 def _retry_after_s(header: str | None) -> float | None:

@@ -4,6 +4,7 @@ fields, status codes and words are theirs, and the log-probabilities are real.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -116,9 +117,8 @@ class Elsewhere:
         if self._socket.fileno() < 0:
             self._socket = _listening(self.port)
         config = uvicorn.Config(self._app(), log_level="error", lifespan="off", ws="none", loop="asyncio")
-        config.timeout_graceful_shutdown = 1
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
+        self._thread = threading.Thread(target=asyncio.run, args=(_serve(self._server, self._socket),))
         self._thread.start()
         while not self._server.started:
             time.sleep(0.002)
@@ -266,6 +266,14 @@ class Elsewhere:
             "output_token_logprobs": [[-0.5, 7, None]],
         }
         return JSONResponse({"text": "x", "output_ids": [7], "meta_info": meta})
+
+
+async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Until it is to end; what is open then is closed, as where a process has died."""
+    await server.serve([listening])
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
+    await asyncio.sleep(0)
 
 
 def _listening(port: int) -> socket.socket:

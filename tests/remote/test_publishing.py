@@ -90,6 +90,13 @@ def elsewhere(request: pytest.FixtureRequest, weights: Weights) -> Iterator[Else
         yield opened
 
 
+@pytest.fixture
+def vllm(weights: Weights) -> Iterator[Elsewhere]:
+    """For what is the publisher's own, whatever the server is."""
+    with Elsewhere("vllm", weights) as opened:
+        yield opened
+
+
 def test_versions_follow_one_another_under_fresh_names_and_are_taken_back(store: Store, elsewhere: Elsewhere) -> None:
     with publishing(store, elsewhere, grace_s=0.3) as running:
         assert running.publisher.in_force.names == {}, "until then hosts are given the base"
@@ -113,8 +120,8 @@ def test_versions_follow_one_another_under_fresh_names_and_are_taken_back(store:
         assert (status.published, status.failed, status.trouble, status.wanted) == (4, 0, None, "v0")
 
 
-def test_an_adapter_that_changes_nothing_is_published_too(store: Store, elsewhere: Elsewhere) -> None:
-    with publishing(store, elsewhere) as running:
+def test_an_adapter_that_changes_nothing_is_published_too(store: Store, vllm: Elsewhere) -> None:
+    with publishing(store, vllm) as running:
         assert set(running.publish("v4")) == {"s1"}
 
 
@@ -136,16 +143,16 @@ def test_stale_weights_abort_and_the_old_names_stay_in_force(store: Store, elsew
         until(lambda: names_on(elsewhere) == set(second.values()))
 
 
-def test_a_rollback_ends_the_attempts_at_a_version_that_fails(store: Store, elsewhere: Elsewhere) -> None:
-    with publishing(store, elsewhere) as running:
+def test_a_rollback_ends_the_attempts_at_a_version_that_fails(store: Store, vllm: Elsewhere) -> None:
+    with publishing(store, vllm) as running:
         first = running.publish("v1")
-        elsewhere.stale = True
+        vllm.stale = True
         running.want("v2")
         until(running.failures)
         running.want("v1")
         until(lambda: running.publisher.status.trouble is None)
         assert running.publisher.in_force.names == first
-        until(lambda: names_on(elsewhere) == set(first.values()))
+        until(lambda: names_on(vllm) == set(first.values()))
 
 
 @pytest.mark.parametrize("fault", [{"runtime": False}, {"max_rank": 4}])
@@ -209,9 +216,9 @@ def test_a_restarted_server_is_noticed_and_gets_its_adapters_again(store: Store,
         until(lambda: running.publisher.status.trouble is None and on_shelf(store) == names_on(elsewhere))
 
 
-def test_a_slow_server_holds_up_nobody(store: Store, elsewhere: Elsewhere) -> None:
-    with publishing(store, elsewhere, timeout_s=0.2) as running:
-        elsewhere.delay_s = 30.0
+def test_a_slow_server_holds_up_nobody(store: Store, vllm: Elsewhere) -> None:
+    with publishing(store, vllm, timeout_s=0.2) as running:
+        vllm.delay_s = 30.0
         began_s = time.monotonic()
         running.want("v1")
         assert running.publisher.status.wanted == "v1"
@@ -220,11 +227,11 @@ def test_a_slow_server_holds_up_nobody(store: Store, elsewhere: Elsewhere) -> No
         assert "no whole answer within 0.2 s" in running.failures()[0]
 
 
-def test_closing_waits_for_no_answer(store: Store, elsewhere: Elsewhere) -> None:
-    elsewhere.delay_s = 3.0
-    with publishing(store, elsewhere, timeout_s=60.0) as running:
+def test_closing_waits_for_no_answer(store: Store, vllm: Elsewhere) -> None:
+    vllm.delay_s = 3.0
+    with publishing(store, vllm, timeout_s=60.0) as running:
         running.want("v1")
-        until(lambda: elsewhere.asked)
+        until(lambda: vllm.asked)
         began_s = time.monotonic()
     assert time.monotonic() - began_s < 2
     assert running.told == []
@@ -251,16 +258,16 @@ def test_the_next_start_uses_what_is_there_and_removes_what_is_left(store: Store
         until(lambda: names_on(elsewhere) == set(third.values()) == on_shelf(store))
 
 
-def test_what_is_there_is_attested_before_it_is_used_again(store: Store, elsewhere: Elsewhere) -> None:
-    with publishing(store, elsewhere) as running:
+def test_what_is_there_is_attested_before_it_is_used_again(store: Store, vllm: Elsewhere) -> None:
+    with publishing(store, vllm) as running:
         first = running.publish("v1")
         other = Versions(store.path).path("v2") / "skills" / "s1" / "adapter"
-    elsewhere.loaded[first["s1"]] = ("", elsewhere.weights.load(str(other)))
-    with publishing(store, elsewhere) as running:
+    vllm.loaded[first["s1"]] = ("", vllm.weights.load(str(other)))
+    with publishing(store, vllm) as running:
         again = running.publish("v1")
         assert again != first
         assert len(running.failures()) == 1
-        until(lambda: names_on(elsewhere) == set(again.values()))
+        until(lambda: names_on(vllm) == set(again.values()))
 
 
 def test_a_store_that_the_server_sees_elsewhere_is_mapped(store: Store, weights: Weights) -> None:
