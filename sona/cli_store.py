@@ -311,9 +311,8 @@ def _print_remote(told: RemoteStatus) -> None:
             soft_wrap=True,
         )
     if told.trouble is not None:
-        out.print(
-            f"[yellow]{told.wanted} is not in force there:[/] {plain(told.trouble)}", highlight=False, soft_wrap=True
-        )
+        what = "there is trouble" if told.wanted == told.version else f"{told.wanted} is not in force there"
+        out.print(f"[yellow]{what}:[/] {plain(told.trouble)}", highlight=False, soft_wrap=True)
 
 
 def _print_sources(rows: list[Any]) -> None:

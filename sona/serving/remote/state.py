@@ -31,7 +31,8 @@ class RemoteStatus(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     """Attempts that failed since then."""
     trouble: str | None = None
-    """Why the version in force here is not in force there; None: it is, or is on its way for the first time."""
+    """Why the version in force here is not in force there, or the server can't be asked whether it is; None: it is, or
+    is on its way for the first time."""
     leaving: int = 0
     """Adapters on the server that are of no use any more, and will be unloaded."""
 
