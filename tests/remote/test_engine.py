@@ -16,6 +16,7 @@ import sona
 from sona.config import Config, RemoteConfig, config_from
 from sona.errors import ClosedError, ConfigError, ModelError
 from sona.events import RemotePublished
+from sona.service.metrics import EngineCollector
 from tests.engine.loops import BACKENDS, run_on
 from tests.engine.small import SMALL, WORLD, record_task
 from tests.remote.elsewhere import Elsewhere, Weights
@@ -93,6 +94,10 @@ def test_sona_status_tells_how_it_goes(published: Path, tmp_path: Path, weights:
             engine.roll_back("v1")
             until(lambda: status_of(engine).trouble)
             told = status_of(engine)
+            families = {family.name: family.samples for family in EngineCollector(engine._engine).collect()}
+            assert families["sona_remote_in_force"][0].value == 0
+            assert families["sona_remote_publications"][0].value == 1
+            assert families["sona_remote_failures"][0].value == 1
         said = command("status", "--store", tmp_path / "store").stdout
         assert f"v4 is in force on the vllm server at {elsewhere.url} since " in said
         assert "v1 is not in force there: v1: its adapter 's1' does not answer on the server" in said
