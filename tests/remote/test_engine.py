@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 import sona
+from sona.checks import Float32
 from sona.config import Config, RemoteConfig, config_from
 from sona.errors import ClosedError, ConfigError, ModelError
 from sona.events import RemotePublished
 from sona.service.metrics import EngineCollector
+from sona.serving.remote.state import InForce
 from tests.engine.loops import BACKENDS, run_on
 from tests.engine.small import SMALL, WORLD, record_task
 from tests.remote.elsewhere import Elsewhere, Weights
@@ -103,6 +106,24 @@ def test_sona_status_tells_how_it_goes(published: Path, tmp_path: Path, weights:
         assert "v1 is not in force there: v1: its adapter 's1' does not answer on the server" in said
         kept = json.loads(command("status", "--store", tmp_path / "store", "--json").stdout)["remote"]
         assert (kept["version"], kept["wanted"], kept["names"]) == ("v4", "v1", told.names)
+
+
+class Sends:
+    """A router that sends each prompt where its first feature says."""
+
+    def route(self, features: Float32) -> list[str | None]:
+        return [{0.0: None, 1.0: "s1", 2.0: "s2"}[float(row[0])] for row in features]
+
+
+def test_a_router_picks_among_the_names_of_its_own_version() -> None:
+    in_force = InForce("v1", "", {"s1": "sona-v1-s1-0"}, Sends())
+
+    def name_of(first: float) -> str | None:
+        return in_force.name_for(lambda: np.asarray([[first]], np.float32))
+
+    assert (name_of(0.0), name_of(1.0)) == (None, "sona-v1-s1-0")
+    with pytest.raises(ModelError, match="names 's2', which is none of its 1 adapters"):
+        name_of(2.0)
 
 
 def test_a_server_that_is_away_stops_no_host(tmp_path: Path, weights: Weights) -> None:

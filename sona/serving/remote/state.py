@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from sona.checks import Float32
+from sona.errors import ModelError
 from sona.ports import Router
 
 
@@ -53,10 +54,18 @@ class InForce:
 
         Args:
             read_features: the prompt's, float32 (1, width); called only for a router.
+
+        Raises:
+            ModelError: the router names an adapter that the version has not.
         """
         if not self.names:
             return None
         if self.router is None:
             return next(iter(self.names.values()))
         (adapter,) = self.router.route(read_features())
+        if adapter is not None and adapter not in self.names:
+            raise ModelError(
+                f"the router of {self.version} names {adapter!r}, which is none of its {len(self.names)} adapters; "
+                "roll back to another version"
+            )
         return None if adapter is None else self.names[adapter]
