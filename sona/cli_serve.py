@@ -45,7 +45,8 @@ def serve(
     from sona.service.server import ServeOptions, run_server
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for chatty in ("uvicorn", "httpx"):  # they tell of every request
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     options = ServeOptions(
         store=store,
         model=model,

@@ -31,6 +31,7 @@ from sona.terminal import (
 from sona.types import CycleReport
 
 if TYPE_CHECKING:
+    from sona.serving.remote.state import RemoteStatus
     from sona.storage.retention import Pruned
     from sona.storage.store import Store
 
@@ -51,6 +52,8 @@ def open_store(path: Path, config: StoreConfig) -> Store:
 def status(*, store: StorePath, json: AsJson = False) -> None:
     """What a store holds: sources, steps, rewards, patterns, versions. Works beside a running agent."""
     from sona.loops.version_files import read_bank
+    from sona.serving.remote.shelf import Shelf
+    from sona.storage.layout import REMOTE
     from sona.storage.mapped import waiting_in
     from sona.storage.store import Store
     from sona.storage.versions import Versions
@@ -58,6 +61,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
     with Store.open(store, read_only=True) as opened:
         counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
         sizes, arrivals, waiting = opened.sizes(), opened.arrivals(), waiting_in(store)
+    remote = Shelf(store / REMOTE).read()
     try:
         patterns = heaviest(read_bank(Versions(store), version))
     except StoreError as error:  # the counts are true all the same
@@ -76,6 +80,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
             "arrivals": arrivals,
             "sources": sources,
             "version": version.id,
+            "remote": remote,
         }
         print(as_json({**told, "patterns": rows, "cycles": cycles}))
         return
@@ -97,6 +102,8 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if remote is not None:
+        _print_remote(remote)
     _print_sources(sources)
     print_patterns(patterns, 10)
     _print_cycles(cycles)
@@ -289,6 +296,23 @@ def _print_pruned(done: Pruned) -> None:
     for count, why in ((done.unlearned, "no cycle has taken them yet"), (done.damaged, "see 'sona doctor'")):
         if count:
             out.print(f"{count} beyond the limits were left: {why}", highlight=False)
+
+
+def _print_remote(told: RemoteStatus) -> None:
+    """As its engine wrote it down last; what became of the server since nobody knows."""
+    where = f"the {told.kind} server at {plain(told.url)}"
+    if told.version is None:
+        out.print(f"[yellow]nothing is in force on {where}[/]", highlight=False, soft_wrap=True)
+    else:
+        names = plain(", ".join(told.names.values()) or "the base alone")
+        out.print(
+            f"{told.version} is in force on {where} since {when(told.since_ns)}: {names}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if told.trouble is not None:
+        what = "there is trouble" if told.wanted == told.version else f"{told.wanted} is not in force there"
+        out.print(f"[yellow]{what}:[/] {plain(told.trouble)}", highlight=False, soft_wrap=True)
 
 
 def _print_sources(rows: list[Any]) -> None:

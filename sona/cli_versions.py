@@ -133,7 +133,8 @@ def export(
     json: AsJson = False,
 ) -> None:
     """Copy an adapter of a version to a folder of its own, with a record of where it is from (sona.json)."""
-    from sona.export import export_peft, vllm_rank
+    from sona.export import export_peft
+    from sona.serving.remote.folder import vllm_rank
     from sona.storage.store import Store
 
     with Store.open(store, read_only=True) as opened:

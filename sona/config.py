@@ -405,6 +405,41 @@ class LearnerConfig(Settings, kw_only=True):
     it does not."""
 
 
+class RemoteConfig(Settings, kw_only=True):
+    """A model server elsewhere that is given every version's adapters (docs/adr/0012-servers-elsewhere.md)."""
+
+    kind: Literal["off", "vllm", "sglang"] = "off"
+    """What it is. vLLM needs ``--enable-lora`` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, SGLang ``--enable-lora``,
+    ``--max-lora-rank`` and ``--lora-target-modules``."""
+    url: str = ""
+    """Where it is: ``http://host:port``."""
+    token_env: str = ""
+    """The environment variable that holds its bearer token; empty: none."""
+    token_file: str = ""
+    """... or the file that does."""
+    path_prefix: str = ""
+    """Where the server sees the store's folder; empty: where it is here."""
+    tolerance_nats: Annotated[float, Meta(ge=1e-6, le=100.0)] = 0.25
+    """Nats a token by which its log-probabilities of a few prompts may differ, on average, from those that the version
+    was published with: what bfloat16 needs, three times over. 0.01 is enough for a server in float32."""
+    timeout_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 60.0
+    """For one request; loading a large adapter is one."""
+    grace_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 60.0
+    """An adapter that is no longer in force stays on the server for so long, for who was told its name before."""
+    check_s: Annotated[float, Meta(ge=0.05, le=86_400.0)] = 10.0
+    """How often to see whether the server has its adapters still: one that was restarted has none."""
+    retry_s: Annotated[float, Meta(ge=0.01, le=3600.0)] = 2.0
+    """After a publication that failed the next attempt comes after this time, and twice as late each time, up to
+    five minutes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind != "off" and not self.url:
+            raise ConfigError(f"remote: kind {self.kind!r} without a url; give the server's, such as http://host:8000")
+        if self.token_env and self.token_file:
+            raise ConfigError("remote: token_env and token_file; one of them is allowed")
+
+
 class Config(Settings, kw_only=True):
     """All settings."""
 
@@ -423,6 +458,7 @@ class Config(Settings, kw_only=True):
     gate: GateConfig = GateConfig()
     cycle: CycleConfig = CycleConfig()
     learner: LearnerConfig = LearnerConfig()
+    remote: RemoteConfig = RemoteConfig()
 
 
 def settings_of(given: Config | Mapping[str, Any] | str | os.PathLike[str] | None) -> Config:

@@ -451,6 +451,20 @@ class Engine:
         self._started()
         return await self._host.ask(_checked(query), lambda bank, at: float(bank.predict(at[None])[0]))
 
+    async def remote_name(self, messages: Conversation) -> str | None:
+        """Which LoRA adapter of the server at ``remote.url`` to ask for this prompt: its ``model`` (vLLM), or its
+        ``lora_path`` (SGLang). None: the base model.
+
+        It names only what was attested there, and the version whose names these are picks among them: for a while after
+        a swap that is the one before.
+
+        Raises:
+            ConfigError: ``remote.kind`` is off.
+            ModelError: the version has a router, and the engine no model to read the prompt for it.
+        """
+        self._started()
+        return await self._host.remote_name(to_messages(messages))
+
     def count_tokens(self, text: str) -> int:
         """How many tokens a text is to the served model, by itself.
 

@@ -104,6 +104,23 @@ class RolledBack(_Happened, kw_only=True, tag="rolled_back"):
     """The version that was in force."""
 
 
+class RemotePublished(_Happened, kw_only=True, tag="remote_published"):
+    """The server elsewhere answers with this version's adapters: it was asked, and said what it has to."""
+
+    version: str
+    names: dict[str, str]
+    """What it calls each of them."""
+
+
+class RemoteFailed(_Happened, kw_only=True, tag="remote_failed"):
+    """... or does not; what was in force there stays so, as far as it is there."""
+
+    version: str
+    """The version that was to be in force there."""
+    reason: str
+    """One line for a person."""
+
+
 class Missed(_Happened, kw_only=True, tag="missed"):
     """The subscriber was too slow: so many events were dropped here, the oldest ones."""
 
@@ -119,5 +136,7 @@ Event: TypeAlias = (
     | VersionPublished
     | Swapped
     | RolledBack
+    | RemotePublished
+    | RemoteFailed
     | Missed
 )

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from safetensors import SafetensorError, safe_open
 
-from sona.errors import InvalidInputError, ModelError, UnknownIdError
+from sona.errors import InvalidInputError, UnknownIdError
 from sona.history import find_version
 from sona.loops.adapter_change import CONFIG_FILE, WEIGHTS_FILE
 from sona.loops.skill_files import read_skills
 from sona.loops.version_files import ADAPTER, adapter_names, adapter_root
+from sona.serving.remote.folder import check_plain
 from sona.storage.connection import store_error
 from sona.storage.store import Store
 from sona.storage.version_retention import ancestors
@@ -25,24 +22,6 @@ from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, Record, new_id
 
 ABOUT = "sona.json"
-
-# Settings of PEFT's that reach beyond a pair of matrices beside a linear layer, scaled by alpha / r. vLLM refuses
-# modules_to_save and DoRA (vllm/lora/peft_helper.py); of most of the others a server would take no notice, and answer
-# otherwise than PEFT.
-NOT_PLAIN = (
-    "modules_to_save",
-    "use_dora",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "lora_bias",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "alora_invocation_tokens",
-)
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What ``vllm serve --max-lora-rank`` may be (MaxLoRARanks in vllm/config/lora.py)."""
 
 
 class Exported(Record, kw_only=True):
@@ -138,40 +117,6 @@ def _named(version: str, known: list[str], wanted: str | None) -> str:
     return wanted or known[0]
 
 
-def check_plain(folder: Path, name: str) -> int:
-    """The rank of the adapter in a PEFT folder that PEFT, vLLM and SGLang all take.
-
-    Raises:
-        ModelError: it is none; ``name`` is how it is called.
-    """
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        with safe_open(folder / WEIGHTS_FILE, framework="numpy") as tensors:
-            keys = list(tensors.keys())
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{name} can't be read ({error}); see 'sona doctor'") from None
-    for why in (_not_plain(config), _odd_key(keys)):
-        if why:
-            raise ModelError(f"{name} is not plain LoRA: {why}; vLLM and SGLang would not take it")
-    return int(config["r"])
-
-
-def _not_plain(config: Mapping[str, Any]) -> str:
-    """What the servers do not take; "" where there is nothing."""
-    if config.get("peft_type") != "LORA" or type(config.get("r")) is not int:
-        return f"peft_type {config.get('peft_type')!r} of rank {config.get('r')!r}"
-    if not isinstance(config.get("target_modules"), list):
-        return f"target_modules is {config.get('target_modules')!r}, no list"
-    if config.get("bias") not in (None, "none"):
-        return f"bias is {config['bias']!r}"
-    return next((f"{key} is {config[key]!r}" for key in NOT_PLAIN if config.get(key) not in (None, False, [], {})), "")
-
-
-def _odd_key(keys: list[str]) -> str:
-    odd = [key for key in keys if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
-    return f"tensor {odd[0]!r}" if odd else "" if keys else "no tensors"
-
-
 def _write(source: Path, target: Path, about: Exported) -> None:
     draft = target.with_name(f"{target.name}.part-{new_id()}")
     try:
@@ -200,8 +145,3 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def vllm_rank(rank: int) -> int | None:
-    """The smallest ``--max-lora-rank`` of vLLM's that takes an adapter of this rank; None where none does."""
-    return next((limit for limit in VLLM_RANKS if limit >= rank), None)

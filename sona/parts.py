@@ -20,6 +20,7 @@ from sona.loops.micro import MicroLoop
 from sona.loops.version_files import read_bank, read_served
 from sona.ports import Stored
 from sona.serving.resolve import resolve
+from sona.storage.layout import REMOTE
 from sona.storage.mapped import open_journal
 from sona.storage.retention import Limits
 from sona.storage.store import DATABASE, Store
@@ -30,6 +31,7 @@ from sona.types import Version
 from sona.version_upkeep import pin, target_of
 
 if TYPE_CHECKING:
+    from sona.remote_publishing import RemotePublisher
     from sona.serving.local import LocalModel
 
 log = logging.getLogger("sona.engine")
@@ -52,6 +54,7 @@ class Parts:
             self.fast.on_feedback = self.micro.offer
         self.bank = Bank()
         self.events = Broadcast()
+        self.remote: RemotePublisher | None = None
         self.closed = False
         """Whether nothing more comes in: closed, or in a forked child."""
         # Held while the pointer to the version in force and what is served change together: a cycle's end and a
@@ -78,6 +81,7 @@ class Parts:
             store.close()
             raise
         try:
+            parts.remote = _open_publisher(parts, config)
             parts.serve_current(fall_back=None)
         except BaseException:
             parts.close()
@@ -88,6 +92,8 @@ class Parts:
         """Store what waits, then let go of the files."""
         self.closed = True
         try:
+            if self.remote is not None:
+                self.remote.close()
             if self.micro is not None:
                 self.micro.close()
             if self.model is not None:
@@ -116,6 +122,8 @@ class Parts:
                     self.store.set_current(fall_back)
                 raise
             self.bank = bank
+            if self.remote is not None:
+                self.remote.want(version)
             if self.events.mailboxes:
                 self.events.tell(Swapped(version=version.id))
             if self.micro is not None:
@@ -180,6 +188,18 @@ def _load_model(name: str | os.PathLike[str] | None, config: Config) -> LocalMod
     )  # transformers takes seconds to import; a host that only records never needs it
 
     return LocalModel(name, config.serve)
+
+
+def _open_publisher(parts: Parts, config: Config) -> RemotePublisher | None:
+    settings = config.remote
+    if settings.kind == "off":
+        return None
+    from sona.remote_publishing import RemotePublisher  # and an HTTP client with it
+    from sona.serving.remote.opening import open_server
+    from sona.serving.remote.shelf import Shelf
+
+    shelf = Shelf(parts.store.path / REMOTE, settings.path_prefix)
+    return RemotePublisher(open_server(settings), shelf, parts.folders, parts.model, settings, parts.events.tell)
 
 
 def _check_same_model(store: Store, model: LocalModel | None) -> None:

@@ -9,6 +9,7 @@ from sona.loops.background import LearnerStatus
 from sona.loops.micro import MicroCounts
 from sona.parts import Parts
 from sona.ports import StoreCounts
+from sona.serving.remote.state import RemoteStatus
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +52,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What feedbacks did to the fast weights; None where ``micro.enabled`` is off."""
     learner: LearnerStatus
     """Whether a cycle runs, where, and what went wrong with the last one that failed."""
+    remote: RemoteStatus | None
+    """How publishing to a model server elsewhere goes; None where ``remote.kind`` is off."""
 
 
 def read_status(parts: Parts, intake: Intake, learner: LearnerStatus) -> EngineStatus:
@@ -75,4 +78,5 @@ def read_status(parts: Parts, intake: Intake, learner: LearnerStatus) -> EngineS
         recovered=writer.recovered,
         micro=None if parts.micro is None else parts.micro.counts(),
         learner=learner,
+        remote=None if parts.remote is None else parts.remote.status,
     )

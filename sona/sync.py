@@ -182,6 +182,10 @@ class SyncEngine:
         """See :meth:`sona.Engine.expected_quality`."""
         return self._started().call(self._engine.expected_quality, query)
 
+    def remote_name(self, messages: Conversation) -> str | None:
+        """See :meth:`sona.Engine.remote_name`."""
+        return self._started().call(self._engine.remote_name, messages)
+
     def count_tokens(self, text: str) -> int:
         """See :meth:`sona.Engine.count_tokens`."""
         return self._engine.count_tokens(text)

@@ -16,7 +16,7 @@ from sona.bank.bank import Bank
 from sona.bank.prompting import with_text
 from sona.checks import Float32
 from sona.config import ServeConfig
-from sona.errors import ClosedError, DimensionMismatchError, ModelError, SonaError
+from sona.errors import ClosedError, ConfigError, DimensionMismatchError, ModelError, SonaError
 from sona.intake import Intake
 from sona.parts import Parts
 from sona.patterns import Recall
@@ -136,6 +136,24 @@ class TrajectoryHost:
         asked = None if question == messages else model.encode_prompt(question)
         begin = functools.partial(model.stream, prompt, question=asked, max_new_tokens=limit, **sampling)
         return AnswerStream(lambda on_token: begin(on_token=on_token), model.pieces())
+
+    async def remote_name(self, messages: Sequence[Message]) -> str | None:
+        """See :meth:`sona.Engine.remote_name`."""
+        if self._parts.closed:
+            raise ClosedError("the engine is closed; open it again to ask what its server has")
+        if self._parts.remote is None:
+            raise ConfigError("remote.kind is 'off', so versions are published nowhere; set it, and remote.url")
+        in_force, model = self._parts.remote.in_force, self._parts.model
+        if in_force.router is None:
+            return in_force.name_for(lambda: np.empty((1, 0), np.float32))
+        if model is None:
+            raise ModelError(
+                f"{in_force.version} has a router, which reads what the base model makes of a prompt; open the engine "
+                "with model='path/or/hub-id', the one that the server has"
+            )
+        return await anyio.to_thread.run_sync(
+            lambda: in_force.name_for(lambda: model.features([model.encode_prompt(messages)]))
+        )
 
     def limit(self, max_new_tokens: int | None) -> int:
         """How long an answer may be; None: as the settings say."""

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 import sona
 from sona.engine import Engine
 from sona.service.responses import Usage
+from sona.serving.remote.state import RemoteStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -105,5 +106,17 @@ class EngineCollector(Collector):
         learning = status.learner
         yield GaugeMetricFamily("sona_cycle_in_progress", "Whether a cycle is under way.", learning.cycle is not None)
         yield CounterMetricFamily("sona_cycles_failed", "Cycles that failed or were stopped.", learning.failed)
+        if status.remote is not None:
+            yield from _of_remote(status.remote)
         for name, about in COUNTED.items():
             yield CounterMetricFamily(f"sona_{name}", about, getattr(status, name))
+
+
+def _of_remote(remote: RemoteStatus) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    """Of the model server elsewhere."""
+    good = remote.version == remote.wanted and remote.trouble is None
+    yield GaugeMetricFamily("sona_remote_in_force", "Whether the version in force is so on the server elsewhere.", good)
+    yield CounterMetricFamily("sona_remote_publications", "Versions put in force there.", remote.published)
+    yield CounterMetricFamily(
+        "sona_remote_failures", "Attempts at that, and looks at the server, that failed.", remote.failed
+    )

@@ -28,10 +28,11 @@ from sona.serving.head import logits_of, states_of
 from sona.serving.loading import load
 from sona.serving.pieces import TextPieces
 from sona.serving.probes import make_probes
+from sona.serving.proof import read_proof
 from sona.serving.request import Answering, OnToken
 from sona.serving.scheduler import Limits, Scheduler
 from sona.serving.scoring import TokenScores, token_scores
-from sona.serving.swap import Witness, read_proof
+from sona.serving.swap import Witness
 from sona.serving.trial import rows_for
 from sona.serving.versions import ServedVersion, ServedVersions, check_served
 from sona.types import Attestation, Message, Reply

@@ -18,44 +18,14 @@ from sona.checks import Float32
 from sona.errors import SwapError
 from sona.serving.adapted import AdaptedModel
 from sona.serving.adapters import Adapter
+from sona.serving.proof import FORM, PROMPTS, TOKENS, Proof, apart, probe_ids
 from sona.types import Attestation
 
-PROMPTS, TOKENS = 4, 16
 TOLERANCE = {"float32": 0.001, "float16": 0.03, "bfloat16": 0.25}
 """Nats a token by which the prompts may differ on average, by the coarser of the two precisions: three times what the
 shipped model with a cycle's adapter differs by when it is computed in that precision (float16 .008, bfloat16 .075; in
 float32 one thread and two gave the same numbers). The same adapter 1 % smaller differs by .026, 10 % smaller by .27,
 and the base by 3.0. An average, for in bfloat16 a single unlikely token moved by 2."""
-FORM = 1
-
-
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version said when it was published."""
-
-    form: int
-    dtype: str
-    base: list[list[float]]
-    """(PROMPTS, TOKENS - 1) log-probabilities of each prompt's tokens but the first."""
-    adapters: dict[str, list[list[float]]]
-    """The same by adapter."""
-
-
-def read_proof(raw: bytes) -> Proof:
-    """The proof in a version's file.
-
-    Raises:
-        SwapError: it is none that this sona reads.
-    """
-    try:
-        proof = msgspec.json.decode(raw, type=Proof)
-        if proof.form != FORM:
-            raise ValueError(f"it is of form {proof.form}, and this sona reads {FORM}")
-        for said in (proof.base, *proof.adapters.values()):
-            if np.asarray(said, dtype=np.float32).shape != (PROMPTS, TOKENS - 1):
-                raise ValueError("it is of other prompts")
-    except ValueError as error:  # msgspec's are ValueErrors too
-        raise SwapError(f"the proof of a version can't be read: {error}; it is not served") from error
-    return proof
 
 
 class Witness:
@@ -68,7 +38,9 @@ class Witness:
     def prove(self, adapters: Mapping[str, Adapter]) -> bytes:
         """What goes into the version's folder."""
         base, said = self.say(None), {name: self.say(adapter).tolist() for name, adapter in adapters.items()}
-        return msgspec.json.encode(Proof(form=FORM, dtype=self._dtype, base=base.tolist(), adapters=said))
+        return msgspec.json.encode(
+            Proof(form=FORM, dtype=self._dtype, base=base.tolist(), adapters=said, vocabulary=self._vocabulary)
+        )
 
     def attest(
         self, version: str, adapters: Mapping[str, Adapter], proof: Proof | None, *, afresh: bool
@@ -93,9 +65,9 @@ class Witness:
         difference = None
         if proof is not None:
             difference = _compared(version, {"": self._base, **now}, {"": proof.base, **proof.adapters}, tolerance)
-        moved = {name: _apart(said, self._base) for name, said in now.items()}
+        moved = {name: apart(said, self._base) for name, said in now.items()}
         for name, adapter in adapters.items():
-            told = 0.0 if proof is None else _apart(np.asarray(proof.adapters[name], np.float32), proof.base)
+            told = 0.0 if proof is None else apart(np.asarray(proof.adapters[name], np.float32), proof.base)
             if moved[name] == 0.0 and not adapter.empty and (self._dtype == "float32" or told > tolerance):
                 raise SwapError(
                     f"{version}: with the adapter {name!r} the model says what it says without; it is not served"
@@ -117,8 +89,7 @@ class Witness:
         base.
         """
         base = self._model.model
-        vocabulary = int(base.config.get_text_config().vocab_size)
-        ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocabulary, (PROMPTS, TOKENS))).to(base.device)
+        ids = torch.from_numpy(probe_ids(self._vocabulary)).to(base.device)
         self._model.set_rows([adapter] * PROMPTS)
         try:
             logits = base(input_ids=ids, use_cache=False).logits[:, :-1].float()  # (PROMPTS, TOKENS - 1, V)
@@ -129,6 +100,10 @@ class Witness:
         return found
 
     @property
+    def _vocabulary(self) -> int:
+        return int(self._model.model.config.get_text_config().vocab_size)
+
+    @property
     def _dtype(self) -> str:
         return str(self._model.model.dtype).removeprefix("torch.")
 
@@ -137,17 +112,12 @@ def _compared(
     version: str, now: Mapping[str, Float32], then: Mapping[str, Sequence[Sequence[float]]], tolerance: float
 ) -> float:
     """The largest of their differences; SwapError where it is beyond the tolerance."""
-    apart = {name: _apart(said, then[name]) for name, said in now.items()}
-    worst = max(apart, key=lambda name: apart[name])
-    if not apart[worst] <= tolerance:  # a NaN is beyond it too
+    found = {name: apart(said, then[name]) for name, said in now.items()}
+    worst = max(found, key=lambda name: found[name])
+    if not found[worst] <= tolerance:  # a NaN is beyond it too
         who = f"its adapter {worst!r}" if worst else "the base model"
         raise SwapError(
             f"{version}: {who} does not answer as when it was published (log-probabilities differ by "
-            f"{apart[worst]:.3g} nats a token, and {tolerance:g} are allowed); it is not served"
+            f"{found[worst]:.3g} nats a token, and {tolerance:g} are allowed); it is not served"
         )
-    return apart[worst]
-
-
-def _apart(said: Float32, other: Float32 | Sequence[Sequence[float]]) -> float:
-    """Mean absolute difference, in nats a token."""
-    return float(np.abs(said - np.asarray(other, dtype=np.float32)).mean())
+    return found[worst]

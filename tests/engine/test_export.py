@@ -28,7 +28,8 @@ from sona.errors import (
     StoreReadOnlyError,
     UnknownIdError,
 )
-from sona.export import check_plain, export_peft, vllm_rank
+from sona.export import export_peft
+from sona.serving.remote.folder import check_plain, vllm_rank
 from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.tiny import model_path

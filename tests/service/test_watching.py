@@ -135,7 +135,7 @@ async def test_metrics_have_units_and_count_what_happened(engine: Engine, client
 
 def test_every_counter_of_the_status_is_a_metric() -> None:
     """What is added to the status has to be added here."""
-    gauges = {"store", "version", "patterns", "pending", "open", "degraded", "micro", "learner"}
+    gauges = {"store", "version", "patterns", "pending", "open", "degraded", "micro", "learner", "remote"}
     assert set(COUNTED) == set(EngineStatus.__struct_fields__) - gauges
 
 

@@ -15,7 +15,7 @@ from sona.config import ServeConfig
 from sona.errors import SwapError
 from sona.ports import Served
 from sona.serving.local import LocalModel
-from sona.serving.swap import PROMPTS, TOKENS, Proof
+from sona.serving.proof import PROMPTS, TOKENS, Proof
 from tests.engine.small import open_small, record_task
 from tests.serving.noisy_adapter import one, write_noisy_adapter
 

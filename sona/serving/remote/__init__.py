@@ -1,0 +1,1 @@
+"""Model servers elsewhere (vLLM, SGLang) that answer with the adapters of this store."""
