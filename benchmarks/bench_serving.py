@@ -16,7 +16,8 @@ runs in its own.
   ``swap.refused`` counts requests without an answer; ``swap.mixed`` answers that are not, token for token, what the
   version that they name writes, alone, in another model that was loaded for it.
 * ``http``: 1, 8 and 64 clients of ``sona serve``, each of which reads its answer as a stream; the figures are those of
-  ``throughput``, with HTTP and the clients' own work on the same processors.
+  ``throughput``, with HTTP and the clients' own work on the same processors. The peer is ``transformers serve`` with
+  continuous batching, turn by turn; it keeps nothing of what it answers.
 * ``load``: 8 clients ask ``sona serve`` ten thousand requests, one after the other each, in blocks with nothing else
   (``idle``) and beside a cycle (``cycle``) in turn. Its learner is a process of one thread and low priority; in every
   second cycle it is killed at a random moment, while another client does what should be refused, hangs up, or
@@ -100,20 +101,35 @@ def _throughput(call: Call) -> None:
 
 
 def _http(call: Call) -> None:
+    names: list[str] = []
     for seed in call.seeds:
         call.progress(f"http, seed {seed}")
         rounds, requests = (QUICK_ROUNDS, QUICK_REQUESTS) if call.quick else (ROUNDS, REQUESTS)
-        for clients, found in http.measure(seed, rounds, requests).items():
-            call.result(f"http.clients{clients}.requests_s", float(np.median(found.requests_s)))
-            for name, times in (("first", found.first_ms), ("gap", found.gap_ms)):
-                for share in (50, 99):
-                    call.result(f"http.clients{clients}.{name}_p{share}_ms", float(np.percentile(times, share)))
+        result = http.measure(seed, rounds, requests)
+        parts = {"http": result.ours, "http.transformers_serve": result.peer or {}}
+        for part, by_clients in parts.items():
+            for clients, found in by_clients.items():
+                _note_times(call, f"{part}.clients{clients}", found)
+        names = [f"{part}.clients{clients}" for part, found in parts.items() for clients in found]
+        if result.peer is None:
+            call.note("transformers serve: not installed, make peers does it")
+            continue
+        for clients, found in result.ours.items():
+            over = float(np.median(found.requests_s) / np.median(result.peer[clients].requests_s))
+            call.result(f"http.over_transformers_serve.clients{clients}", over)
     figures = ("requests_s", "first_p50_ms", "first_p99_ms", "gap_p50_ms", "gap_p99_ms")
     rows: list[list[Cell]] = [
-        [f"{clients} clients", *(spread(call.values(f"http.clients{clients}.{name}"), 1) for name in figures)]
-        for clients in http.CLIENTS
+        [name.removeprefix("http."), *(spread(call.values(f"{name}.{figure}"), 1) for figure in figures)]
+        for name in names
     ]
-    call.table("Requests of sona serve", ["", "requests/s", *figures[1:]], rows)
+    call.table("Requests over HTTP", ["", "requests/s", *figures[1:]], rows)
+
+
+def _note_times(call: Call, name: str, found: http.Measured) -> None:
+    call.result(f"{name}.requests_s", float(np.median(found.requests_s)))
+    for kind, times in (("first", found.first_ms), ("gap", found.gap_ms)):
+        for share in (50, 99):
+            call.result(f"{name}.{kind}_p{share}_ms", float(np.percentile(times, share)))
 
 
 def _load(call: Call) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -14,6 +15,7 @@ import httpx
 
 from benchmarks.serving.server import Server
 from benchmarks.serving.traffic import questions
+from benchmarks.serving.transformers_serve import TransformersServe, is_installed
 from benchmarks.serving.web import TOKENS, Streamed, read
 
 CLIENTS = (1, 8, 64)
@@ -34,34 +36,68 @@ class Measured:
     gap_ms: list[float] = field(default_factory=list)
 
 
-def measure(seed: int, rounds: int, requests: int) -> dict[int, Measured]:
-    """By number of clients, turn by turn in each round; every answer is streamed."""
-    found = {clients: Measured() for clients in CLIENTS}
+@dataclass
+class Result:
+    """By number of clients."""
+
+    ours: dict[int, Measured]
+    peer: dict[int, Measured] | None
+    """transformers serve; None where it is not installed."""
+
+
+Read = Callable[[httpx.AsyncClient, str], Awaitable[Streamed]]
+
+
+def measure(seed: int, rounds: int, requests: int) -> Result:
+    """Both servers, and the numbers of clients, turn by turn in each round; every answer is streamed."""
     asked = questions(seed, requests)
-    with tempfile.TemporaryDirectory() as folder, Server(Path(folder) / "store", SETTINGS, "--no-learn") as server:
-        anyio.run(_run, server, asked, rounds, found)
-    return found
+    result = Result(_empty(), _empty() if is_installed() else None)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(Server(folder / "store", SETTINGS, "--no-learn"))
+        peer = stack.enter_context(TransformersServe(folder / "peer")) if result.peer is not None else None
+        anyio.run(_run, server, peer, asked, rounds, result)
+    return result
 
 
-async def _run(server: Server, asked: list[str], rounds: int, found: dict[int, Measured]) -> None:
+def _empty() -> dict[int, Measured]:
+    return {clients: Measured() for clients in CLIENTS}
+
+
+async def _run(server: Server, peer: TransformersServe | None, asked: list[str], rounds: int, result: Result) -> None:
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(server.client()) for _ in range(max(CLIENTS))]
-        await _round(clients[:8], asked[:32])
+
+        async def enter(client: httpx.AsyncClient) -> httpx.AsyncClient:
+            return await stack.enter_async_context(client)
+
+        ours = [await enter(server.client()) for _ in range(max(CLIENTS))]
+        turns: list[tuple[list[httpx.AsyncClient], Read, dict[int, Measured]]] = [(ours, read, result.ours)]
+        if peer is not None and result.peer is not None:
+            theirs = [await enter(httpx.AsyncClient(base_url=peer.url, timeout=120.0)) for _ in ours]
+            # Its first piece is the prompt.
+            turns.append((theirs, partial(read, model=str(peer.model), skip=1), result.peer))
+        for clients, read_one, _ in turns:
+            await _round(clients[:8], read_one, asked[:32])
         for _ in range(rounds):
-            for count, measured in found.items():
-                began = time.perf_counter()
-                streamed = await _round(clients[:count], asked)
-                measured.requests_s.append(len(asked) / (time.perf_counter() - began))
-                measured.first_ms += [one.first_ms for one in streamed]
-                measured.gap_ms += [gap for one in streamed for gap in one.gaps_ms]
+            for count in CLIENTS:
+                for clients, read_one, found in turns:
+                    await _measure(clients[:count], read_one, asked, found[count])
 
 
-async def _round(clients: list[httpx.AsyncClient], asked: list[str]) -> list[Streamed]:
+async def _measure(clients: list[httpx.AsyncClient], read_one: Read, asked: list[str], measured: Measured) -> None:
+    began = time.perf_counter()
+    streamed = await _round(clients, read_one, asked)
+    measured.requests_s.append(len(asked) / (time.perf_counter() - began))
+    measured.first_ms += [one.first_ms for one in streamed]
+    measured.gap_ms += [gap for one in streamed for gap in one.gaps_ms]
+
+
+async def _round(clients: list[httpx.AsyncClient], read_one: Read, asked: list[str]) -> list[Streamed]:
     streamed, waiting = list[Streamed](), iter(asked)
 
     async def one(client: httpx.AsyncClient, waiting: Iterator[str]) -> None:
         for question in waiting:
-            streamed.append(await read(client, question))
+            streamed.append(await read_one(client, question))
 
     async with anyio.create_task_group() as group:
         for client in clients:

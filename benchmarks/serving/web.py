@@ -71,14 +71,15 @@ async def ask(client: httpx.AsyncClient, question: str, seen: Seen) -> None:
     )
 
 
-async def read(client: httpx.AsyncClient, question: str) -> Streamed:
-    """One request, read as it is written."""
+async def read(client: httpx.AsyncClient, question: str, model: str = "sona", skip: int = 0) -> Streamed:
+    """One request, read as it is written; its first ``skip`` pieces are not the answer's."""
     began, times = time.perf_counter(), list[float]()
-    async with client.stream("POST", PATH, json=body(question, stream=True)) as answer:
+    async with client.stream("POST", PATH, json=body(question, stream=True) | {"model": model}) as answer:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
             if line.startswith("data: {") and '"content"' in line:
                 times.append(1e3 * (time.perf_counter() - began))
+    times = times[skip:]
     first = times[0] if times else 1e3 * (time.perf_counter() - began)
     return Streamed(first, [later - earlier for earlier, later in pairwise(times)])
 
