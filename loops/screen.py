@@ -20,6 +20,9 @@ class Ready(NamedTuple):
     """(tokens,)"""
     response: Int32
     """(tokens,), with its end token if it was told one."""
+    is_approved: bool = False
+    """Whether it is an approved candidate, not a trajectory: its ``stored`` is made up, and its seq is minus the
+    candidate's (:mod:`sona.loops.approved`)."""
 
 
 class LeftOut(NamedTuple):

@@ -6,7 +6,8 @@
     ├── InvalidInputError (ValueError)      a record, argument or file row that must not enter
     │   ├── DimensionMismatchError          an embedding of another width than the store's
     │   ├── UnknownTokenError               token ids outside the model's vocabulary
-    │   └── ConflictError                   an id that is already taken by other content
+    │   ├── ConflictError                   an id that is already taken by other content
+    │   └── StateChangeError                a state that can't become the other
     ├── UnknownIdError (LookupError)        no trajectory, version, pattern or source is called so
     ├── ConfigError (ValueError)            a setting outside its range, or an unknown key
     ├── ExtraMissingError (ImportError)     packages that an extra brings are not installed
@@ -22,6 +23,8 @@
     │   ├── QueueFullError                  as many requests wait as may
     │   ├── RequestCancelledError           the answer was not wanted to its end
     │   └── SwapError                       an adapter that is not what its version says
+    ├── ReviewError                         a server could not be asked for its candidates
+    ├── SendError                           a training service did not accept what was sent
     └── CycleError                          a cycle of the background loop failed
         ├── LearnerError                    the process that learns died, or could not be understood
         └── NothingToRollBackError          there is no earlier version
@@ -48,6 +51,10 @@ class UnknownTokenError(InvalidInputError):
 
 class ConflictError(InvalidInputError):
     """The id is taken by a record with other content."""
+
+
+class StateChangeError(InvalidInputError):
+    """Something is in a state that can't become the one that was asked for; nothing has changed."""
 
 
 class UnknownIdError(SonaError, LookupError):
@@ -108,6 +115,14 @@ class RequestCancelledError(ModelError):
 
 class SwapError(ModelError):
     """An adapter's files or answers are not those that its version recorded; it was not served."""
+
+
+class ReviewError(SonaError):
+    """A server could not be asked for its candidates, or refused."""
+
+
+class SendError(SonaError):
+    """A training service did not accept what was sent; nothing was marked as sent."""
 
 
 class CycleError(SonaError):
