@@ -179,8 +179,10 @@ class Candidate(Record, kw_only=True):
         if self.alternate is not None:
             check_text(self.alternate, "alternate", empty=True)
         for name in ("context_ids", "bare_ids", "continuation_ids"):
-            if getattr(self, name) != b"":
-                _set(self, name, pack_tokens(getattr(self, name), name))
+            if len(ids := getattr(self, name)):  # nothing is left of a forgotten one
+                _set(self, name, pack_tokens(ids, name))
+            else:
+                _set(self, name, b"")
         check_one_of(self.state, STATES, "state")
         _set(self, "mattered", tuple_of(self.mattered, Mattered, "mattered"))
         _set(self, "changes", tuple_of(self.changes, Change, "changes"))

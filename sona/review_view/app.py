@@ -198,7 +198,7 @@ class ReviewApp(App[None]):
     def action_alternates(self) -> None:
         """Switch alternates on or off."""
         self._clear_said()
-        self._jobs.put_nowait(lambda: self._reviewer.set_alternates(self._latest is None or not self._latest.alternates))
+        self._jobs.put_nowait(lambda: self._reviewer.set_alternates(not (self._latest and self._latest.alternates)))
 
     def action_send(self) -> None:
         """Send what is approved to the training service, after a question."""

@@ -1,0 +1,180 @@
+"""Approved answers get into the weights: once, by the gate, and without approval nothing does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+import sona
+from sona.config import CandidatesConfig, Config, SkillsConfig
+from sona.errors import ConfigError
+from sona.loops.cycle import NOT_APPROVED
+from sona.types import CycleReport
+from tests.engine.small import SMALL, open_small, record_task
+from tests.reviews import ModelScorer, turn
+
+COUNT = 24
+ALONE = replace(
+    SMALL,
+    skills=SkillsConfig(mode="shared"),
+    candidates=CandidatesConfig(min_approved=8),
+    train=replace(SMALL.train, max_steps=60),
+)
+
+
+def score_turns(engine: sona.SyncEngine, count: int = COUNT) -> list[int]:
+    """Record turns, have them scored, and return the candidates' numbers."""
+    engine.candidates.watch(ModelScorer(engine._engine.model))
+    for place in range(count):
+        engine.record(turn(place))
+    engine.flush()
+    assert engine.candidates.wait_scored(60)
+    return [one.id for one in engine.candidates.page().candidates]
+
+
+def divergence(engine: sona.SyncEngine, count: int = COUNT) -> tuple[float, float]:
+    """Mean nats by which the memories make the answers likelier, and mean nats of the answers without memories."""
+    scorer = ModelScorer(engine._engine.model)
+    found = [scorer.dependence(turn(place))[0] for place in range(count)]
+    bare = [scorer.log_prob(one.bare_ids, one.continuation_ids) for one in found]
+    return float(np.mean([one.divergence for one in found])), float(np.mean(bare))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A cycle of approved answers alone."""
+
+    report: CycleReport
+    before: tuple[float, float]
+    after: tuple[float, float]
+    approved: int
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("moved") / "store"
+
+
+@pytest.fixture(scope="module")
+def moved(store: Path) -> Moved:
+    with open_small(store, config=replace(ALONE, review="required")) as engine:
+        found = score_turns(engine)
+        before = divergence(engine)
+        engine.candidates.approve(*found)
+        report = engine.learn()
+        return Moved(report, before, divergence(engine), len(found))
+
+
+def test_the_answers_no_longer_depend_on_the_memories(moved: Moved) -> None:
+    assert moved.approved >= 16, "else the memories were worth nothing from the start"
+    assert moved.report.status == "published", moved.report.reason
+    assert moved.before[0] > 3.0
+    assert moved.after[0] < 0.5 * moved.before[0]
+    assert moved.after[1] > moved.before[1] + 2.0, "the answers alone have got likelier, with no memory in sight"
+
+
+def test_the_gate_judges_them_without_their_memories(moved: Moved) -> None:
+    assert moved.report.gate is not None
+    checks = {check.name: check for check in moved.report.gate.checks}
+    assert checks["approved answers"].value > 0
+    assert "base skills" in checks
+    assert "gain" not in checks, "nothing was held out that could gain"
+    assert moved.report.funnel.trained == 0
+    assert moved.report.metrics["approved_trained"] == moved.approved
+    assert moved.report.metrics["approved_nats_after"] < moved.report.metrics["approved_nats_before"]
+
+
+def test_they_are_trained_on_once(moved: Moved, store: Path) -> None:
+    with open_small(store, config=ALONE) as engine:
+        counts = engine.candidates.page().counts
+        assert (counts["trained"], counts["approved"]) == (moved.approved, 0)
+        assert engine.learn().status == "skipped"
+        one = engine.candidates.get(1)
+        assert [change.state for change in one.changes] == ["new", "approved", "trained"]
+        assert one.changes[-1].by == "cycle 1"
+
+
+def test_a_known_answer_is_no_candidate_again(moved: Moved, store: Path) -> None:
+    with open_small(store, config=ALONE) as engine:
+        assert not score_turns(engine, 4)
+        page = engine.candidates.page()
+        assert page.seen.responses == 4
+        assert page.counts["trained"] == moved.approved
+
+
+def test_without_approval_nothing_is_trained_where_review_is_required(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", config=replace(ALONE, review="required")) as engine:
+        score_turns(engine, 8)
+        record_task(engine, 60, seed=5)
+        report = engine.learn()
+        assert report.funnel.trained == report.funnel.held_out == 0
+        assert report.funnel.left_out == {NOT_APPROVED: 60}
+        assert report.gate is None
+        assert not engine._engine.model._versions.current.adapters, "the base alone answers"
+        assert sum(pattern.count for pattern in engine.bank.patterns) + engine.bank.strays > 0, "the bank learns"
+        engine.candidates.approve(*[one.id for one in engine.candidates.page().candidates])
+        again = engine.learn()
+        assert again.funnel.trained == 0
+        assert again.metrics["approved_trained"] == 8
+        assert again.metrics["replayed"] == 0, "nobody approved what is in the store beside them"
+
+
+def test_they_share_a_batch_with_what_feedback_says(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", config=ALONE) as engine:
+        engine.candidates.approve(*score_turns(engine, 4))
+        record_task(engine, 60, seed=5)
+        report = engine.learn()
+        assert report.status == "published", report.reason
+        assert report.funnel.trained > 0
+        assert report.metrics["approved_trained"] == 4
+        assert report.gate is not None
+        assert {"gain", "approved answers"} <= {check.name for check in report.gate.checks}
+
+
+def test_where_the_gate_says_no_they_stay_approved_and_after_three_go_back(tmp_path: Path) -> None:
+    strict = replace(ALONE, gate=replace(SMALL.gate, min_gain=1.0))
+    with open_small(tmp_path / "store", config=strict) as engine:
+        found = score_turns(engine, 8)
+        engine.candidates.approve(*found)
+        states = []
+        for _ in range(3):
+            assert engine.learn().status == "rejected"
+            states.append(engine.candidates.get(found[0]).state)
+        assert states == ["approved", "approved", "new"]
+        assert "the gate turned the version down" in engine.candidates.get(found[0]).changes[-1].note
+        assert engine.learn().status == "skipped"
+
+
+def test_it_learns_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:
+    apart = replace(ALONE, learner=replace(SMALL.learner, mode="process"))
+    with open_small(tmp_path / "store", config=apart) as engine:
+        engine.candidates.approve(*score_turns(engine, 8))
+        report = engine.learn()
+        assert report.status == "published", report.reason
+        assert engine.candidates.page().counts["trained"] == 8
+
+
+def test_few_approved_answers_wait_for_more(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", config=ALONE) as engine:
+        engine.candidates.approve(*score_turns(engine, 3))
+        assert engine.learn().status == "skipped"
+        assert engine.candidates.page().counts["approved"] == 3
+
+
+def test_what_is_too_long_is_turned_down_with_a_reason(tmp_path: Path) -> None:
+    short = replace(ALONE, train=replace(ALONE.train, max_tokens=8))
+    with open_small(tmp_path / "store", config=short) as engine:
+        found = score_turns(engine, 8)
+        engine.candidates.approve(*found)
+        report = engine.learn()
+        assert (report.status, report.reason) == ("rejected", "nothing that is approved can be trained on")
+        assert engine.candidates.get(found[0]).changes[-1].note == "longer than 8 tokens"
+
+
+def test_review_and_fast_weights_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="nobody has approved"):
+        Config(review="required", micro=replace(Config().micro, enabled=True))
