@@ -18,7 +18,7 @@ from sona.errors import InvalidInputError, SonaError
 from sona.excerpt import printable
 from sona.review_filter import Filter, parse_filter
 from sona.review_view.dialogs import Confirm, Help
-from sona.review_view.words import activity_of, detail_of, empty_of, row_of
+from sona.review_view.words import activity_of, counts_of, detail_of, empty_of, row_of
 from sona.reviewed import Page, Reviewer, Shown
 
 REFRESH_S = 2.0
@@ -34,29 +34,30 @@ class ReviewApp(App[None]):
 
     TITLE = "sona review"
     ENABLE_COMMAND_PALETTE = False
+    AUTO_FOCUS = ""  # the keys are the app's, until a filter is typed
     CSS = f"""
     #title {{ height: 1; background: $panel; padding: 0 1; }}
     #list {{ width: {LIST_WIDTH}; border: none; border-right: solid $panel; padding: 0; }}
     #detail {{ padding: 0 1; }}
-    #filter {{ dock: bottom; display: none; border: none; height: 1; margin-bottom: 3; }}
+    #filter {{ display: none; border: none; height: 1; padding: 0 1; }}
     #filter.open {{ display: block; }}
     #activity, #said {{ height: 1; padding: 0 1; }}
     #said {{ color: $error; }}
     """
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "help", "help", key_display="?"),
+        Binding("q", "leave", "quit"),
         Binding("j,down", "move(1)", "next"),
-        Binding("k,up", "move(-1)", "previous"),
+        Binding("k,up", "move(-1)", "back"),
         Binding("a", "change('approved')", "approve"),
         Binding("r", "change('rejected')", "reject"),
         Binding("u", "change('new')", "undo"),
-        Binding("A", "approve_all", "approve all"),
+        Binding("A", "approve_all", "all"),
         Binding("slash", "filter", "filter", key_display="/"),
         Binding("g", "alternates", "alternates"),
         Binding("s", "send", "send"),
-        Binding("plus,equals_sign", "threshold(1)", "threshold ×10", key_display="+"),
+        Binding("plus,equals_sign", "threshold(1)", "×10", key_display="+"),
         Binding("minus", "threshold(-1)", "÷10", key_display="-"),
-        Binding("question_mark", "help", "help", key_display="?"),
-        Binding("q", "leave", "quit"),
         Binding("ctrl+c,ctrl+q", "leave", show=False, priority=True),
         Binding("escape", "clear", show=False),
     ]
@@ -79,14 +80,15 @@ class ReviewApp(App[None]):
             yield OptionList(id="list")
             with VerticalScroll(id="detail"):
                 yield Static(id="text")
-        yield Input(placeholder="source:agent memory:key nats>2 state:new words", id="filter")
+        yield Input(placeholder="source:agent memory:key nats>2 state:new words", id="filter", disabled=True)
         yield Static(id="said")
         yield Static(id="activity")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         """Begin to work, and to look at the page."""
-        self.query_one("#list", OptionList).can_focus = False  # the keys are the app's
+        self.query_one("#list", OptionList).can_focus = False
+        self.query_one("#detail", VerticalScroll).can_focus = False
         self.run_worker(self._do_work(), exit_on_error=True)
         self._look()
         self.set_interval(self._refresh_s, self._look_when_idle)
@@ -144,6 +146,8 @@ class ReviewApp(App[None]):
         listed.clear_options()
         listed.add_options([Option(row_of(one, LIST_WIDTH - 2)) for one in rows])
         listed.highlighted = place
+        title = f"sona review: {self._whose}  |  {counts_of(self._latest)}"
+        self.query_one("#title", Static).update(Text(printable(title)))
         self.query_one("#activity", Static).update(Text(activity_of(self._latest)))
         self._draw_detail()
 
@@ -221,6 +225,7 @@ class ReviewApp(App[None]):
     def action_filter(self) -> None:
         """Type a filter; enter applies it."""
         field = self.query_one("#filter", Input)
+        field.disabled = False
         field.add_class("open")
         field.focus()
 
@@ -244,7 +249,9 @@ class ReviewApp(App[None]):
         self._draw()
 
     def _close_filter(self) -> None:
-        self.query_one("#filter", Input).remove_class("open")
+        field = self.query_one("#filter", Input)
+        field.remove_class("open")
+        field.disabled = True
         self.set_focus(None)
 
     def _clear_said(self) -> None:

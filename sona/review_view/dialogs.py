@@ -26,8 +26,8 @@ q          quit; all that was asked for is kept
 
 + approved   × rejected   the number: nats that the memories are worth
 
-An approved answer goes into the next cycle, or to the training service
-that s sends it to. Nothing else trains it, and no answer trains twice."""
+An approved answer goes into the next cycle, or where s sends it: into
+one of the two, and once."""
 
 
 class Help(ModalScreen[None]):

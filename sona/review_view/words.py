@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
+from sona.candidate import STATES
 from sona.excerpt import excerpt, printable
 from sona.reviewed import Page, Shown, why_empty
 
-STYLES = {"new": "", "approved": "green", "rejected": "red", "sent": "cyan", "trained": "cyan"}
+STYLES = {"new": "", "approved": "#8ae09a", "rejected": "#ff9b8f", "sent": "cyan", "trained": "cyan"}
 MARKS = {"new": " ", "approved": "+", "rejected": "×", "sent": "→", "trained": "✓"}
 
 
@@ -54,8 +55,12 @@ def empty_of(page: Page, filter_text: str) -> Text:
 def activity_of(page: Page) -> str:
     """The line at the bottom."""
     floor = "unmeasured" if page.noise_floor is None else f"{page.noise_floor:.3g}"
-    counts = ", ".join(f"{page.counts.get(state, 0)} {state}" for state in ("new", "approved", "sent", "trained"))
     return printable(
         f"{page.activity}  |  threshold {page.threshold:.3g} nats (noise floor {floor})  |  "
-        f"alternates {'on' if page.alternates else 'off'}  |  {counts}"
+        f"alternates {'on' if page.alternates else 'off'}"
     )
+
+
+def counts_of(page: Page) -> str:
+    """How many there are in each state."""
+    return ", ".join(f"{page.counts.get(state, 0)} {state}" for state in STATES)
