@@ -128,16 +128,16 @@ def why_empty(page: Page) -> list[str]:
     else:
         lines.append(f"Largest divergence: {seen.largest:.4g} nats.")
     if below := page.counts.get("new", 0):
-        lines.append(f"{below} candidates are below the threshold; - lowers it tenfold.")
+        lines.append(f"Candidates below the threshold: {below}; - lowers it tenfold.")
     for count, what in (
-        (seen.known, "were candidates already, or trained on."),
-        (seen.timeless, "had no time, so they can't be told apart, and are left out."),
-        (seen.dropped, "turns were not scored, as too many waited."),
-        (seen.failed, "turns could not be scored."),
-        (seen.failed_alternates, "alternates could not be written."),
+        (seen.known, "Candidates already, or trained on"),
+        (seen.timeless, "Without a time, so that they can't be told apart"),
+        (seen.dropped, "Turns that were not scored, as too many waited"),
+        (seen.failed, "Turns that could not be scored"),
+        (seen.failed_alternates, "Alternates that could not be written"),
     ):
         if count:
-            lines.append(f"{count} {what}")
+            lines.append(f"{what}: {count}.")
     lines.append(f"Last error: {seen.last_error or 'none'}")
     done: Mapping[State, int] = page.counts
     lines.append(

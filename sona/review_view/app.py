@@ -69,6 +69,8 @@ class ReviewApp(App[None]):
         self._latest: Page | None = None
         self._wanted, self._wanted_text = Filter(), ""
         self._chosen: int | None = None
+        self.said = ""
+        """What was told last: an error, or what was done."""
         self._jobs: asyncio.Queue[Callable[[], object]] = asyncio.Queue()
 
     # ------------------------------------------------------------------------------------------ what is seen
@@ -126,7 +128,8 @@ class ReviewApp(App[None]):
         return said
 
     def _say(self, text: str) -> None:
-        self.query_one("#said", Static).update(Text(printable(text).replace("\n", " ")))
+        self.said = printable(text).replace("\n", " ")
+        self.query_one("#said", Static).update(Text(self.said))
 
     def _shown(self) -> list[Shown]:
         return [] if self._latest is None else self._wanted.of(self._latest.candidates)
@@ -255,7 +258,7 @@ class ReviewApp(App[None]):
         self.set_focus(None)
 
     def _clear_said(self) -> None:
-        self.query_one("#said", Static).update("")
+        self._say("")
 
     def action_help(self) -> None:
         """What the keys do."""

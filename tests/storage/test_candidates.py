@@ -14,9 +14,12 @@ from msgspec.structs import replace
 
 from sona.candidate import CHANGES, KEPT_REJECTED, STATES, Candidate, Mattered, MemoryWeight, Settled, State
 from sona.errors import CycleError, InvalidInputError, StateChangeError, StoreCorruptError, UnknownIdError
+from sona.storage.catalogue import CANDIDATES, Row
 from sona.storage.doctor import diagnose
+from sona.storage.quarantine import Quarantine
 from sona.storage.repair import repair
 from sona.storage.retention import Limits
+from sona.storage.salvage import Found, rebuild
 from sona.storage.store import DATABASE, Store
 from sona.types import Version
 from tests.reviews import NOW, candidate
@@ -255,7 +258,31 @@ def test_a_doctor_finds_a_damaged_one_and_sets_it_aside(store: Store) -> None:
         assert opened.candidates.add([candidate(0)]) == [3]
 
 
-def test_of_a_torn_database_no_trained_one_comes_back_as_approved(store: Store) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_copies_of_a_row_the_one_that_came_further_is_salvaged(store: Store, tmp_path: Path, order: int) -> None:
+    """A page no longer in use may hold a row as it was: what was trained on must not come back as approved."""
+    store.candidates.add([candidate(0)])
+    copies = [_row(store)]
+    store.candidates.change([1], "approved", by="ana")
+    copies.append(_row(store))
+    publish(store, [Settled(seq=1, state="trained")])
+    copies.append(_row(store))
+    found = [Found(CANDIDATES, row, True) for row in copies[::order]]
+    target = tmp_path / "rebuilt.db"
+    with Quarantine(tmp_path, 1) as quarantine:
+        rebuild(iter(found), target, quarantine)
+    with closing(sqlite3.connect(target)) as raw:
+        assert raw.execute("SELECT state FROM candidates").fetchall() == [("trained",)]
+
+
+def _row(store: Store) -> Row:
+    with store._snapshot() as connection:
+        values = connection.execute(f"SELECT {', '.join(CANDIDATES.columns)} FROM candidates").fetchone()
+    assert values is not None
+    return dict(zip(CANDIDATES.columns, values, strict=True))
+
+
+def test_of_a_torn_database_whole_candidates_are_kept(store: Store) -> None:
     store.candidates.add([candidate(place, response="x" * 900) for place in range(60)])
     every = list(range(1, 61))
     store.candidates.change(every, "approved", by="ana")
