@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from sona.attribution.preferences import Preferences
 from sona.checks import Int32
 from sona.config import CandidatesConfig
 from sona.errors import StoreCorruptError
-from sona.storage.store import DATABASE, Store
+from sona.storage.store import Store
 from sona.types import Reply, Trajectory
 from tests.reviews import NOW, ToldScorer, candidate, dependence, turn
 
@@ -104,8 +102,7 @@ def test_a_turn_that_can_t_be_scored_costs_itself_alone(store: Store) -> None:
 
 def test_an_unreadable_trained_set_is_an_error_and_no_candidate(store: Store) -> None:
     store.candidates.add([candidate(0)])
-    with closing(sqlite3.connect(store.path / DATABASE)) as raw, raw:
-        raw.execute("UPDATE candidates SET payload = x'80'")
+    store._transact(lambda connection: connection.execute("UPDATE candidates SET payload = x'80'"))
     finder = found_by(store, lambda one: [dependence(0)], turn(0))
     assert finder.seen().failed == 1
     assert finder.seen().last_error.startswith(StoreCorruptError.__name__)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from sona.attribution.preferences import Preferences
 from sona.candidate import State
 from sona.config import CandidatesConfig, Config
 from sona.review_view.app import ReviewApp
-from sona.storage.store import DATABASE, Store
+from sona.storage.store import Store
 from tests.review.screen_text import GOLDEN, SIZE, app_on, filled, lines_of
 from tests.reviews import candidate
 
@@ -239,8 +238,9 @@ async def test_the_empty_screen_says_why(store: Path) -> None:
 async def test_a_damaged_store_is_told_and_not_shown_as_empty(store: Path) -> None:
     app = app_on(store)
     async with piloted(app) as pilot:
-        with closing(sqlite3.connect(store / DATABASE)) as raw, raw:
-            raw.execute("UPDATE candidates SET payload = x'80' WHERE seq = 2")
+        with Store.open(store) as opened:
+            damage = "UPDATE candidates SET payload = x'80' WHERE seq = 2"
+            opened._transact(lambda connection: connection.execute(damage))
         app._look()
         await settled(app, pilot)
         assert "candidate 2" in app.said
