@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import threading
 import time
 from collections import deque
@@ -15,7 +17,7 @@ from sona.attribution.dependence import Answering, Dependence, DependenceScorer
 from sona.attribution.preferences import Preferences, Seen
 from sona.candidate import Candidate
 from sona.config import CandidatesConfig
-from sona.errors import SonaError
+from sona.errors import InvalidInputError, SonaError
 from sona.excerpt import excerpt
 from sona.ports import CandidateStore
 from sona.types import Trajectory
@@ -62,6 +64,7 @@ class CandidateFinder:
         self._turn = threading.Condition()  # of the four that follow and of those that wait
         self._under_way = self._stopping = False
         self._held = 0
+        self._process = os.getpid()
         self._counting = threading.Lock()
         self._seen = Seen()
         self._kept_s = -KEEP_S
@@ -79,6 +82,8 @@ class CandidateFinder:
         self._put(None)
 
     def _put(self, job: _Job) -> None:
+        if os.getpid() != self._process:  # a forked child has no such thread, and may have a lock that is never let go
+            return
         with self._turn:
             if self._stopping:
                 return
@@ -121,6 +126,8 @@ class CandidateFinder:
         """End, once the turn under way is done or :data:`STOP_S` have passed; what waits is not scored. A second call
         does nothing.
         """
+        if os.getpid() != self._process:
+            return
         with self._turn:
             if self._stopping:
                 return
@@ -166,7 +173,7 @@ class CandidateFinder:
 
     def _score(self, trajectory: Trajectory) -> None:
         threshold, wants_alternates = self._preferences.threshold, self._preferences.alternates
-        found = list(self._scorer.dependence(trajectory))
+        found = [one for one in self._scorer.dependence(trajectory) if self._is_finite(one, trajectory)]
         self._count("turns")
         above = [one for one in found if self._is_above(one, threshold)]
         new = [one.as_candidate(trajectory, self._settings.context_tail) for one in above]
@@ -175,6 +182,15 @@ class CandidateFinder:
         for number, candidate in zip(numbers, new, strict=True):
             if number and wants_alternates:
                 self._write_alternate(msgspec.structs.replace(candidate, seq=number))
+
+    def _is_finite(self, one: Dependence, trajectory: Trajectory) -> bool:
+        """Whether a backend told a number; one that did not costs this response alone."""
+        if math.isfinite(one.divergence):
+            return True
+        error = InvalidInputError(f"turn {trajectory.id}, entry {one.entry}: divergence {one.divergence} is no number")
+        log.warning("%s; the backend that scores is to be looked at", error)
+        self._failed("failed", error)
+        return False
 
     def _is_above(self, one: Dependence, threshold: float) -> bool:
         """Whether it becomes a candidate, if it is none yet."""

@@ -100,6 +100,15 @@ def test_a_turn_that_can_t_be_scored_costs_itself_alone(store: Store) -> None:
     finder.close()
 
 
+def test_what_is_no_number_is_told_and_is_no_candidate(store: Store) -> None:
+    nats = [float("nan"), float("inf"), 0.5]
+    finder = found_by(store, lambda one: [dependence(place, value) for place, value in enumerate(nats)], turn(0))
+    finder.close()
+    assert [one.divergence for one in store.candidates.heaviest("new")] == [0.5]
+    assert (finder.seen().failed, finder.seen().largest) == (2, 0.5)
+    assert "divergence inf is no number" in finder.seen().last_error
+
+
 def test_an_unreadable_trained_set_is_an_error_and_no_candidate(store: Store) -> None:
     store.candidates.add([candidate(0)])
     store._transact(lambda connection: connection.execute("UPDATE candidates SET payload = x'80'"))

@@ -10,10 +10,12 @@ import pytest
 from msgspec.structs import replace
 
 import sona
+from sona.candidate import MemoryWeight
 from sona.config import CandidatesConfig, Config, SkillsConfig
-from sona.errors import ConfigError
+from sona.errors import ConfigError, CycleError
+from sona.loops.approved import moved_before
 from sona.loops.cycle import NOT_APPROVED
-from sona.types import CycleReport
+from sona.types import CycleReport, Progress
 from tests.engine.small import SMALL, open_small, record_task
 from tests.reviews import ModelScorer, turn
 
@@ -26,10 +28,10 @@ ALONE = replace(
 )
 
 
-def score_turns(engine: sona.SyncEngine, count: int = COUNT) -> list[int]:
-    """Record turns, have them scored, and return the candidates' numbers."""
+def score_turns(engine: sona.SyncEngine, count: int = COUNT, first: int = 0) -> list[int]:
+    """Record turns, have them scored, and return the numbers of the candidates to review."""
     engine.candidates.watch(ModelScorer(engine._engine.model))
-    for place in range(count):
+    for place in range(first, first + count):
         engine.record(turn(place))
     engine.flush()
     assert engine.candidates.wait_scored(60)
@@ -104,6 +106,50 @@ def test_a_known_answer_is_no_candidate_again(moved: Moved, store: Path) -> None
         page = engine.candidates.page()
         assert page.seen.responses == 4
         assert page.counts["trained"] == moved.approved
+
+
+def test_what_was_moved_is_replayed_as_long_as_its_version_is_in_force(moved: Moved, store: Path) -> None:
+    """After the tests above, on the same store."""
+    with open_small(store, config=replace(ALONE, review="required")) as engine:
+        engine.candidates.approve(*score_turns(engine, 8, first=COUNT))
+        report = engine.learn()
+        assert report.status == "published", report.reason
+        assert report.metrics["replayed"] > 0
+        assert divergence(engine)[0] < 0.5 * moved.before[0], "what the first cycle moved is still there"
+        engine.roll_back("v0")
+        assert moved_before(engine._engine._started().store, CandidatesConfig(), np.random.default_rng(0)) == []
+        assert engine.candidates.page().counts["trained"] == moved.approved + 8, "taken once, like claims"
+
+
+def test_an_erasure_names_the_version_that_learned_a_candidate(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", config=ALONE) as engine:
+        engine.candidates.approve(*score_turns(engine, 8))
+        version = engine.learn().version
+        erased = engine.erase("agent")
+        assert erased.learned == (version,)
+        assert engine.candidates.page().counts["trained"] == 0
+
+
+def test_an_approval_that_is_taken_back_meanwhile_fails_the_cycle(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", config=ALONE) as engine:
+        found = score_turns(engine, 8)
+        engine.candidates.approve(*found)
+
+        def take_back(progress: Progress) -> None:
+            if progress.stage == "publish":
+                engine.candidates.change(found[:1], "new")
+
+        with pytest.raises(CycleError, match="not approved any more"):
+            engine.learn(take_back)
+        assert engine.candidates.page().counts["trained"] == 0
+        assert engine.version.id == "v0"
+        assert engine.candidates.page().counts["approved"] == 7, "nothing is lost but the cycle"
+
+
+def test_memories_have_weights_of_their_own(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None) as engine:
+        engine.memories.put([MemoryWeight(key="k", weight=0.0, last_scored_ns=1, scored=3)])
+        assert [one.key for one in engine.memories.prune_candidates(0.01)] == ["k"]
 
 
 def test_without_approval_nothing_is_trained_where_review_is_required(tmp_path: Path) -> None:
