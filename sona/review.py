@@ -46,7 +46,11 @@ def review(
 
     try:
         reviewer.page()  # what is wrong is told before the screen is taken
-        ReviewApp(reviewer, reviewer.name).run()
+        app = ReviewApp(reviewer, reviewer.name)
+        try:
+            app.run()
+        finally:
+            app.finish()
     finally:
         reviewer.close()
 

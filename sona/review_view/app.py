@@ -264,6 +264,11 @@ class ReviewApp(App[None]):
         """What the keys do."""
         self.push_screen(Help())
 
+    def finish(self) -> None:
+        """Do what was asked for and not begun when the screen was ended from outside, as by a signal."""
+        while not self._jobs.empty():
+            self._jobs.get_nowait()()
+
     async def action_leave(self) -> None:
         """Leave, once all that was asked for is durable."""
         await self._jobs.join()

@@ -208,6 +208,14 @@ async def test_leaving_loses_nothing_that_was_asked_for(store: Path, key: str) -
     assert [states(store)[seq] for seq in (1, 2, 3)] == ["approved"] * 3
 
 
+def test_what_a_signal_left_undone_is_done_all_the_same(store: Path) -> None:
+    app = app_on(store)
+    app._jobs.put_nowait(lambda: app._reviewer.change([1], "approved"))
+    app._jobs.put_nowait(lambda: app._reviewer.change([2], "rejected"))
+    app.finish()
+    assert [states(store)[seq] for seq in (1, 2)] == ["approved", "rejected"]
+
+
 async def test_help_is_on_the_question_mark(store: Path) -> None:
     app = app_on(store)
     async with piloted(app) as pilot:
