@@ -228,7 +228,7 @@ class MemoryWeight(Record, kw_only=True):
     """Exponentially weighted mean of its scores, in nats."""
     last_scored_ns: int
     """When it was scored last, in nanoseconds since 1970."""
-    scored: int = 1
+    times: int = 1
     """How often it was scored."""
     source: str = "default"
     """Whose memory it is: two sources may use one key."""
@@ -238,4 +238,4 @@ class MemoryWeight(Record, kw_only=True):
         check_id(self.source, "source")
         _set(self, "weight", check_number(self.weight, "weight") + 0.0)
         check_time(self.last_scored_ns, "last_scored_ns")
-        check_count(self.scored, "scored")
+        check_count(self.times, "times")

@@ -184,7 +184,7 @@ class MemoryWeights(Protocol):
         """Those that were not scored for the longest time, first."""
 
     def prune_candidates(
-        self, below: float, source: str = "default", *, min_scored: int = 3, limit: int = 100
+        self, below: float, source: str = "default", *, min_times: int = 3, limit: int = 100
     ) -> list[MemoryWeight]:
         """Memories that were scored often enough and are worth less than ``below`` nats, the least first."""
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 from sona.attribution.candidates import CandidateFinder
-from sona.attribution.dependence import Answering, DependenceScorer
 from sona.attribution.preferences import Preferences, Seen, StateStore
 from sona.attribution.training_service import HttpTrainingService, TrainingService, samples_of
+from sona.attribution.turns import Answering, TurnScorer
 from sona.candidate import KEPT_REJECTED, State
 from sona.config import CandidatesConfig
 from sona.errors import ConfigError, SendError, SonaError, StateChangeError
@@ -65,7 +65,7 @@ class Review:
 
     # ---------------------------------------------------------------------------------------------- scoring
 
-    def watch(self, scorer: DependenceScorer) -> None:
+    def watch(self, scorer: TurnScorer) -> None:
         """Score turns from now on as they are recorded, in the background.
 
         Raises:

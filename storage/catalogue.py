@@ -160,8 +160,8 @@ CANDIDATES = Table(
 )
 MEMORY_WEIGHTS = Table(
     "memory_weights",
-    {"source": "t", "key": "t", "weight": "r", "last_scored_ns": "i", "scored": "i", "crc": "i"},
-    ("source", "key", "weight", "last_scored_ns", "scored"),
+    {"source": "t", "key": "t", "weight": "r", "last_scored_ns": "i", "times": "i", "crc": "i"},
+    ("source", "key", "weight", "last_scored_ns", "times"),
     has_rowid=False,
     numbered=False,
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import apsw
+import msgspec
 
 from sona.candidate import MemoryWeight
 from sona.storage.rows import check_crc, row_crc
@@ -13,11 +14,11 @@ from sona.storage.rows import check_crc, row_crc
 if TYPE_CHECKING:
     from sona.storage.retention import Snapshot, Transact
 
-_COLUMNS = "source, key, weight, last_scored_ns, scored, crc"
+_COLUMNS = "source, key, weight, last_scored_ns, times, crc"
 _GET = f"SELECT {_COLUMNS} FROM memory_weights WHERE source = ? AND key = ?"
 _OLDEST = f"SELECT {_COLUMNS} FROM memory_weights WHERE source = ? ORDER BY last_scored_ns, key LIMIT ?"
 _LIGHTEST = f"""
-SELECT {_COLUMNS} FROM memory_weights WHERE source = ? AND weight < ? AND scored >= ? ORDER BY weight, key LIMIT ?
+SELECT {_COLUMNS} FROM memory_weights WHERE source = ? AND weight < ? AND times >= ? ORDER BY weight, key LIMIT ?
 """
 
 
@@ -38,11 +39,15 @@ class MemoryWeightRows:
 
         def work(connection: apsw.Connection) -> None:
             for one in weights:
-                values = (one.source, one.key, one.weight, one.last_scored_ns, one.scored)
+                values = (one.source, one.key, one.weight, one.last_scored_ns, one.times)
                 sql = "INSERT OR REPLACE INTO memory_weights VALUES (?, ?, ?, ?, ?, ?)"
                 connection.execute(sql, (*values, row_crc(*values)))
 
         self._transact(work)
+
+    def of(self, source: str) -> SourceWeights:
+        """Those of one source, for whoever scores its memories one by one."""
+        return SourceWeights(self, source)
 
     def remove(self, keys: Sequence[str], source: str = "default") -> None:
         """Forget memories that the host has no more, durably; of unknown ones nothing comes."""
@@ -59,17 +64,32 @@ class MemoryWeightRows:
             return [_read(row) for row in connection.execute(_OLDEST, (source, limit))]
 
     def prune_candidates(
-        self, below: float, source: str = "default", *, min_scored: int = 3, limit: int = 100
+        self, below: float, source: str = "default", *, min_times: int = 3, limit: int = 100
     ) -> list[MemoryWeight]:
-        """Memories that were scored at least ``min_scored`` times and are worth less than ``below`` nats, the least
+        """Memories that were scored at least ``min_times`` times and are worth less than ``below`` nats, the least
         first.
         """
         with self._snapshot() as connection:
-            return [_read(row) for row in connection.execute(_LIGHTEST, (source, below, min_scored, limit))]
+            return [_read(row) for row in connection.execute(_LIGHTEST, (source, below, min_times, limit))]
+
+
+class SourceWeights:
+    """The weights of one source's memories."""
+
+    def __init__(self, rows: MemoryWeightRows, source: str) -> None:
+        self._rows, self._source = rows, source
+
+    def weight_of(self, key: str) -> MemoryWeight | None:
+        """None: never scored."""
+        return self._rows.get(key, self._source)
+
+    def write_weight(self, weight: MemoryWeight) -> None:
+        """Replace what was there for its key, durably; whatever source it names, it is this one's."""
+        self._rows.put([msgspec.structs.replace(weight, source=self._source)])
 
 
 def _read(row: tuple[Any, ...]) -> MemoryWeight:
     *values, crc = row
-    source, key, weight, last_scored_ns, scored = values
+    source, key, weight, last_scored_ns, times = values
     check_crc(crc, *values, row=f"weight of memory {key!r} of {source!r}")
-    return MemoryWeight(source=source, key=key, weight=weight, last_scored_ns=last_scored_ns, scored=scored)
+    return MemoryWeight(source=source, key=key, weight=weight, last_scored_ns=last_scored_ns, times=times)

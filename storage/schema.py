@@ -208,7 +208,7 @@ CREATE TABLE memory_weights (
     key            TEXT    NOT NULL,
     weight         REAL    NOT NULL,
     last_scored_ns INTEGER NOT NULL,
-    scored         INTEGER NOT NULL,
+    times          INTEGER NOT NULL,
     crc            INTEGER NOT NULL,
     PRIMARY KEY (source, key)
 ) STRICT, WITHOUT ROWID;

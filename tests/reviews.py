@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sona.attribution.dependence import Dependence
+from sona.attribution.turns import ScoredResponse
 from sona.candidate import Candidate, Mattered
 from sona.checks import Int32
 from sona.serving.local import LocalModel
@@ -61,13 +61,13 @@ class ModelScorer:
     def __init__(self, model: LocalModel) -> None:
         self._model = model
 
-    def dependence(self, trajectory: Trajectory) -> Sequence[Dependence]:
+    def score_turn(self, trajectory: Trajectory) -> Sequence[ScoredResponse]:
         bare = [message for message in trajectory.messages if message.role != "system"]
         response = self._model.encode_response(trajectory.response)
         with_ids, without_ids = (self._model.encode_prompt(messages) for messages in (trajectory.messages, bare))
         nats = self.log_prob(with_ids, response) - self.log_prob(without_ids, response)
         return [
-            Dependence(
+            ScoredResponse(
                 at_ns=trajectory.created_ns,
                 divergence=nats,
                 context_ids=with_ids,
@@ -91,13 +91,13 @@ class ToldScorer:
 
     noise_floor = 0.01
 
-    def __init__(self, says: Callable[[Trajectory], Sequence[Dependence]]) -> None:
-        self.dependence = says
+    def __init__(self, says: Callable[[Trajectory], Sequence[ScoredResponse]]) -> None:
+        self.score_turn = says
 
 
-def dependence(place: int = 0, nats: float = 1.0, at_ns: int | None = None) -> Dependence:
+def dependence(place: int = 0, nats: float = 1.0, at_ns: int | None = None) -> ScoredResponse:
     """Made up, without a model."""
-    return Dependence(
+    return ScoredResponse(
         at_ns=NOW + place if at_ns is None else at_ns,
         divergence=nats,
         context_ids=np.asarray([1, 2, 3], np.int32),

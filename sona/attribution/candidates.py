@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 import msgspec
 
-from sona.attribution.dependence import Answering, Dependence, DependenceScorer
 from sona.attribution.preferences import Preferences, Seen
+from sona.attribution.turns import Answering, ScoredResponse, TurnScorer
 from sona.candidate import Candidate
 from sona.config import CandidatesConfig
 from sona.errors import InvalidInputError, SonaError
@@ -41,7 +41,7 @@ class CandidateFinder:
 
     def __init__(
         self,
-        scorer: DependenceScorer,
+        scorer: TurnScorer,
         store: CandidateStore,
         preferences: Preferences,
         settings: CandidatesConfig,
@@ -173,7 +173,7 @@ class CandidateFinder:
 
     def _score(self, trajectory: Trajectory) -> None:
         threshold, wants_alternates = self._preferences.threshold, self._preferences.alternates
-        found = [one for one in self._scorer.dependence(trajectory) if self._is_finite(one, trajectory)]
+        found = [one for one in self._scorer.score_turn(trajectory) if self._is_finite(one, trajectory)]
         self._count("turns")
         above = [one for one in found if self._is_above(one, threshold)]
         new = [one.as_candidate(trajectory, self._settings.context_tail) for one in above]
@@ -183,7 +183,7 @@ class CandidateFinder:
             if number and wants_alternates:
                 self._write_alternate(msgspec.structs.replace(candidate, seq=number))
 
-    def _is_finite(self, one: Dependence, trajectory: Trajectory) -> bool:
+    def _is_finite(self, one: ScoredResponse, trajectory: Trajectory) -> bool:
         """Whether a backend told a number; one that did not costs this response alone."""
         if math.isfinite(one.divergence):
             return True
@@ -192,7 +192,7 @@ class CandidateFinder:
         self._failed("failed", error)
         return False
 
-    def _is_above(self, one: Dependence, threshold: float) -> bool:
+    def _is_above(self, one: ScoredResponse, threshold: float) -> bool:
         """Whether it becomes a candidate, if it is none yet."""
         is_above = one.divergence >= threshold and one.divergence > 0.0
         with self._counting:

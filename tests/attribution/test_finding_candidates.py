@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from sona.attribution.candidates import CandidateFinder
-from sona.attribution.dependence import Dependence
 from sona.attribution.preferences import Preferences
+from sona.attribution.turns import ScoredResponse
 from sona.checks import Int32
 from sona.config import CandidatesConfig
 from sona.errors import StoreCorruptError
@@ -88,7 +88,7 @@ def test_what_is_trained_or_without_a_time_is_none(store: Store) -> None:
 
 
 def test_a_turn_that_can_t_be_scored_costs_itself_alone(store: Store) -> None:
-    def says(one: Trajectory) -> Sequence[Dependence]:
+    def says(one: Trajectory) -> Sequence[ScoredResponse]:
         if one.id == "turn-0":
             raise RuntimeError("the \x1b[31mbackend\x1b[0m died")
         return [dependence(1)]
@@ -121,7 +121,7 @@ def test_an_unreadable_trained_set_is_an_error_and_no_candidate(store: Store) ->
 def test_recording_never_waits_for_scoring(store: Store) -> None:
     go, begun = threading.Event(), threading.Event()
 
-    def says(one: Trajectory) -> Sequence[Dependence]:
+    def says(one: Trajectory) -> Sequence[ScoredResponse]:
         begun.set()
         assert go.wait(10)
         return []
@@ -146,7 +146,7 @@ def test_recording_never_waits_for_scoring(store: Store) -> None:
 def test_closing_leaves_what_waits_and_counts_it(store: Store) -> None:
     go, begun = threading.Event(), threading.Event()
 
-    def says(one: Trajectory) -> Sequence[Dependence]:
+    def says(one: Trajectory) -> Sequence[ScoredResponse]:
         begun.set()
         assert go.wait(10)
         return [dependence(0)]
@@ -168,7 +168,7 @@ def test_closing_leaves_what_waits_and_counts_it(store: Store) -> None:
 def test_nothing_of_an_erased_source_becomes_a_candidate(store: Store) -> None:
     go, begun = threading.Event(), threading.Event()
 
-    def says(one: Trajectory) -> Sequence[Dependence]:
+    def says(one: Trajectory) -> Sequence[ScoredResponse]:
         begun.set()
         assert go.wait(10)
         return [dependence(int(one.id[5:]))]
@@ -244,6 +244,6 @@ def test_a_context_is_kept_by_its_end(store: Store) -> None:
     assert store.candidates.get(1).at_ns == NOW
 
 
-def replace_tail(one: Dependence, tail: str) -> Dependence:
+def replace_tail(one: ScoredResponse, tail: str) -> ScoredResponse:
     fields = {name: getattr(one, name) for name in one.__dataclass_fields__}
-    return Dependence(**{**fields, "context_tail": tail})
+    return ScoredResponse(**{**fields, "context_tail": tail})

@@ -41,7 +41,7 @@ def score_turns(engine: sona.SyncEngine, count: int = COUNT, first: int = 0) -> 
 def divergence(engine: sona.SyncEngine, count: int = COUNT) -> tuple[float, float]:
     """Mean nats by which the memories make the answers likelier, and mean nats of the answers without memories."""
     scorer = ModelScorer(engine._engine.model)
-    found = [scorer.dependence(turn(place))[0] for place in range(count)]
+    found = [scorer.score_turn(turn(place))[0] for place in range(count)]
     bare = [scorer.log_prob(one.bare_ids, one.continuation_ids) for one in found]
     return float(np.mean([one.divergence for one in found])), float(np.mean(bare))
 
@@ -148,7 +148,7 @@ def test_an_approval_that_is_taken_back_meanwhile_fails_the_cycle(tmp_path: Path
 
 def test_memories_have_weights_of_their_own(tmp_path: Path) -> None:
     with open_small(tmp_path / "store", model=None) as engine:
-        engine.memories.put([MemoryWeight(key="k", weight=0.0, last_scored_ns=1, scored=3)])
+        engine.memories.put([MemoryWeight(key="k", weight=0.0, last_scored_ns=1, times=3)])
         assert [one.key for one in engine.memories.prune_candidates(0.01)] == ["k"]
 
 

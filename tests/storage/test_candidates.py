@@ -309,16 +309,23 @@ def test_a_weight_is_of_a_source_and_replaced_whole(store: Store) -> None:
             MemoryWeight(key="k", weight=2.0, last_scored_ns=4, source="b"),
         ]
     )
-    rows.put([MemoryWeight(key="k", weight=0.5, last_scored_ns=9, scored=2)])
-    assert rows.get("k") == MemoryWeight(key="k", weight=0.5, last_scored_ns=9, scored=2)
+    rows.put([MemoryWeight(key="k", weight=0.5, last_scored_ns=9, times=2)])
+    assert rows.get("k") == MemoryWeight(key="k", weight=0.5, last_scored_ns=9, times=2)
     assert rows.get("k", "b") == MemoryWeight(key="k", weight=2.0, last_scored_ns=4, source="b")
     assert rows.get("unknown") is None
+
+
+def test_one_source_s_weights_are_its_own(store: Store) -> None:
+    own = store.memory_weights.of("bot")
+    own.write_weight(MemoryWeight(key="k", weight=1.5, last_scored_ns=5))
+    assert own.weight_of("k") == MemoryWeight(key="k", weight=1.5, last_scored_ns=5, source="bot")
+    assert store.memory_weights.get("k") is None
 
 
 def test_the_oldest_come_first_and_the_lightest_may_go(store: Store) -> None:
     rows = store.memory_weights
     given = [("a", 0.01, 30, 3), ("b", 2.0, 10, 5), ("c", -0.1, 20, 4), ("d", 0.0, 5, 1)]
-    rows.put([MemoryWeight(key=k, weight=w, last_scored_ns=at, scored=n) for k, w, at, n in given])
+    rows.put([MemoryWeight(key=k, weight=w, last_scored_ns=at, times=n) for k, w, at, n in given])
     assert [one.key for one in rows.oldest(3)] == ["d", "b", "c"]
     assert [one.key for one in rows.prune_candidates(0.05)] == ["c", "a"], "d was scored once, which says too little"
     rows.remove(["c"])

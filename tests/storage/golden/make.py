@@ -113,7 +113,7 @@ def _fill_review(store: Store) -> None:
     done = report(cycle, status="published", parent=parent, version=version.id)
     store.commit_cycle(done, [], version, [Settled(seq=5, state="trained", skill="s1")])
     store.set_current(parent)
-    weights = [MemoryWeight(key="k1", weight=0.75, last_scored_ns=7, scored=4, source="agent-ü")]
+    weights = [MemoryWeight(key="k1", weight=0.75, last_scored_ns=7, times=4, source="agent-ü")]
     store.memory_weights.put([*weights, MemoryWeight(key="k2", weight=2.0, last_scored_ns=8)])
 
 

@@ -12,7 +12,7 @@ from sona.types import Reply, Trajectory
 
 
 @dataclass(frozen=True, eq=False)
-class Dependence:
+class ScoredResponse:
     """One response of a turn, with its memories and without."""
 
     at_ns: int
@@ -56,14 +56,14 @@ class Dependence:
         )
 
 
-class DependenceScorer(Protocol):
+class TurnScorer(Protocol):
     """Scores recorded turns. Called from one thread."""
 
     @property
     def noise_floor(self) -> float:
         """Nats up to which its backend tells a divergence of nothing: what was measured, not what is hoped."""
 
-    def dependence(self, trajectory: Trajectory) -> Sequence[Dependence]:
+    def score_turn(self, trajectory: Trajectory) -> Sequence[ScoredResponse]:
         """The responses of a turn that are new in it, with all memories stripped; [] where it has no memories, or no
         response. What it raises costs this turn alone.
         """
