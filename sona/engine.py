@@ -163,8 +163,8 @@ class Engine:
             model=parts.model,
             activity=self._cycles.activity,
             alone=self._cycles.alone,
+            listen=parts.fast.tell_trajectories,
         )
-        parts.fast.on_trajectory = self._review.offer
         self._parts = parts
         return self
 

@@ -48,6 +48,7 @@ class Review:
         model: Answering | None = None,
         activity: Callable[[], str] = lambda: "",
         alone: Callable[[str], Block[object]] = lambda what: nullcontext(),
+        listen: Callable[[Callable[[Trajectory], None]], None] = lambda listener: None,
     ) -> None:
         """Args:
         store: has the candidates.
@@ -56,9 +57,10 @@ class Review:
         model: writes alternates while scoring runs.
         activity: what else is done in the background, in a few words.
         alone: a block in which no cycle takes what is approved; raises where one is under way.
+        listen: has a function told of each turn as it is recorded; asked only once turns are scored.
         """
         self._store, self._settings, self._reviewer, self._model = store, settings, reviewer, model
-        self._activity, self._alone = activity, alone
+        self._activity, self._alone, self._listen = activity, alone, listen
         self._preferences = Preferences(store)
         self._finder: CandidateFinder | None = None
         self._lock = threading.Lock()
@@ -77,11 +79,7 @@ class Review:
             self._finder = CandidateFinder(
                 scorer, self._store.candidates, self._preferences, self._settings, self._model
             )
-
-    def offer(self, trajectory: Trajectory) -> None:
-        """A turn was recorded; costs nothing where none is scored, and never waits or raises."""
-        if self._finder is not None:
-            self._finder.offer(trajectory)
+            self._listen(self._finder.offer)
 
     def wait_scored(self, timeout_s: float) -> bool:
         """Whether all turns so far were scored within so long."""

@@ -166,7 +166,19 @@ def test_without_approval_nothing_is_trained_where_review_is_required(tmp_path: 
         again = engine.learn()
         assert again.funnel.trained == 0
         assert again.metrics["approved_trained"] == 8
-        assert again.metrics["replayed"] == 0, "nobody approved what is in the store beside them"
+
+
+def test_what_nobody_approved_is_not_replayed_either_where_review_is_required(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", config=ALONE) as engine:
+        record_task(engine, 60, seed=5)
+        assert engine.learn().funnel.trained > 0
+    with open_small(tmp_path / "store", config=replace(ALONE, review="required")) as engine:
+        engine.candidates.approve(*score_turns(engine, 8))
+        report = engine.learn()
+        assert report.metrics["approved_nats_after"] < report.metrics["approved_nats_before"]
+        assert report.metrics["replayed"] == 0
+        assert report.gate is not None
+        assert "earlier skills" in [check.name for check in report.gate.checks], "which must be kept all the same"
 
 
 def test_they_share_a_batch_with_what_feedback_says(tmp_path: Path) -> None:
