@@ -113,7 +113,7 @@ def test_a_damaged_row_is_an_error_and_never_empty(store: Store) -> None:
 # States
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(walk=st.lists(st.sampled_from(get_args(State)), max_size=8))
 def test_states_change_as_the_table_says(tmp_path_factory: pytest.TempPathFactory, walk: list[State]) -> None:
     with Store.open(tmp_path_factory.getbasetemp() / "walks") as store:
