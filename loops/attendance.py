@@ -205,7 +205,7 @@ class Attendance:
             raise CycleError(f"cycle {self.committed.cycle} is committed already")
         if version is not None and self._published.get(version.id) != version.digest:
             raise CycleError(f"version {version.id!r}: digest {version.digest}, no such files were published")
-        self._host.store.commit_cycle(request.report, request.claims, version)
+        self._host.store.commit_cycle(request.report, request.claims, version, request.settled)
         self.committed = request.report
 
 

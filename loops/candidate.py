@@ -19,6 +19,7 @@ from sona.checks import Float32
 from sona.config import Config, LoraConfig
 from sona.errors import ConfigError
 from sona.learn.lora import attach, fresh_weights, load_adapter, load_weights, save_adapter
+from sona.loops.approved import moved_before
 from sona.loops.checkpoint import AdapterFiles, Checkpoint
 from sona.loops.exam import Exam, Marks, evidence_of, marks_of, serve_as_well, with_usual
 from sona.loops.examination import Examiner, Questions, System, between
@@ -106,7 +107,7 @@ class CandidateTrainer:
         """Train on ``parts.train``, write the adapters to ``draft``, judge them by ``parts.held_out``.
 
         Args:
-            parts: answers to imitate, and to judge by.
+            parts: answers to imitate, approved ones among them, and to judge by.
             turned_down: answers to make less likely.
             baseline: the usual quality of each trajectory's pattern, by trajectory id.
             draft: the next version's folder.
@@ -115,7 +116,8 @@ class CandidateTrainer:
         roster = self._roster(parts, turned_down).without_few(FEWEST, self.seen)
         clock.lap("sort_s")
         own = self.probes.trained
-        plan = plan_lessons(roster, self._start_of, baseline, self.examiner, own, self.config, self.cycle)
+        moved = moved_before(self.store, self.config.candidates, np.random.default_rng(self.seed))
+        plan = plan_lessons(roster, self._start_of, baseline, self.examiner, own, self.config, self.cycle, moved)
         teacher = Teacher(self.learner, self.store, self.model, self.state.bank, self.config, self.report)
         learned = {lesson.adapter: teacher.give(lesson, start, self.seed) for lesson, start in plan.lessons}
         clock.lap("train_s")
@@ -211,7 +213,18 @@ class CandidateTrainer:
             earlier_keys=[question_key(row.trajectory) for row in earlier],
             earlier_skills=[skill for _, (_, skill) in drawn],
             probes=Questions(self.probes.judged, self.probes.judged_features if self.read_features else None),
+            approved=self._approved(roster, skills),
+            only_approved=all(roster.items[place].is_approved for place in (*roster.trained, *roster.pushed)),
         )
+
+    def _approved(self, roster: Roster, skills: SkillSet) -> Questions:
+        """What is approved, and of a skill, and not of what waits or the base answers."""
+        places = [place for place in roster.trained if roster.items[place].is_approved]
+        places = [place for place in places if skills.get(roster.owners[place]) is not None]
+        rows = roster.rows(places)
+        if rows is None and self.read_features:
+            rows = self.model.features([roster.items[place].question for place in places]) if places else None
+        return Questions([example_of(roster.items[place]) for place in places], rows)
 
     def _earlier(self, skills: SkillSet, touched: Container[str]) -> dict[int, tuple[Stored, str]]:
         """Held-out answers of earlier cycles, as far as they still hold, each with its skill, by seq; drawn with
@@ -254,7 +267,7 @@ class CandidateTrainer:
         return System(skills, used), {**metrics, **_router_metrics(fitted)}
 
     def _marks(self, exam: Exam, system: System, stage: str) -> Marks:
-        parts = {"new": exam.new, "earlier": exam.earlier, "probes": exam.probes}
+        parts = {"new": exam.new, "earlier": exam.earlier, "probes": exam.probes, "approved": exam.approved}
         return Marks(*(self.examiner.ask(part, system, f"evaluate {stage}: {name}") for name, part in parts.items()))
 
     def _judged(

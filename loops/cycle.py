@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -18,8 +19,10 @@ import numpy as np
 from sona.bank.bank import Bank
 from sona.bank.lessons import Distiller
 from sona.bank.pattern import Member
+from sona.candidate import Settled
 from sona.checks import pack_tokens
 from sona.config import Config
+from sona.loops.approved import Approved, settled_by, take_approved
 from sona.loops.bank_lessons import with_new_lessons, with_trials
 from sona.loops.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from sona.loops.deep import deepened
@@ -45,6 +48,11 @@ from sona.ports import (
 )
 from sona.types import CycleReport, CycleStatus, Funnel, GateDecision, Progress, Version
 
+if TYPE_CHECKING:
+    from sona.loops.candidate import Candidate
+
+NOT_APPROVED = "not approved in review"
+"""Why a trajectory is left out where ``review = "required"``."""
 NOT_LEARNED = {BASE: "the base model answers such queries", FEW: "too few of their kind came"}
 """By owner, why an answer was not learned from."""
 
@@ -111,20 +119,26 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
     run = _Run(context, report)
     settings = context.config.cycle
     taken = context.store.collect(settings.max_trajectories)
+    approved = take_approved(context.store, context.model, context.config.candidates, context.config.train)
+    alone = len(approved.ready) + len(approved.unfit) >= context.config.candidates.min_approved
     if (reason := why_wait(taken, run.seen, settings)) is not None:
-        return run.skipped(taken, reason)
+        return run.approved_only(taken, approved, reason) if alone else run.skipped(taken, reason)
     full = len(taken.rows) >= settings.max_trajectories
     screened = screen(taken.rows, context.model, context.config.train)
+    if context.config.review == "required":
+        screened = screened.without_ready(NOT_APPROVED)
     parts = split(screened.ready, settings.held_out_share)
     needed = context.config.gate.min_held_out if context.config.gate.enabled else 0
-    if context.model is not None and parts.train and (questions(parts.held_out) >= needed or full):
-        return run.train(context.model, taken, screened, parts, full=full)
+    judged = bool(parts.train) and (questions(parts.held_out) >= needed or full)
+    if context.model is not None and (judged or (approved.ready and not screened.ready)):
+        return run.train(context.model, taken, screened, parts, approved, full=full)
     if full:
         screened = screened.without_ready("nothing to judge by")
     if len(screened.left_out) >= settings.min_trajectories:
-        return run.bank_only(taken, screened)
+        return run.bank_only(taken, screened, approved.unfit)
     reason = f"{questions(parts.held_out)} different questions are held out, and {needed} are needed to judge by"
-    return run.skipped(taken, f"{reason} (cycle.held_out_share, gate.min_held_out)")
+    reason = f"{reason} (cycle.held_out_share, gate.min_held_out)"
+    return run.approved_only(taken, approved, reason) if alone else run.skipped(taken, reason)
 
 
 class _Run:
@@ -142,7 +156,17 @@ class _Run:
         """Nothing is claimed."""
         return skipped(self.context.store, taken, reason, self.started_ns)
 
-    def bank_only(self, taken: Collected, screened: Screened) -> CycleReport:
+    def approved_only(self, taken: Collected, approved: Approved, reason: str) -> CycleReport:
+        """Trajectories wait for ``reason``, and what was approved does not."""
+        if self.context.model is None or not (approved.ready or approved.unfit):
+            return self.skipped(taken, reason)
+        none = Collected(rows=(), waiting_for_feedback=taken.waiting_for_feedback)
+        if not approved.ready:
+            funnel = _funnel(none, Screened([], [], []), Split([], []), {})
+            return self._only_settled("nothing that is approved can be trained on", funnel, approved.unfit)
+        return self.train(self.context.model, none, Screened([], [], []), Split([], []), approved, full=False)
+
+    def bank_only(self, taken: Collected, screened: Screened, settled: Sequence[Settled] = ()) -> CycleReport:
         """Nothing here can train an adapter: the bank learns what is left out, and the model stays as it is."""
         state = read_checkpoint(self.context.folders, self.parent)
         placed = self._place(state, [left.stored for left in screened.left_out])
@@ -152,11 +176,22 @@ class _Run:
         with self.context.folders.draft() as draft:
             outcome = self._report("published", "the bank learned; nothing could train the adapter", funnel, metrics)
             return self._publish(
-                draft, replace(state, bank=bank), outcome, _claims(screened, Split([], []), {}, placed.patterns)
+                draft,
+                replace(state, bank=bank),
+                outcome,
+                _claims(screened, Split([], []), {}, placed.patterns),
+                settled,
             )
 
     def train(
-        self, model: ServedModel, taken: Collected, screened: Screened, parts: Split, *, full: bool
+        self,
+        model: ServedModel,
+        taken: Collected,
+        screened: Screened,
+        parts: Split,
+        approved: Approved,
+        *,
+        full: bool,
     ) -> CycleReport:
         """The whole way: bank, adapters, gate."""
         from sona.loops.candidate import CandidateTrainer  # torch takes seconds to import; the bank needs none
@@ -167,11 +202,12 @@ class _Run:
         pushed = split(screened.turned_down, config.cycle.held_out_share).train
         with self.context.folders.draft() as draft:
             begin = replace(state, bank=placed.bank)
+            everything = Split([*parts.train, *approved.ready], parts.held_out)
             seen = latest(taken) if full else self.seen  # of a full load nothing waits
             trainer = CandidateTrainer(
                 self.context.store, model, begin, config, self.cycle, self.seed, self.report, seen
             )
-            candidate = trainer.train(parts, pushed, placed.baseline, draft)
+            candidate = trainer.train(everything, pushed, placed.baseline, draft)
             decision = candidate.decision
             admitted = decision is None or decision.passed
             waits = {LATER} if admitted or full else {LATER, *candidate.born}
@@ -182,23 +218,57 @@ class _Run:
             reasons = dict.fromkeys(candidate.idle, "its adapter gives such answers already")
             if not admitted:
                 reasons |= dict.fromkeys(candidate.born, "its skill was not admitted")
+            settled = [*approved.unfit, *self._settled(approved, candidate, admitted=admitted)]
             screened, parts = _without(screened, parts, candidate.owners, waits, {**NOT_LEARNED, **reasons})
             funnel = _funnel(taken, screened, parts, {"left for the next cycle": len(waiting)} if waiting else {})
             claims = _claims(screened, parts, candidate.owners, placed.patterns)
+            if not taken.rows and not settled:
+                return self.skipped(taken, "what is approved waits for more of its kind (skills.min_queries)")
+            if not taken.rows and decision is None:
+                return self._only_settled("nothing to learn from what is approved", funnel, settled)
+            if approved.ready or approved.unfit:
+                counts = Counter(one.state for one in settled)
+                candidate.metrics.update({f"approved_{state}": float(count) for state, count in counts.items()})
             if admitted:
                 reason = "nothing to learn, or too few of a kind so far" if decision is None else decision.reason
                 bank, metrics = self._taught(placed)
                 outcome = self._report("published", reason, funnel, {**candidate.metrics, **metrics}, decision)
-                outcome = self._publish(draft, replace(candidate.state, bank=bank), outcome, claims)
+                outcome = self._publish(draft, replace(candidate.state, bank=bank), outcome, claims, settled)
             else:
                 assert decision is not None
                 outcome = self._report("rejected", decision.reason, funnel, candidate.metrics, decision)
-                self.context.store.commit_cycle(outcome, claims, None)
+                self.context.store.commit_cycle(outcome, claims, None, settled)
         if waiting:  # should the process die before this, they wait once more
             self.context.store.write_state(SEEN, str(latest(taken)).encode())
         return outcome
 
-    def _publish(self, draft: Path, state: Checkpoint, outcome: CycleReport, claims: Sequence[Claim]) -> CycleReport:
+    def _only_settled(self, reason: str, funnel: Funnel, settled: Sequence[Settled]) -> CycleReport:
+        """No version, and no trajectory was taken: candidates alone have come into other states."""
+        outcome = self._report("rejected", reason, funnel)
+        self.context.store.commit_cycle(outcome, [], None, settled)
+        return outcome
+
+    def _settled(self, approved: Approved, candidate: Candidate, *, admitted: bool) -> list[Settled]:
+        """What became of what was approved."""
+        decision = candidate.decision
+        why = "" if decision is None else decision.reason
+        return settled_by(
+            approved.ready,
+            candidate.owners,
+            candidate.idle,
+            admitted=admitted,
+            learned=decision is not None,
+            why=why,
+        )
+
+    def _publish(
+        self,
+        draft: Path,
+        state: Checkpoint,
+        outcome: CycleReport,
+        claims: Sequence[Claim],
+        settled: Sequence[Settled] = (),
+    ) -> CycleReport:
         """Files first, then one transaction that makes them count. From here on nothing cancels the cycle any more."""
         self.report(Progress(stage="publish", done=0, total=1))
         version = self._version(outcome)
@@ -207,7 +277,8 @@ class _Run:
             write_proof(draft, self.context.model)
         digest = self.context.folders.publish(draft, version.id)
         outcome = msgspec.structs.replace(outcome, version=version.id, finished_ns=time.time_ns())
-        self.context.store.commit_cycle(outcome, claims, msgspec.structs.replace(version, digest=digest))
+        named = msgspec.structs.replace(version, digest=digest)
+        self.context.store.commit_cycle(outcome, claims, named, settled)
         return outcome
 
     def _version(self, outcome: CycleReport) -> Version:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from sona.bank.skills import SkillSet
-from sona.learn.likelihood import Scores
+from sona.learn.likelihood import Scores, empty_scores
 from sona.loops.examination import Examiner, Questions, System, nats
 from sona.loops.gate import Evidence
 from sona.loops.screen import Ready
@@ -25,7 +25,7 @@ held-out answers that are enough to say so."""
 
 @dataclass(frozen=True)
 class Exam:
-    """Answers that were never trained on."""
+    """Answers that were never trained on, and those that a person approved."""
 
     asked: Sequence[Ready]
     """This cycle's held-out trajectories, those of ``new``."""
@@ -40,6 +40,10 @@ class Exam:
     """Of each the skill; "" for the base."""
     probes: Questions
     """The base model's own."""
+    approved: Questions = field(default_factory=lambda: Questions([], None))
+    """Approved answers that this cycle trains on, without their memories."""
+    only_approved: bool = False
+    """Whether nothing else is new."""
     spared_earlier: int = 0
     """Earlier ones left out because nothing changes for them."""
     spared_probes: int = 0
@@ -74,6 +78,7 @@ class Marks:
     new: Scores
     earlier: Scores
     probes: Scores
+    approved: Scores = field(default_factory=lambda: empty_scores(0))
 
 
 def evidence_of(
@@ -98,6 +103,8 @@ def evidence_of(
         debt=debt,
         probes_kept=np.append(kept, np.ones(exam.spared_probes)),
         probes_kl=np.append(kl, np.zeros(exam.spared_probes)),
+        approved=np.exp(-nats(after.approved)) - np.exp(-nats(before.approved)),
+        only_approved=exam.only_approved,
     )
 
 
@@ -108,7 +115,7 @@ def marks_of(base: Marks, before: Marks, after: Marks) -> dict[str, float]:
     Parts without examples are absent; ``earlier`` and ``probes`` count what the candidate may have changed.
     """
     metrics: dict[str, float] = {}
-    for part in (field.name for field in fields(Marks)):
+    for part in (one.name for one in fields(Marks)):
         for name, marks in (("base", base), ("before", before), ("after", after)):
             found: Scores = getattr(marks, part)
             if len(found.tokens):

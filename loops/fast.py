@@ -37,6 +37,11 @@ class FastLoop:
         """When the host last recorded, rated or asked."""
         self.on_feedback: Callable[[Feedback], None] | None = None
         """Told of each feedback that was taken; must neither wait nor raise."""
+        self._on_trajectory: Callable[[Trajectory], None] | None = None
+
+    def tell_trajectories(self, listener: Callable[[Trajectory], None]) -> None:
+        """From now on ``listener`` is told of each trajectory that was taken; it must neither wait nor raise."""
+        self._on_trajectory = listener
 
     def record(self, trajectory: Trajectory, quality: Feedback | None = None) -> bool:
         """Hand a trajectory over, with its feedback if there is one already.
@@ -55,6 +60,8 @@ class FastLoop:
         taken = self._inbox.put(trajectory)
         if taken and width is not None:
             self.width = width
+        if taken and self._on_trajectory is not None:
+            self._on_trajectory(trajectory)
         return taken and (quality is None or self.feedback(quality))
 
     def feedback(self, feedback: Feedback) -> bool:

@@ -40,14 +40,23 @@ class Evidence(NamedTuple):
     by the base's own probability of it. Where the base hardly knew, another choice is no skill lost."""
     probes_kl: npt.NDArray[np.float64]
     """(p,) of the same answers: KL(base || candidate), nats a token."""
+    approved: npt.NDArray[np.float64] = np.empty(0)
+    """(a,) of approved answers, without the memories that they came from: what ``gain`` is of held-out ones. They are
+    trained on, as another fact says nothing of a fact: it shows that they have got into the weights, not that anything
+    else did."""
+    only_approved: bool = False
+    """Whether nothing else is new, so that held-out questions have nothing to gain."""
 
 
 def decide(evidence: Evidence, settings: GateConfig, seed: int) -> GateDecision:
     """Admit the candidate if it helps on what is new, beyond chance, and forgets neither the old nor the base's skills.
 
-    A check without data is left out, but for the first: no held-out questions, no evidence, no publication.
+    A check without data is left out, but for the first: no held-out questions, no evidence, no publication. Where
+    nothing is new but approved answers, these are the evidence, and the rest must be kept as ever.
     """
-    checks = [_enough(evidence, settings), _helps(evidence, settings, seed)]
+    checks = [] if evidence.only_approved else [_enough(evidence, settings), _helps(evidence, settings, seed)]
+    if len(evidence.approved):
+        checks.append(_unaided(evidence, settings, seed))
     if len(evidence.earlier_before):
         checks += [_keeps_earlier(evidence, settings), _keeps_each(evidence, settings)]
     if len(evidence.probes_kept):
@@ -84,6 +93,16 @@ def _helps(evidence: Evidence, settings: GateConfig, seed: int) -> GateCheck:
     passed = bound > settings.min_gain
     detail = f"mean gain {mean:.4g} in the probability of a token, lower end of the {settings.confidence:.0%} interval"
     return GateCheck(name="gain", value=bound, bound=settings.min_gain, passed=passed, detail=detail)
+
+
+def _unaided(evidence: Evidence, settings: GateConfig, seed: int) -> GateCheck:
+    bound = bootstrap_bound(evidence.approved, settings.confidence, settings.bootstrap_samples, seed)
+    detail = (
+        f"mean gain {float(evidence.approved.mean()):.4g} in the probability of a token of {len(evidence.approved)} "
+        f"approved answers without their memories, lower end of the {settings.confidence:.0%} interval"
+    )
+    passed = bound > settings.min_gain
+    return GateCheck(name="approved answers", value=bound, bound=settings.min_gain, passed=passed, detail=detail)
 
 
 def _keeps_earlier(evidence: Evidence, settings: GateConfig) -> GateCheck:

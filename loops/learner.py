@@ -180,7 +180,7 @@ class _Worker:
         self.lock = self.lock or _lock(Path(self.setup.store))
         with Store.open(self.setup.store, config=self.config.store, read_only=True) as opened:
             store, folders = HostedStore(opened, self.line), HostedFolders(Versions(opened.path), self.line)
-            if (report := not_yet(store, self.config.cycle)) is not None:
+            if (report := not_yet(store, self.config)) is not None:
                 return report  # it takes neither torch nor a model to see that
             return self._run(store, folders, self.line)
 

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from sona import errors
 from sona.bank.lessons import Distiller, LessonRequest
+from sona.candidate import Settled
 from sona.errors import LearnerError, SonaError, StoreReadOnlyError
 from sona.loops.messages import Answer, Clean, Commit, Distill, Publish, WriteState
-from sona.ports import Claim
+from sona.ports import Approved, Claim
 from sona.storage.store import Store
 from sona.storage.versions import Versions, digest_of_draft
 from sona.types import CycleReport, Feedback, Record, Trajectory, Version
@@ -33,10 +34,13 @@ class HostedStore:
         self.collect, self.current, self.versions = store.collect, store.current, store.versions
         self.sample, self.replayable = store.sample, store.replayable
         self.next_cycle, self.read_state = store.next_cycle, store.read_state
+        self.candidates: Approved = store.candidates
 
-    def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
+    def commit_cycle(
+        self, report: CycleReport, claims: Sequence[Claim], version: Version | None, settled: Sequence[Settled] = ()
+    ) -> None:
         """As :meth:`Store.commit_cycle`."""
-        self._host.ask(Commit(report=report, claims=tuple(claims), version=version))
+        self._host.ask(Commit(report=report, claims=tuple(claims), version=version, settled=tuple(settled)))
 
     def write_state(self, name: str, value: bytes) -> None:
         """As :meth:`Store.write_state`."""

@@ -37,6 +37,10 @@ class Lesson:
     """The base model's own answers, where the adapter answers its queries too."""
     effort: Sequence[float] = ()
     """How often each of ``new`` is seen, times the configured passes; empty: once."""
+    approved: Sequence[Example] = ()
+    """Answers that a person approved to be moved into the weights: they have a share of their own of each batch."""
+    moved: Sequence[Example] = ()
+    """Those that earlier cycles moved there, to be replayed."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ class Teacher:
         """
         load_weights(self._learner, state.weights)
         settings, rng = self._config.train, np.random.default_rng(seed)
-        past = Past(lesson.scopes, self._store, self._model, self._bank, settings, rng)
-        mixture = Mixture(lesson.new, past, lesson.probes, settings, rng, lesson.effort or None)
+        past = Past(lesson.scopes, self._store, self._model, self._bank, settings, rng, lesson.moved)
+        share = self._config.candidates.share
+        mixture = Mixture(lesson.new, past, lesson.probes, settings, rng, lesson.effort or None, lesson.approved, share)
         steps = mixture.steps
 
         def on_step(step: int, loss: float) -> None:

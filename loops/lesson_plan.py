@@ -15,6 +15,7 @@ from sona.config import Config
 from sona.learn.boundary import loss_shift
 from sona.learn.dataset import Example
 from sona.learn.likelihood import Scores
+from sona.loops.approved import Moved
 from sona.loops.credit import advantage_weights, push_weights
 from sona.loops.examination import Examiner, nats
 from sona.loops.lesson import AdapterState, Lesson
@@ -56,6 +57,7 @@ def plan_lessons(
     probes: Sequence[Example],
     config: Config,
     cycle: int,
+    moved: Sequence[Moved] = (),
 ) -> Plan:
     """A lesson for each adapter that something new was said for, unless it gives these answers already.
 
@@ -65,8 +67,9 @@ def plan_lessons(
         baseline: the usual quality of each trajectory's pattern, by trajectory id.
         examiner: scores the new answers before anything is learned.
         probes: the base's own answers, for an adapter that answers everything.
-        config: its ``train`` settings.
+        config: its ``train`` settings, and whether review is required: then no past is replayed that nobody approved.
         cycle: the number of this one.
+        moved: approved answers that earlier cycles moved into the weights.
     """
     skills, lessons, drifted = roster.taken_in(cycle), [], list[str]()
     for adapter in dict.fromkeys(skill.adapter for skill in roster.touched()):
@@ -79,9 +82,24 @@ def plan_lessons(
             everything = adapter == SHARED and skills.router is None
             scopes = [Scope(one.claims, one.replay_after) for one in skills.of_adapter(adapter)]
             past, own = ([Scope(None)], probes) if everything else (scopes, ())
-            lessons.append((Lesson(adapter, draft.new, past, own, draft.capped_effort()), draft.start))
+            known = [one.example for one in moved if any(_holds(scope, one) for scope in past)]
+            lesson = Lesson(
+                adapter,
+                draft.new,
+                () if config.review == "required" else past,
+                own,
+                draft.capped_effort(),
+                draft.approved,
+                known,
+            )
+            lessons.append((lesson, draft.start))
     metrics = {"drift_detected": float(len(drifted)), "skills_born": float(len(roster.born))}
     return Plan(lessons, skills, metrics, drifted)
+
+
+def _holds(scope: Scope, moved: Moved) -> bool:
+    """Whether what was moved is of a past."""
+    return (scope.skills is None or moved.skill in scope.skills) and moved.cycle > scope.after_cycle
 
 
 class _Draft:
@@ -98,6 +116,7 @@ class _Draft:
     ) -> None:
         self.start = start
         self.new: list[Example] = []
+        self.approved: list[Example] = []
         self._effort: list[float] = []
         self._sources: list[str] = []
         self._roster, self._adapter, self._baseline = roster, adapter, baseline
@@ -111,7 +130,10 @@ class _Draft:
 
     def add(self, skill: Skill) -> bool:
         """Take in what was said for ``skill``; whether its right answers have changed."""
-        trained = self._roster.of(skill, self._roster.trained)
+        places = self._roster.of(skill, self._roster.trained)
+        trained = [place for place in places if not self._roster.items[place].is_approved]
+        self._approve([place for place in places if self._roster.items[place].is_approved])
+        # Without what is approved: that it is unlikely without its memories does not say that right answers changed.
         before = self._scored([*trained, *self._roster.of(skill, self._roster.held_out)])
         # Where nothing is routed, other losses may as well come from other queries.
         drifted = _changed(skill, before, self._config.seed) and self._same_queries(skill)
@@ -129,6 +151,12 @@ class _Draft:
         self._effort += [1.0] * len(pushed)
         self._sources += [self._roster.items[place].stored.trajectory.source for place in (*trained, *worse)]
         return drifted
+
+    def _approve(self, places: Sequence[int]) -> None:
+        """Take in approved answers: each counts alike, as no quality says more of it than that it was approved."""
+        if places:
+            self._given += self._scored(places).exact.tolist()
+            self.approved += [example_of(self._roster.items[place]) for place in places]
 
     def _same_queries(self, skill: Skill) -> bool:
         """Whether the queries are those that the skill is known for. Where they are not, as those of a new task that

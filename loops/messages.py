@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from sona.bank.lessons import LessonRequest
+from sona.candidate import Settled
 from sona.ports import Claim
 from sona.types import CycleReport, Progress, Record, Version
 
@@ -108,6 +109,8 @@ class Commit(Record, kw_only=True):
     report: CycleReport
     claims: tuple[Claim, ...]
     version: Version | None
+    settled: tuple[Settled, ...] = ()
+    """What became of approved candidates."""
 
 
 class Done(Record, kw_only=True):

@@ -49,17 +49,27 @@ class Past:
         bank: Bank,
         settings: TrainConfig,
         rng: np.random.Generator,
+        moved: Sequence[Example] = (),
     ) -> None:
+        """``moved`` are approved answers that earlier cycles moved into the weights: one more part of the past."""
         self._scopes = [scope for scope in scopes if scope.size(store, "train")]
         self._store, self._model, self._bank, self._settings, self._rng = store, model, bank, settings, rng
+        self._moved = list(moved)
 
     def __bool__(self) -> bool:
         """Whether there is any."""
-        return bool(self._scopes)
+        return bool(self._scopes) or bool(self._moved)
 
     def draw(self, count: int) -> list[Example]:
         """About ``count`` examples, fewer where feedback turned some down since; weighted against their patterns."""
-        each = -(-count // len(self._scopes))
+        each = -(-count // (len(self._scopes) + bool(self._moved)))
+        drawn = self._draw_scopes(each) if self._scopes else []
+        if not self._moved:
+            return drawn
+        drawn += [self._moved[place] for place in self._rng.integers(0, len(self._moved), each)]
+        return [drawn[place] for place in self._rng.permutation(len(drawn))]
+
+    def _draw_scopes(self, each: int) -> list[Example]:
         rows = [row for scope in self._scopes for row in scope.sample(self._store, "train", each, self._rng)]
         rows = [rows[place] for place in self._rng.permutation(len(rows))]
         rows = still_good(rows, self._settings.min_quality)
@@ -80,8 +90,12 @@ class Mixture:
         settings: TrainConfig,
         rng: np.random.Generator,
         effort: Sequence[float] | None = None,
+        approved: Sequence[Example] = (),
+        approved_share: float = 0.0,
     ) -> None:
-        """``effort`` (new,) says how often each of ``new`` is seen, times ``passes``; None: once."""
+        """``effort`` (new,) says how often each of ``new`` is seen, times ``passes``; None: once. ``approved`` has a
+        share of its own of each batch, as far as there is anything else that is new.
+        """
         self._new, self._past, self._probes, self._settings, self._rng = list(new), past, list(probes), settings, rng
         self._effort = np.ones(len(self._new)) if effort is None else np.asarray(effort, dtype=np.float64)
         self._order: list[int] = []
@@ -92,7 +106,13 @@ class Mixture:
         # Rounded down: the shares are at most 0.9 together, so at least one place is left for what is new.
         self._replay_count = int(size * settings.replay_share) if past else 0
         self._probe_count = int(size * settings.probe_share) if probes else 0
-        self._new_count = size - self._replay_count - self._probe_count
+        rest = size - self._replay_count - self._probe_count
+        self._approved = list(approved)
+        self._approved_order: list[int] = []
+        self._approved_count = 0
+        if self._approved:  # a place at least on either side; one place alone is the approved ones'
+            self._approved_count = min(max(int(size * approved_share), 1), max(rest - 1, 1)) if self._new else rest
+        self._new_count = rest - self._approved_count
 
     @property
     def steps(self) -> int:
@@ -103,14 +123,23 @@ class Mixture:
         """
         places = self._settings.batch_size * (1 - self._settings.replay_share) - self._probe_count
         wanted = math.ceil(self._settings.passes * float(self._effort.sum()) / max(min(self._new_count, places), 1.0))
+        if self._approved:
+            wanted = max(wanted, math.ceil(self._settings.passes * len(self._approved) / self._approved_count))
         return min(max(wanted, self._settings.min_steps), self._settings.max_steps)
 
     def draw(self, step: int) -> list[Example]:
         """The batch of ``step``: new ones in shuffled passes, replay and probes at random."""
-        return [*self._draw_new(), *self._draw_replay(), *self._draw_probes()]
+        return [*self._draw_new(), *self._draw_approved(), *self._draw_replay(), *self._draw_probes()]
+
+    def _draw_approved(self) -> list[Example]:
+        while len(self._approved_order) < self._approved_count:
+            self._approved_order += self._rng.permutation(len(self._approved)).tolist()
+        taken = self._approved_order[: self._approved_count]
+        self._approved_order = self._approved_order[self._approved_count :]
+        return [self._approved[place] for place in taken]
 
     def _draw_new(self) -> list[Example]:
-        while len(self._order) < self._new_count:
+        while self._new and len(self._order) < self._new_count:
             times = np.floor(self._effort + self._rng.random(len(self._new))).astype(np.int64)  # its effort on average
             self._order += self._rng.permutation(np.repeat(np.arange(len(self._new)), times)).tolist()
         taken, self._order = self._order[: self._new_count], self._order[self._new_count :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sona.config import CycleConfig
+from sona.config import Config, CycleConfig
 from sona.ports import Collected, TrajectoryStore
 from sona.types import CycleReport, Funnel
 
@@ -32,11 +32,13 @@ def why_wait(taken: Collected, seen: int, settings: CycleConfig) -> str | None:
     return None
 
 
-def too_few(store: TrajectoryStore, settings: CycleConfig) -> CycleReport | None:
+def too_few(store: TrajectoryStore, config: Config) -> CycleReport | None:
     """The report of a cycle that waits for more; None where there may be enough. It reads no more than it takes to
     tell.
     """
-    started_ns = time.time_ns()
+    started_ns, settings = time.time_ns(), config.cycle
+    if _enough_approved(store, config):
+        return None
     taken = store.collect(settings.min_trajectories)
     if len(taken.rows) >= settings.min_trajectories:
         return None
@@ -65,9 +67,17 @@ def skipped(store: TrajectoryStore, taken: Collected, reason: str, started_ns: i
     )
 
 
-def not_yet(store: TrajectoryStore, settings: CycleConfig) -> CycleReport | None:
+def _enough_approved(store: TrajectoryStore, config: Config) -> bool:
+    """Whether what a person approved makes a cycle by itself."""
+    least = config.candidates.min_approved
+    return len(store.candidates.approved(least)) >= least
+
+
+def not_yet(store: TrajectoryStore, config: Config) -> CycleReport | None:
     """As :func:`too_few`, and where all that there is was seen before."""
-    started_ns = time.time_ns()
+    started_ns, settings = time.time_ns(), config.cycle
+    if _enough_approved(store, config):
+        return None
     taken = store.collect(settings.max_trajectories)
     reason = why_wait(taken, read_seen(store), settings)
     return None if reason is None else skipped(store, taken, reason, started_ns)

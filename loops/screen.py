@@ -23,6 +23,9 @@ class Ready(NamedTuple):
     """(tokens,), with its end token if it was told one."""
     question: Int32
     """(tokens,), what the bank and a router read: the prompt without its memories."""
+    is_approved: bool = False
+    """Whether it is an approved candidate, not a trajectory: its ``stored`` is made up, and its seq is minus the
+    candidate's (:mod:`sona.loops.approved`)."""
 
 
 class LeftOut(NamedTuple):

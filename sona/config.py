@@ -377,6 +377,34 @@ class CycleConfig(Settings, kw_only=True):
             )
 
 
+class CandidatesConfig(Settings, kw_only=True):
+    """Answers that depend on memory: how they are found, and how approved ones get into the weights."""
+
+    share: Annotated[float, Meta(ge=0.01, le=0.9)] = 0.25
+    """Share of each batch that is drawn from approved answers, where a cycle has some; of a cycle that has nothing else
+    that is new it is all but replay and probes."""
+    min_approved: Annotated[int, Meta(ge=1, le=1_000_000)] = 16
+    """So many approved answers make a cycle by themselves (as ``cycle.min_trajectories`` make one); fewer go along with
+    one that is due."""
+    max_approved: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    """A cycle takes at most so many, the oldest first."""
+    train_on: Literal["without_memories", "with_memories"] = "without_memories"
+    """The context that an approved answer is trained on. ``without_memories`` moves the memory's effect into the
+    weights: the adapter gives the answer unaided. ``with_memories`` makes it more likely where the memories are shown,
+    as a system does that stores the contexts as they were; the answer goes on depending on them
+    (docs/adr/0014-review-of-answers.md)."""
+    replayed: Annotated[int, Meta(ge=0, le=1_000_000)] = 256
+    """Of the answers that earlier cycles moved into the weights, so many may be replayed in a cycle."""
+    context_tail: Annotated[int, Meta(ge=0, le=1_000_000)] = 2000
+    """Characters of the context's end that are kept for whoever reviews."""
+    alternate_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    """Length, at most, of what the model answers without memories."""
+    train_url: str = ""
+    """Where a training service takes approved answers (``POST <url>/train``) when they are sent; empty: nowhere."""
+    max_waiting: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    """Turns that wait to be scored; beyond it they are recorded, but not scored, and counted."""
+
+
 class LearnerConfig(Settings, kw_only=True):
     """Where cycles run, and what they may take."""
 
@@ -459,6 +487,21 @@ class Config(Settings, kw_only=True):
     cycle: CycleConfig = CycleConfig()
     learner: LearnerConfig = LearnerConfig()
     remote: RemoteConfig = RemoteConfig()
+    review: Literal["off", "required"] = "off"
+    """``required``: nothing is trained on that a person has not approved in review. Ordinary trajectories then teach
+    the bank alone: each is left out of training, whatever its quality, as no review shows them; earlier ones, which
+    nobody approved, are not replayed either, and no answer is pushed away. Only approved candidates
+    (:mod:`sona.candidate`) change an adapter. Fast weights, which move without a person, can't be on. ``off``: approved
+    candidates are trained on beside what feedback says."""
+    candidates: CandidatesConfig = CandidatesConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.review == "required" and self.micro.enabled:
+            raise ConfigError(
+                "review 'required' with micro.enabled: fast weights move by each feedback, which nobody has approved; "
+                "switch one of the two off"
+            )
 
 
 def settings_of(given: Config | Mapping[str, Any] | str | os.PathLike[str] | None) -> Config:

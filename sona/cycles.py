@@ -104,7 +104,7 @@ class Cycles:
         parts = self._parts
         if self._learner is not None:
             assert self._work is not None
-            return too_few(parts.store, self._config.cycle) or self._learner.run(report, self._work.check)
+            return too_few(parts.store, self._config) or self._learner.run(report, self._work.check)
         from sona.loops.cycle import CycleContext, run_cycle  # recording never needs it
 
         context = CycleContext(parts.store, parts.folders, parts.model, self._config, self._distill)
@@ -153,6 +153,10 @@ class Cycles:
             failed=self._failed,
             last_failure=self._last_failure or None,
         )
+
+    def activity(self) -> str:
+        """What is done, in a few words; "" where nothing is."""
+        return "" if self._cycle is None else f"cycle {self._cycle} is under way"
 
     async def stop(self) -> None:
         """End the runs, the cycle under way, and the process that learns, for good; return when that has ended."""

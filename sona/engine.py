@@ -41,7 +41,8 @@ from sona.intake import Intake, Receipt
 from sona.memory_spans import show
 from sona.parts import Parts
 from sona.patterns import BestRoute, Recall
-from sona.ports import Report, Stored, ignore_progress
+from sona.ports import MemoryWeights, Report, Stored, ignore_progress
+from sona.reviewing import Review
 from sona.status import EngineStatus, read_status
 from sona.stoppable import open_or_close
 from sona.storage.backup import Backup
@@ -139,6 +140,7 @@ class Engine:
         self._intake: Intake
         self._cycles: Cycles
         self._host: TrajectoryHost
+        self._review: Review
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -156,6 +158,14 @@ class Engine:
         self._intake = Intake(parts, self.config.recording)
         self._cycles = Cycles(parts, self.config, self._model_name, self._distill)
         self._host = TrajectoryHost(parts, self._intake, self.config.serve)
+        self._review = Review(
+            parts.store,
+            self.config.candidates,
+            model=parts.model,
+            activity=self._cycles.activity,
+            alone=self._cycles.alone,
+            listen=parts.fast.tell_trajectories,
+        )
         self._parts = parts
         return self
 
@@ -171,6 +181,7 @@ class Engine:
             return
         with anyio.CancelScope(shield=True):  # Ctrl-C must not lose what waits for the disk
             await self._cycles.stop()
+            await self._in_thread(self._review.close)
             await self._in_thread(self._intake.close)
 
     # ------------------------------------------------------------------------------------------------ recording
@@ -486,6 +497,17 @@ class Engine:
         return self._started().bank
 
     @property
+    def candidates(self) -> Review:
+        """Answers that depend on memory, for a person to approve: see :mod:`sona.reviewing`."""
+        self._started()
+        return self._review
+
+    @property
+    def memories(self) -> MemoryWeights:
+        """What memories were worth so far."""
+        return self._started().store.memory_weights
+
+    @property
     def version(self) -> Version:
         """The version in force."""
         return self._started().store.current()
@@ -628,7 +650,7 @@ class Engine:
 
     def _erase(self, source: str) -> Erased:
         parts = self._started()
-        with parts.unchanging():
+        with self._review.nothing_of(source), parts.unchanging():
             return erase(parts.store, parts.folders, source, parts.writer.wipe)
 
     def _started(self) -> Parts:

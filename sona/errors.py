@@ -6,7 +6,8 @@
     ├── InvalidInputError (ValueError)      a record, argument or file row that must not enter
     │   ├── DimensionMismatchError          an embedding of another width than the store's
     │   ├── UnknownTokenError               token ids outside the model's vocabulary
-    │   └── ConflictError                   an id that is already taken by other content
+    │   ├── ConflictError                   an id that is already taken by other content
+    │   └── StateChangeError                a state that can't become the other
     ├── UnknownIdError (LookupError)        no trajectory, version, pattern or source is called so
     ├── ConfigError (ValueError)            a setting outside its range, or an unknown key
     ├── ExtraMissingError (ImportError)     packages that an extra brings are not installed
@@ -27,6 +28,8 @@
     │   ├── UnreachableError                no connection, or no whole answer in time
     │   ├── RemoteRefusedError              it answered that it does not do it
     │   └── RemoteUnclearError              its answer is not what such a server says
+    ├── ReviewError                         a server could not be asked for its candidates
+    ├── SendError                           a training service did not accept what was sent
     └── CycleError                          a cycle of the background loop failed
         ├── LearnerError                    the process that learns died, or could not be understood
         └── NothingToRollBackError          there is no earlier version
@@ -53,6 +56,10 @@ class UnknownTokenError(InvalidInputError):
 
 class ConflictError(InvalidInputError):
     """The id is taken by a record with other content."""
+
+
+class StateChangeError(InvalidInputError):
+    """Something is in a state that can't become the one that was asked for; nothing has changed."""
 
 
 class UnknownIdError(SonaError, LookupError):
@@ -146,6 +153,14 @@ class RemoteRefusedError(RemoteError):
 
 class RemoteUnclearError(RemoteError):
     """The server's answer can't be understood, or is none that such a server gives."""
+
+
+class ReviewError(SonaError):
+    """A server could not be asked for its candidates, or refused."""
+
+
+class SendError(SonaError):
+    """A training service did not accept what was sent; nothing was marked as sent."""
 
 
 class CycleError(SonaError):

@@ -6,7 +6,7 @@ a fleet's PostgreSQL store or a remote model server take the same places later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 import numpy as np
 
+from sona.candidate import Candidate, MemoryWeight, Settled, State
 from sona.checks import Float32, Int32
 from sona.types import CycleReport, Feedback, Message, Progress, Record, Reply, Trajectory, Version
 
@@ -133,6 +134,61 @@ class SourceCounts(Record, kw_only=True):
     outcomes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class Approved(Protocol):
+    """The candidates as a cycle sees them."""
+
+    def approved(self, limit: int) -> list[Candidate]:
+        """What waits for a cycle, oldest first."""
+
+    def trained(self, cycles: Iterable[int]) -> list[Candidate]:
+        """What these cycles moved into the weights and is not deleted, by its number."""
+
+
+class CandidateStore(Approved, Protocol):
+    """The candidates as scoring and review see them. Safe to call from several threads. A damaged row is a
+    StoreCorruptError, never nothing.
+    """
+
+    def add(self, candidates: Sequence[Candidate]) -> list[int]:
+        """Store new ones, durably; for each its number, 0 for what is known: that stays as it is."""
+
+    def knows(self, trajectory_id: str, at_ns: int) -> bool:
+        """Whether a response is a candidate, in whatever state."""
+
+    def change(self, seqs: Sequence[int], state: State, *, by: str, note: str = "") -> list[Candidate]:
+        """Bring all into ``state``, durably, or none, and return them; StateChangeError, UnknownIdError."""
+
+    def set_alternate(self, seq: int, text: str) -> None:
+        """Keep what the model answers without memories, durably."""
+
+    def get(self, seq: int) -> Candidate:
+        """One by its number; UnknownIdError where there is none."""
+
+    def heaviest(self, state: State, *, above: float = ..., limit: int = ...) -> list[Candidate]:
+        """Those in a state whose divergence is at least ``above`` nats, the largest first."""
+
+    def counts(self) -> dict[State, int]:
+        """How many there are in each state."""
+
+
+class MemoryWeights(Protocol):
+    """What memories were worth so far, each of a source. Safe to call from several threads."""
+
+    def get(self, key: str, source: str = "default") -> MemoryWeight | None:
+        """A memory's weight; None where it was never scored."""
+
+    def put(self, weights: Sequence[MemoryWeight]) -> None:
+        """Replace the weights of these memories, durably, all or none."""
+
+    def oldest(self, limit: int, source: str = "default") -> list[MemoryWeight]:
+        """Those that were not scored for the longest time, first."""
+
+    def prune_candidates(
+        self, below: float, source: str = "default", *, min_times: int = 3, limit: int = 100
+    ) -> list[MemoryWeight]:
+        """Memories that were scored often enough and are worth less than ``below`` nats, the least first."""
+
+
 class TrajectoryStore(Protocol):
     """The store as the loops see it. All methods are safe to call from several threads."""
 
@@ -165,8 +221,16 @@ class TrajectoryStore(Protocol):
     def replayable(self, role: Role, *, skills: Sequence[str] | None = None, after_cycle: int = 0) -> int:
         """From how many trajectories :meth:`sample` would draw."""
 
-    def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
-        """Claims, report, version and the new current version: all in one transaction, or nothing."""
+    @property
+    def candidates(self) -> Approved:
+        """What was approved in review."""
+
+    def commit_cycle(
+        self, report: CycleReport, claims: Sequence[Claim], version: Version | None, settled: Sequence[Settled] = ()
+    ) -> None:
+        """Claims, report, version, the new current version, and what became of approved candidates: all in one
+        transaction, or nothing.
+        """
 
     def next_cycle(self) -> int:
         """The number of the cycle that would be committed next, from 1."""

@@ -26,7 +26,8 @@ from sona.importing import ImportCounts
 from sona.intake import Receipt
 from sona.loop_thread import LoopThread
 from sona.patterns import BestRoute, Recall
-from sona.ports import Report, Stored, ignore_progress
+from sona.ports import MemoryWeights, Report, Stored, ignore_progress
+from sona.reviewing import Review
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
 from sona.types import Attestation, CycleReport, Feedback, Reply, Trajectory, Version
@@ -233,6 +234,16 @@ class SyncEngine:
     def bank(self) -> Bank:
         """See :attr:`sona.Engine.bank`."""
         return self._engine.bank
+
+    @property
+    def candidates(self) -> Review:
+        """See :attr:`sona.Engine.candidates`."""
+        return self._engine.candidates
+
+    @property
+    def memories(self) -> MemoryWeights:
+        """See :attr:`sona.Engine.memories`."""
+        return self._engine.memories
 
     @property
     def version(self) -> Version:

@@ -9,6 +9,8 @@ from sona.storage.rows import Value, row_crc
 
 Row = dict[str, Value]
 
+_KEY_WIDTHS = {"claim_groups": 4, "learned": 2, "memory_weights": 2, "candidates": 3}
+"""So many of its first columns tell a table's row from others; where it is not named here, one."""
 _KINDS: dict[type, str] = {int: "i", float: "r", str: "t", bytes: "b", type(None): "n"}
 
 
@@ -52,7 +54,7 @@ class Table:
         """What a person finds the row by."""
         if self.name in ("trajectories", "feedback", "versions"):
             return f"{self.name} seq {row['seq']!r}, id {row['id']!r}"
-        names = list(self.columns)[: 4 if self.name == "claim_groups" else 2 if self.name == "learned" else 1]
+        names = list(self.columns)[: _KEY_WIDTHS.get(self.name, 1)]
         return ", ".join([self.name, *(f"{name} {row[name]!r}" for name in names)])
 
 
@@ -142,6 +144,27 @@ CLAIM_GROUPS = Table(
     has_rowid=False,
     numbered=False,
 )
+CANDIDATES = Table(
+    "candidates",
+    {
+        "seq": "i",
+        "trajectory": "t",
+        "at_ns": "i",
+        "source": "t",
+        "state": "t",
+        "divergence": "r",
+        "payload": "b",
+        "crc": "i",
+    },
+    ("seq", "trajectory", "at_ns", "source", "state", "divergence", "payload"),
+)
+MEMORY_WEIGHTS = Table(
+    "memory_weights",
+    {"source": "t", "key": "t", "weight": "r", "last_scored_ns": "i", "times": "i", "crc": "i"},
+    ("source", "key", "weight", "last_scored_ns", "times"),
+    has_rowid=False,
+    numbered=False,
+)
 
 TABLES = (
     TRAJECTORIES,
@@ -155,5 +178,7 @@ TABLES = (
     ARRIVALS,
     LEARNED,
     CLAIM_GROUPS,
+    CANDIDATES,
+    MEMORY_WEIGHTS,
 )
 """All of the schema in force."""

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from sona.candidate import Settled
 from sona.errors import CycleError
 from sona.ports import Claim, Role
+from sona.storage.candidates import settle
 from sona.storage.claims import insert_claims
 from sona.storage.head import Head, read_head, write_head
 from sona.storage.rows import check_crc, damaged, decode, encode, row_crc
@@ -77,18 +79,27 @@ def next_cycle(connection: apsw.Connection) -> int:
     return int(connection.execute("SELECT coalesce(max(cycle), 0) + 1 FROM cycles").get)
 
 
-def commit(connection: apsw.Connection, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
-    """Add a cycle to the transaction under way: its claims, its report, its version, and the new marks.
+def commit(
+    connection: apsw.Connection,
+    report: CycleReport,
+    claims: Sequence[Claim],
+    version: Version | None,
+    settled: Sequence[Settled] = (),
+) -> None:
+    """Add a cycle to the transaction under way: its claims, its report, its version, what it did with approved
+    candidates, and the new marks.
 
     Raises:
-        CycleError: a claim on a trajectory that is claimed (for good, or by its latest feedback), unrated or not there,
-            or a report or version that does not follow from what is stored.
+        CycleError: a claim on a trajectory that is claimed (for good, or by its latest feedback), unrated or not there;
+            a candidate that is not approved (any more); or a report or version that does not follow from what is
+            stored.
     """
     head = read_head(connection)
     _check_follows(report, version, head, next_cycle(connection))
     if version is not None and _is_taken(connection, version.id):
         raise CycleError(f"version {version.id!r}: the id is taken; give each version its own")
     left_out = head.left_out + insert_claims(connection, report.cycle, claims)
+    settle(connection, report.cycle, settled, published=version is not None)
     row = cycle_row(report, claims)
     connection.execute(
         """

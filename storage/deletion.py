@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from sona.errors import StoreCorruptError
+from sona.storage.candidates import forget_candidates, has_approved
 from sona.storage.claims import CLAIM_COLUMNS, DRAWN, ClaimRow, read_claim, shrink_group
 from sona.storage.cycles import shrink_cycle
 from sona.storage.head import read_head, write_head
@@ -60,10 +61,17 @@ class _Whole(NamedTuple):
     """In the order of arrival."""
     last_feedback: int
     claim: ClaimRow | None
+    has_approved: bool
+    """Whether a response of it is approved, and waits for a cycle."""
 
     @property
     def is_settled(self) -> bool:
         """Whether a cycle took it and no later one will, as far as is known now."""
+        return not self.has_approved and self.is_out
+
+    @property
+    def is_out(self) -> bool:
+        """... were it not for what is approved of it."""
         return self.claim is not None and (self.claim.role in DRAWN or self.claim.feedback >= self.last_feedback)
 
 
@@ -124,7 +132,8 @@ def _read(connection: apsw.Connection, seq: int) -> _Whole | None:
     if claim is not None and claim.feedback not in [row[0] for row in rows]:
         raise damaged(f"trajectory {record.id!r}", "the feedback that its claim names is not found at it")
     last_feedback = rows[-1][0] if rows else 0
-    return _Whole(seq, record, [one.quality for one in given], last_feedback, claim)
+    approved = has_approved(connection, record.id)
+    return _Whole(seq, record, [one.quality for one in given], last_feedback, claim, approved)
 
 
 @dataclass
@@ -144,6 +153,7 @@ class _Deletion:
     def delete(self, whole: _Whole) -> None:
         if whole.claim is not None:
             self._delete_claim(whole, whole.claim)
+        forget_candidates(self.connection, whole.record.id)
         self.connection.execute("DELETE FROM feedback WHERE trajectory = ?", (whole.seq,))
         self.connection.execute("DELETE FROM trajectories WHERE seq = ?", (whole.seq,))
         source = whole.record.source
@@ -170,7 +180,7 @@ class _Deletion:
             self._close_gaps(claim)
             if self.remember and claim.role == "train":
                 self._remember(whole.record.source, claim.cycle)
-        elif whole.is_settled:
+        elif whole.is_out:
             self._head = self._head._replace(left_out=self._head.left_out - 1)
 
     def _close_gaps(self, claim: ClaimRow) -> None:

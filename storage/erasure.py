@@ -16,6 +16,7 @@ import apsw
 import msgspec
 
 from sona.errors import SonaError, StoreCorruptError, StoreError, UnknownIdError
+from sona.storage.candidates import cycles_of
 from sona.storage.deletion import Deleted, delete
 from sona.storage.head import read_version, read_versions
 from sona.storage.quality import Policy
@@ -34,8 +35,12 @@ SELECT DISTINCT c.cycle FROM trajectories t JOIN claims c ON c.seq = t.seq WHERE
 """
 _IS_KNOWN = """
 SELECT EXISTS (SELECT 1 FROM trajectories WHERE source = ?1) OR EXISTS (SELECT 1 FROM learned WHERE source = ?1)
+    OR EXISTS (SELECT 1 FROM candidates WHERE source = ?1) OR EXISTS (SELECT 1 FROM memory_weights WHERE source = ?1)
 """
-_KNOWN = "SELECT source FROM sources UNION SELECT source FROM learned ORDER BY source"
+_KNOWN = """
+SELECT source FROM sources UNION SELECT source FROM learned
+UNION SELECT source FROM candidates UNION SELECT source FROM memory_weights ORDER BY source
+"""
 _NEAREST = 3
 """So many known sources are named to who asks for an unknown one."""
 _REMEMBERED = "SELECT cycle, trajectories, crc FROM learned WHERE source = ?"
@@ -166,7 +171,8 @@ class Erasure:
             mark = _known(connection)
             named = {*mark.learned, *learned_from(connection, self._source)}
             learned = tuple(version.id for version in read_versions(connection) if version.id in named)
-            connection.execute("DELETE FROM learned WHERE source = ?", (self._source,))
+            for table in ("learned", "candidates", "memory_weights"):
+                connection.execute(f"DELETE FROM {table} WHERE source = ?", (self._source,))
             _write(connection, msgspec.structs.replace(mark, learned=learned))
             return learned
 
@@ -220,7 +226,7 @@ def learned_from(connection: apsw.Connection, source: str) -> set[str]:
     remembered: those made by a cycle that trained on it, what descends from these, and after a cycle that published
     nothing all later ones, as they replayed what it claimed.
     """
-    cycles = {row[0] for row in connection.execute(_TRAINED_ON, (source,))}
+    cycles = {row[0] for row in connection.execute(_TRAINED_ON, (source,))} | cycles_of(connection, source)
     remembered: list[Any] = connection.execute(_REMEMBERED, (source,)).fetchall()
     for cycle, trajectories, crc in remembered:
         check_crc(crc, source, cycle, trajectories, row=f"what cycle {cycle} learned")

@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 import apsw
 
-from sona.storage.catalogue import CLAIM_GROUPS, LEARNED, OLD_CLAIMS, SOURCES, TABLES, Row, Table
+from sona.storage.catalogue import (
+    CANDIDATES,
+    CLAIM_GROUPS,
+    LEARNED,
+    MEMORY_WEIGHTS,
+    OLD_CLAIMS,
+    SOURCES,
+    TABLES,
+    Row,
+    Table,
+)
 from sona.storage.connection import open_reader
 from sona.storage.pages import Cell, Pages
 from sona.storage.quarantine import Quarantine
@@ -20,7 +30,18 @@ from sona.storage.schema import CREATION_PRAGMAS, migrate
 COUNTED = (SOURCES, CLAIM_GROUPS)
 """Tables that are counted anew from the others, so nothing is taken over."""
 _SEQUENCES = "sqlite_sequence"
+_NUMBERED = ("trajectories", "feedback", "versions", "candidates")
+"""Tables of which no number is given a second time."""
 _BATCH = 10_000
+
+# Pages no longer in use may hold a candidate as it was before: what was trained on must not come back as approved.
+_RANK = "CASE {0} WHEN 'trained' THEN 4 WHEN 'sent' THEN 3 WHEN 'rejected' THEN 2 WHEN 'new' THEN 1 ELSE 0 END"
+_FURTHEST = f"""
+ON CONFLICT DO UPDATE SET
+    seq = excluded.seq, trajectory = excluded.trajectory, at_ns = excluded.at_ns, source = excluded.source,
+    state = excluded.state, divergence = excluded.divergence, payload = excluded.payload, crc = excluded.crc
+WHERE {_RANK.format("excluded.state")} > {_RANK.format("candidates.state")}
+"""
 
 
 class Found(NamedTuple):
@@ -68,11 +89,11 @@ def _recognise(cell: Cell) -> Found | None:
             continue
         if table.is_whole(row):
             return Found(table, _in_force(table, row), True)
-        if table not in (LEARNED, *COUNTED):  # entries of indexes have the same form, and no checksum
+        if table not in (LEARNED, MEMORY_WEIGHTS, *COUNTED):  # entries of indexes have the same form, and no checksum
             alike = alike or Found(table, row, False)
     if cell.has_rowid and len(cell.values) == 2:  # SQLite's own table of the numbers given last
         name, last = cell.values
-        if name in ("trajectories", "feedback", "versions") and isinstance(last, int):
+        if name in _NUMBERED and isinstance(last, int):
             return Found(SEQUENCE, {"name": name, "seq": last}, True)
     return alike
 
@@ -123,7 +144,9 @@ def _insert(connection: apsw.Connection, table: Table, row: Row, salvaged: Salva
     name = "claims" if table is OLD_CLAIMS else table.name
     values: tuple[Value, ...] = tuple(row.values())
     marks = ", ".join("?" * len(values))
-    connection.execute(f"INSERT OR IGNORE INTO {name} ({', '.join(row)}) VALUES ({marks})", values)
+    how = "INSERT" if table is CANDIDATES else "INSERT OR IGNORE"
+    also = _FURTHEST if table is CANDIDATES else ""
+    connection.execute(f"{how} INTO {name} ({', '.join(row)}) VALUES ({marks}) {also}", values)
     if connection.changes():
         salvaged.rows[name] += 1
     elif not _is_there(connection, name, row):
@@ -139,7 +162,7 @@ def _is_there(connection: apsw.Connection, name: str, row: Row) -> bool:
 
 def _write_sequences(connection: apsw.Connection, last: dict[str, int]) -> None:
     """No number is given a second time, whatever was lost."""
-    for name in ("trajectories", "feedback", "versions"):
+    for name in _NUMBERED:
         most = int(connection.execute(f"SELECT coalesce(max(seq), 0) FROM {name}").get)
         connection.execute(f"DELETE FROM {_SEQUENCES} WHERE name = ?", (name,))
         connection.execute(f"INSERT INTO {_SEQUENCES} (name, seq) VALUES (?, ?)", (name, max(most, last.get(name, 0))))

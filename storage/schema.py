@@ -186,6 +186,34 @@ CREATE TABLE arrivals (
 ) STRICT;
 """
 
+# `candidates`: responses that depend on memory; the key lets each become one once. A trained one outlives its
+# trajectory, without its texts. `memory_weights`: what each memory of a source was worth so far.
+REVIEW = """
+CREATE TABLE candidates (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    trajectory TEXT    NOT NULL,
+    at_ns      INTEGER NOT NULL,
+    source     TEXT    NOT NULL,
+    state      TEXT    NOT NULL CHECK (state IN ('new', 'approved', 'rejected', 'sent', 'trained')),
+    divergence REAL    NOT NULL,
+    payload    BLOB    NOT NULL,
+    crc        INTEGER NOT NULL,
+    UNIQUE (trajectory, at_ns)
+) STRICT;
+
+CREATE INDEX candidates_by_state ON candidates (state, divergence);
+
+CREATE TABLE memory_weights (
+    source         TEXT    NOT NULL,
+    key            TEXT    NOT NULL,
+    weight         REAL    NOT NULL,
+    last_scored_ns INTEGER NOT NULL,
+    times          INTEGER NOT NULL,
+    crc            INTEGER NOT NULL,
+    PRIMARY KEY (source, key)
+) STRICT, WITHOUT ROWID;
+"""
+
 
 class Migration(NamedTuple):
     """One step from a form of the tables to the next."""
@@ -235,6 +263,7 @@ MIGRATIONS = (
     Migration(TABLES, _add_first_version),
     Migration(GROUPS, _group_old_claims),
     Migration(DELETIONS, _count_arrivals_from_now),
+    Migration(REVIEW, lambda connection: None),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 

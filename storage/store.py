@@ -15,6 +15,7 @@ import apsw
 import msgspec
 import numpy as np
 
+from sona.candidate import Settled
 from sona.checks import check_id
 from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreCorruptError, StoreError, StoreReadOnlyError
@@ -22,6 +23,7 @@ from sona.ports import Arrivals, Claim, Collected, Role, SourceCounts, StoreCoun
 from sona.storage import cycles, forked, reading
 from sona.storage.arrivals import read_arrivals
 from sona.storage.backup import Backup, back_up
+from sona.storage.candidates import CandidateRows
 from sona.storage.claims import read_claims, read_trained_on
 from sona.storage.connection import Readers, store_error
 from sona.storage.earlier import with_learned
@@ -31,6 +33,7 @@ from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.layout import DATABASE, LOCK, REBUILT, VERSIONS
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
+from sona.storage.memory_weights import MemoryWeightRows
 from sona.storage.pins import delete_pin, read_pins, write_pin
 from sona.storage.quality import Policy, adopt_policy, rated, read_policy
 from sona.storage.replay import Replay
@@ -67,6 +70,10 @@ class Store:
         self._readers = Readers(self._database)
         self._transactions = Transactions(self._database)
         self._replay = Replay()
+        self.candidates = CandidateRows(self._transact, self._snapshot)
+        """Answers that depend on memory, for review."""
+        self.memory_weights = MemoryWeightRows(self._transact, self._snapshot)
+        """What memories were worth so far."""
         self._policy: Policy = "last"
         self._writing = threading.Lock()
         self._closed = False
@@ -173,18 +180,21 @@ class Store:
         except UnstorableError:
             return self._transact(lambda connection: insert_apart(connection, records, self._policy))
 
-    def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
-        """Claims, report, version and the new current version: all in one durable transaction, or nothing.
+    def commit_cycle(
+        self, report: CycleReport, claims: Sequence[Claim], version: Version | None, settled: Sequence[Settled] = ()
+    ) -> None:
+        """Claims, report, version, the new current version, and what became of approved candidates: all in one durable
+        transaction, or nothing.
 
         Raises:
             CycleError: a claimed trajectory is claimed already (unless it was left out, and is claimed by a newer
                 feedback now), has no feedback or is not there; the cycle is not the next one; the version does not
                 follow the current one; a version came with a report that is not ``published``, or none with one that
-                is.
+                is; a candidate is not approved any more.
         """
         row = cycles.cycle_row(report, claims)
         self._transact(
-            lambda connection: cycles.commit(connection, report, claims, version),
+            lambda connection: cycles.commit(connection, report, claims, version, settled),
             landed=lambda connection: cycles.landed(connection, row),
         )
 

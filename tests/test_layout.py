@@ -140,7 +140,7 @@ def test_wheel_holds_every_file_once(through_sdist: bool, checkout: Path) -> Non
         Path(folder, name) for folder, _, files in os.walk(checkout / "sona", followlinks=True) for name in files
     ]
     weights = [path for path in sources if path.parent.name == "weights"]
-    expected = [path for path in sources if path.suffix == ".py" or path.name == "py.typed"] + weights
+    expected = [path for path in sources if path.suffix in (".py", ".html") or path.name == "py.typed"] + weights
     assert sorted(held) == sorted(str(path.relative_to(checkout)) for path in expected)
     assert {path.suffix for path in weights} == {".json", ".safetensors"}
 

@@ -22,7 +22,8 @@ from sona.types import new_id
 log = logging.getLogger("sona.service")
 ROUTE = "sona.route"
 """The key in the scope under which an endpoint says what it is."""
-OPEN = "/healthz"
+OPEN = ("/healthz", "/review")
+"""Anyone may ask for these: how the server is, and the page for review, which holds nothing but asks for the token."""
 SINGLE = (b"authorization", b"content-type", b"content-length", b"host", b"origin", b"x-request-id", b"x-sona-source")
 """Headers of which two would leave open which counts."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -56,7 +57,7 @@ class Guard:
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it in, and have it answered. Raises ProblemError, and whatever else goes wrong."""
         self._admit(scope)
-        if scope["path"] == OPEN:
+        if scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
         with self._hub.requests.one():
@@ -68,7 +69,7 @@ class Guard:
             if name in headers and name in SINGLE:
                 raise ProblemError(400, f"{name.decode()}: given twice", code="duplicate_header")
             headers.setdefault(name, value)
-        if scope["path"] == OPEN:
+        if scope["path"] in OPEN:
             return
         self._hub.rate.spend((scope.get("client") or ("",))[0])
         if self._token is None:

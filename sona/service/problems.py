@@ -13,6 +13,7 @@ from sona.errors import (
     CycleError,
     InvalidInputError,
     SonaError,
+    StateChangeError,
     StoreError,
     UnknownIdError,
     UnknownTokenError,
@@ -100,6 +101,7 @@ def hidden() -> ProblemError:
 
 TOLD: tuple[tuple[type[SonaError], int, str], ...] = (
     (ConflictError, 409, "conflict"),
+    (StateChangeError, 409, "conflict"),
     (UnknownTokenError, 422, "unknown_token"),
     (InvalidInputError, 400, "invalid_value"),
     (CycleError, 409, "conflict"),

@@ -12,7 +12,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sona.service import answering, feedback, history, score, watching
+from sona.reviewed import Page, Sent, Shown
+from sona.service import answering, feedback, history, review, score, watching
 from sona.service.hub import Hub
 from sona.service.requests import ChatRequest, CompletionRequest
 from sona.service.responses import ChatChunk, ChatCompletion, Completion
@@ -79,6 +80,36 @@ ENDPOINTS = (
     Endpoint("GET", "/versions", history.versions, gives=history.VersionList),
     Endpoint("POST", "/versions/{id}/rollback", history.rollback, gives=history.VersionInfo, errors=(404, 409)),
     Endpoint("POST", "/learn", history.learn, gives=history.LearnBegun, errors=(409,)),
+    Endpoint("GET", "/review", review.page, media="text/html"),
+    Endpoint("GET", "/candidates", review.candidates, gives=Page, errors=(503,)),
+    Endpoint("GET", "/candidates/{id}", review.candidate, gives=Shown, errors=(404, 503)),
+    Endpoint("POST", "/candidates/{id}/approve", review.approve, gives=Shown, errors=(404, 409, 503)),
+    Endpoint("POST", "/candidates/{id}/reject", review.reject, gives=Shown, errors=(404, 409, 503)),
+    Endpoint(
+        "POST",
+        "/candidates/change",
+        review.change,
+        takes=(review.ChangeRequest,),
+        gives=review.Changed,
+        errors=(400, 404, 408, 409, 413, 415, 503),
+    ),
+    Endpoint(
+        "POST",
+        "/candidates/threshold",
+        review.threshold,
+        takes=(review.ThresholdRequest,),
+        gives=review.Threshold,
+        errors=(400, 408, 413, 415, 503),
+    ),
+    Endpoint(
+        "POST",
+        "/candidates/alternates",
+        review.alternates,
+        takes=(review.AlternatesRequest,),
+        gives=review.Alternates,
+        errors=(400, 408, 413, 415, 503),
+    ),
+    Endpoint("POST", "/candidates/send", review.send, gives=Sent, errors=(409, 502, 503)),
     Endpoint("GET", "/events", watching.events, media="text/event-stream"),
     Endpoint("GET", "/metrics", watching.metrics, media="text/plain"),
     Endpoint("GET", "/healthz", watching.health, gives=watching.Health, errors=(503,)),

@@ -16,6 +16,7 @@ import sona
 import sona.loops.cycle
 import sona.serving.local
 import sona.sync  # here once for all lives, as the two above
+from sona.candidate import Settled
 from sona.errors import UnknownIdError
 from sona.ports import Claim
 from sona.storage.store import Store
@@ -60,9 +61,15 @@ def _telling(told: Told) -> object:
     """``Store.commit_cycle``, told of before and after."""
     commit = Store.commit_cycle
 
-    def commit_cycle(self: Store, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
+    def commit_cycle(
+        self: Store,
+        report: CycleReport,
+        claims: Sequence[Claim],
+        version: Version | None,
+        settled: Sequence[Settled] = (),
+    ) -> None:
         told.begins(report.cycle, [claim.seq for claim in claims if claim.role != "left_out"])
-        commit(self, report, claims, version)
+        commit(self, report, claims, version, settled)
         told.committed(report.cycle)
 
     return commit_cycle

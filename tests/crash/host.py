@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sona.candidate import Settled
 from sona.config import StoreConfig
 from sona.errors import StoreError
 from sona.ports import Claim, Role
@@ -41,9 +42,11 @@ class ToldStore(Store):
                 self.told.durable(record.id)
         return results
 
-    def commit_cycle(self, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
+    def commit_cycle(
+        self, report: CycleReport, claims: Sequence[Claim], version: Version | None, settled: Sequence[Settled] = ()
+    ) -> None:
         self.told.begins(report.cycle, [claim.seq for claim in claims if claim.role != "left_out"])
-        super().commit_cycle(report, claims, version)
+        super().commit_cycle(report, claims, version, settled)
         self.told.committed(report.cycle)
 
 

@@ -12,6 +12,7 @@ from random import Random
 from unittest import mock
 
 import sona
+from sona.candidate import Settled
 from sona.config import Config, CycleConfig, LearnerConfig
 from sona.errors import LearnerError, SonaError
 from sona.ports import Claim
@@ -104,9 +105,15 @@ def _telling(ledger: EngineLedger) -> object:
     """``Store.commit_cycle``, which the host calls for its learner, told of before and after."""
     commit = Store.commit_cycle
 
-    def commit_cycle(self: Store, report: CycleReport, claims: Sequence[Claim], version: Version | None) -> None:
+    def commit_cycle(
+        self: Store,
+        report: CycleReport,
+        claims: Sequence[Claim],
+        version: Version | None,
+        settled: Sequence[Settled] = (),
+    ) -> None:
         ledger.begins(report.cycle, [claim.seq for claim in claims if claim.role != "left_out"])
-        commit(self, report, claims, version)
+        commit(self, report, claims, version, settled)
         ledger.committed(report.cycle)
 
     return commit_cycle

@@ -18,6 +18,9 @@ VALID: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "sona", "messages": HELLO, "max_tokens": 2, "temperature": 0, "logprobs": True},
     "/v1/completions": {"model": "sona", "prompt": [5, 6], "max_tokens": 2, "logprobs": 1, "stop": ["a"]},
     "/v1/feedback": {"trajectory_id": "a", "quality": 1, "run_id": None, "inference_id": None, "id": "b"},
+    "/candidates/change": {"ids": [], "state": "approved", "note": "n"},
+    "/candidates/threshold": {"nats": 0.5},
+    "/candidates/alternates": {"wanted": True},
     "/score": {"model": "sona", "prompt": [5, 6, 7], "score_ranges": [[1, 2], [1, 3]]},
 }
 SCALARS = (

@@ -215,7 +215,7 @@ print(any(path.endswith("store.lock") for path in ours), any("store.db" in path 
 # The form on disk
 
 
-@pytest.mark.parametrize("form", [1, 2, 3])
+@pytest.mark.parametrize("form", [1, 2, 3, 4])
 def test_a_store_of_each_schema_is_read(tmp_path: Path, form: int) -> None:
     expected = unpack(form, tmp_path)
     if form < schema.SCHEMA_VERSION:
@@ -234,7 +234,7 @@ def test_a_store_of_each_schema_is_read(tmp_path: Path, form: int) -> None:
         assert [row.trajectory.id for row in rows] == ["another"] * 3
 
 
-@pytest.mark.parametrize("form", [1, 2, 3])
+@pytest.mark.parametrize("form", [1, 2, 3, 4])
 def test_a_seed_draws_from_an_old_store_what_it_always_drew(tmp_path: Path, form: int) -> None:
     unpack(form, tmp_path)
     with Store.open(tmp_path) as store:  # written down from the code that made schema 1

@@ -5,6 +5,7 @@ A store that was released is never made anew: its bytes are the promise that lat
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import tempfile
@@ -13,16 +14,18 @@ from typing import Any
 
 import msgspec
 
+from sona.candidate import Candidate, Mattered, MemoryWeight, Settled
 from sona.checks import pack_tokens
 from sona.ports import Claim
 from sona.storage.retention import Limits
 from sona.storage.schema import SCHEMA_VERSION
 from sona.storage.store import DATABASE, Store
-from sona.types import Feedback, Message, Step, ToolCall, Trajectory
+from sona.types import Feedback, Message, Step, ToolCall, Trajectory, Version
 from tests.storage.records import feedback, rated, report, run_cycle, trajectory
 
 GOLDEN = Path(__file__).parent
 SINCE_SCHEMA_3 = ("learned", "arrivals")
+SINCE_SCHEMA_4 = ("candidates", "memory_weights")
 """Tables that an older store has not, so that they are empty once it is brought up."""
 
 
@@ -77,6 +80,41 @@ def fill(store: Store) -> None:
     store.set_current("v2")
     store.append([Feedback(id="f2", trajectory_id="full", quality=1.0, at_ns=11)])
     store.write_state("probes", bytes(range(256)))
+    _fill_review(store)
+
+
+def _fill_review(store: Store) -> None:
+    """A candidate in each state, one of them from the deleted trajectory, and weights of memories."""
+    candidates = [
+        Candidate(
+            trajectory_id=name,
+            at_ns=1_700_000_000_000_000_000 + place,
+            divergence=2.0 * place - 0.5,
+            tokens=3,
+            entry=place,
+            source="agent-ü",
+            response="río",
+            context_tail="¿qué?",
+            context_ids=[1, 2, 3],
+            bare_ids=[1, 3],
+            continuation_ids=[4, 5],
+            alternate="no sé" if place else None,
+            mattered=[Mattered(key="k1", nats=1.5)],
+        )
+        for place, name in enumerate(["full", "full", "a", "b", "c"])
+    ]
+    rows = store.candidates
+    assert rows.add(candidates) == [1, 2, 3, 4, 5]
+    rows.change([2, 4, 5], "approved", by="ana")
+    rows.change([3], "rejected", by="ana", note="private")
+    rows.change([4], "sent", by="train", note="job-1")
+    parent, cycle = store.current().id, store.next_cycle()
+    version = Version(id=f"v{cycle}", parent=parent, cycle=cycle, created_ns=cycle, digest="00")
+    done = report(cycle, status="published", parent=parent, version=version.id)
+    store.commit_cycle(done, [], version, [Settled(seq=5, state="trained", skill="s1")])
+    store.set_current(parent)
+    weights = [MemoryWeight(key="k1", weight=0.75, last_scored_ns=7, times=4, source="agent-ü")]
+    store.memory_weights.put([*weights, MemoryWeight(key="k2", weight=2.0, last_scored_ns=8)])
 
 
 def contents(store: Store) -> Any:
@@ -95,7 +133,7 @@ def contents(store: Store) -> Any:
         "probes": store.read_state("probes"),
         "sources": store.sources(),
         "counts": counts,
-        **{name: rows_of(store, name) for name in SINCE_SCHEMA_3},
+        **{name: rows_of(store, name) for name in (*SINCE_SCHEMA_3, *SINCE_SCHEMA_4)},
     }
     return json.loads(msgspec.json.encode(everything))
 
@@ -103,14 +141,20 @@ def contents(store: Store) -> Any:
 def rows_of(store: Store, table: str) -> Any:
     """A table that only sums of are asked for, as it lies."""
     with store._snapshot() as connection:
-        return connection.execute(f"SELECT * FROM {table}").fetchall()
+        return [list(map(_plain, row)) for row in connection.execute(f"SELECT * FROM {table}")]
+
+
+def _plain(value: Any) -> Any:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 def unpack(form: int, folder: Path) -> Any:
     """Lay the golden store of a schema into ``folder``, and return what it holds."""
     golden = GOLDEN / f"v{form}"
     (folder / DATABASE).write_bytes(gzip.decompress((golden / f"{DATABASE}.gz").read_bytes()))
-    return {name: [] for name in SINCE_SCHEMA_3} | json.loads((golden / "contents.json").read_text())
+    return {name: [] for name in (*SINCE_SCHEMA_3, *SINCE_SCHEMA_4)} | json.loads(
+        (golden / "contents.json").read_text()
+    )
 
 
 def main() -> None:

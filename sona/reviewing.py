@@ -1,0 +1,209 @@
+"""The candidates of an open store, for review: what ``engine.candidates`` is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager as Block
+from contextlib import contextmanager, nullcontext
+from typing import Protocol
+
+from sona.attribution.candidates import CandidateFinder
+from sona.attribution.preferences import Preferences, Seen, StateStore
+from sona.attribution.training_service import HttpTrainingService, TrainingService, samples_of
+from sona.attribution.turns import Answering, TurnScorer
+from sona.candidate import KEPT_REJECTED, State
+from sona.config import CandidatesConfig
+from sona.errors import ConfigError, SendError, SonaError, StateChangeError
+from sona.ports import CandidateStore
+from sona.reviewed import Page, Sent, Shown, shown
+from sona.types import Trajectory
+
+log = logging.getLogger("sona.reviewing")
+
+PAGE = 200
+"""So many of a state are shown at most."""
+REVIEWABLE: tuple[State, ...] = ("new", "approved", "rejected")
+"""States that a person may bring a candidate into; the others are what training says."""
+
+
+class ReviewStore(StateStore, Protocol):
+    """A store, as far as review takes it."""
+
+    @property
+    def candidates(self) -> CandidateStore:
+        """Its candidates."""
+
+
+class Review:
+    """Candidates to see, approve and reject. Safe to call from any thread; each change is durable when it returns."""
+
+    def __init__(
+        self,
+        store: ReviewStore,
+        settings: CandidatesConfig,
+        *,
+        reviewer: str = "reviewer",
+        model: Answering | None = None,
+        activity: Callable[[], str] = lambda: "",
+        alone: Callable[[str], Block[object]] = lambda what: nullcontext(),
+        listen: Callable[[Callable[[Trajectory], None]], None] = lambda listener: None,
+    ) -> None:
+        """Args:
+        store: has the candidates.
+        settings: where what is sent goes, and as what.
+        reviewer: who is noted as having changed a state.
+        model: writes alternates while scoring runs.
+        activity: what else is done in the background, in a few words.
+        alone: a block in which no cycle takes what is approved; raises where one is under way.
+        listen: has a function told of each turn as it is recorded; asked only once turns are scored.
+        """
+        self._store, self._settings, self._reviewer, self._model = store, settings, reviewer, model
+        self._activity, self._alone, self._listen = activity, alone, listen
+        self._preferences = Preferences(store)
+        self._finder: CandidateFinder | None = None
+        self._lock = threading.Lock()
+
+    # ---------------------------------------------------------------------------------------------- scoring
+
+    def watch(self, scorer: TurnScorer) -> None:
+        """Score turns from now on as they are recorded, in the background.
+
+        Raises:
+            StateChangeError: another scorer does so already.
+        """
+        with self._lock:
+            if self._finder is not None:
+                raise StateChangeError("turns are scored already; one scorer an engine is allowed")
+            self._finder = CandidateFinder(
+                scorer, self._store.candidates, self._preferences, self._settings, self._model
+            )
+            self._listen(self._finder.offer)
+
+    def wait_scored(self, timeout_s: float) -> bool:
+        """Whether all turns so far were scored within so long."""
+        return self._finder is None or self._finder.wait_idle(timeout_s)
+
+    @contextmanager
+    def nothing_of(self, source: str) -> Iterator[None]:
+        """In the block nothing becomes a candidate, and nothing that ``source`` sent before it ever does."""
+        with nullcontext() if self._finder is None else self._finder.nothing_of(source):
+            yield
+
+    def close(self) -> None:
+        """End the scoring."""
+        if self._finder is not None:
+            self._finder.close()
+
+    # ---------------------------------------------------------------------------------------------- review
+
+    def page(self) -> Page:
+        """What there is to review now.
+
+        Raises:
+            StoreCorruptError: a row is damaged; what can't be read is never taken for nothing.
+        """
+        rows, threshold = self._store.candidates, self._preferences.threshold
+        waiting = rows.heaviest("new", above=threshold, limit=PAGE) + rows.heaviest("approved", limit=PAGE)
+        rejected = rows.heaviest("rejected", limit=2 * KEPT_REJECTED)
+        rejected.sort(key=lambda one: one.changes[-1].at_ns, reverse=True)
+        waiting.sort(key=lambda one: (-one.divergence, one.seq))
+        seen = self._preferences.seen if self._finder is None else self._finder.seen()
+        return Page(
+            candidates=[shown(one) for one in (*waiting, *rejected[:KEPT_REJECTED])],
+            counts=rows.counts(),
+            threshold=threshold,
+            noise_floor=self._preferences.floor,
+            alternates=self._preferences.alternates,
+            seen=seen,
+            is_scoring=self._finder is not None,
+            activity=self._told(seen),
+            train_url=self._settings.train_url,
+        )
+
+    def _told(self, seen: Seen) -> str:
+        own = "no scoring"
+        if self._finder is not None:
+            own = f"scoring: {seen.turns} turns done, {seen.waiting} wait"
+        return "; ".join(part for part in (own, self._activity()) if part)
+
+    def get(self, id: int) -> Shown:
+        """One candidate; UnknownIdError where there is none of this number."""
+        return shown(self._store.candidates.get(id))
+
+    def change(self, ids: Sequence[int], state: State, note: str = "", by: str | None = None) -> list[Shown]:
+        """Bring all into a state, or none.
+
+        Raises:
+            StateChangeError: one can't come into it, or it is not a person's to give.
+            UnknownIdError: there is none of such a number.
+        """
+        if state not in REVIEWABLE:
+            raise StateChangeError(f"state {state!r}: it is what training says; {', '.join(REVIEWABLE)} are allowed")
+        changed = self._store.candidates.change(ids, state, by=by or self._reviewer, note=note)
+        return [shown(one) for one in changed]
+
+    def approve(self, *ids: int) -> list[Shown]:
+        """Let these be trained on."""
+        return self.change(ids, "approved")
+
+    def reject(self, *ids: int) -> list[Shown]:
+        """Turn these down."""
+        return self.change(ids, "rejected")
+
+    def set_threshold(self, nats: float) -> float:
+        """Keep a threshold for what comes and what is shown; returns it within its bounds."""
+        return self._preferences.set_threshold(nats)
+
+    def set_alternates(self, wanted: bool) -> None:
+        """Switch alternates on or off; what is shown gets them too, as far as turns are scored here."""
+        self._preferences.set_alternates(wanted)
+        if wanted and self._finder is not None:
+            self._finder.fill_alternates()
+
+    # ---------------------------------------------------------------------------------------------- sending
+
+    def send(self, service: TrainingService | None = None) -> Sent:
+        """Send all that is approved to a training service, and mark it as sent once that has accepted it (2xx).
+
+        Args:
+            service: takes it; None: the one at ``candidates.train_url``.
+
+        Raises:
+            SendError: it did not accept, or nothing is approved; nothing is marked.
+            ConfigError: no address is set.
+            CycleError: a cycle, which may take the same, is under way.
+        """
+        service = service or self._service()
+        with self._alone("answers are sent"):
+            approved = self._store.candidates.approved(self._settings.max_approved)
+            if not approved:
+                raise SendError("nothing is approved, so nothing was sent; approve candidates first")
+            job = service.train(samples_of(approved, self._settings.train_on))
+            ids = [one.seq for one in approved]
+            try:
+                self._store.candidates.change(ids, "sent", by=service.name, note=job)
+            except SonaError:
+                log.exception(
+                    "%s accepted job %r of candidates %s, and they could not be marked", service.name, job, ids
+                )
+                raise
+        return Sent(ids=ids, job=job)
+
+    def confirm(self, ids: Sequence[int], *, trained: bool, by: str, note: str = "") -> list[Shown]:
+        """What came of sent ones: they are in the weights, or the service gave the job up and they are approved again.
+
+        Raises:
+            StateChangeError: one was not sent.
+        """
+        rows = self._store.candidates
+        for id in ids:
+            if rows.get(id).state not in ("sent", "trained"):
+                raise StateChangeError(f"candidate {id}: it was not sent, so nothing can have come of it")
+        return [shown(one) for one in rows.change(ids, "trained" if trained else "approved", by=by, note=note)]
+
+    def _service(self) -> TrainingService:
+        if not self._settings.train_url:
+            raise ConfigError("candidates.train_url is not set; name a training service, or let a cycle learn them")
+        return HttpTrainingService(self._settings.train_url)
