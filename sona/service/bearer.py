@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
 import os
@@ -32,6 +33,17 @@ class BearerToken:
         # Compared whatever the scheme is, so that the time tells nothing.
         same = hmac.compare_digest(shown.strip(), self._bytes)
         return same and scheme.lower() == b"bearer"
+
+
+def password_of(header: bytes | None) -> bytes:
+    """What an ``Authorization`` header shows as a password; nothing where it is none of that kind."""
+    scheme, _, shown = (header or b"").partition(b" ")
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(shown.strip(), validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def read_token(file: Path) -> BearerToken:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sona.errors import SonaError
-from sona.service.bearer import BearerToken
+from sona.service.bearer import BearerToken, password_of
 from sona.service.body import ClientGoneError
 from sona.service.hub import Hub
 from sona.service.problems import ProblemError, hidden, problem_of, stopping
@@ -22,8 +22,10 @@ from sona.types import new_id
 log = logging.getLogger("sona.service")
 ROUTE = "sona.route"
 """The key in the scope under which an endpoint says what it is."""
-OPEN = ("/healthz", "/review")
-"""Anyone may ask for these: how the server is, and the page for review, which holds nothing but asks for the token."""
+OPEN = "/healthz"
+PAGE = "/review"
+"""A browser can't be told to show a bearer token, so it may show the token as a password (RFC 7617): here alone, since
+a browser would then show it for any page that asks in its user's name."""
 SINGLE = (b"authorization", b"content-type", b"content-length", b"host", b"origin", b"x-request-id", b"x-sona-source")
 """Headers of which two would leave open which counts."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -57,7 +59,7 @@ class Guard:
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it in, and have it answered. Raises ProblemError, and whatever else goes wrong."""
         self._admit(scope)
-        if scope["path"] in OPEN:
+        if scope["path"] == OPEN:
             await self._app(scope, receive, send)
             return
         with self._hub.requests.one():
@@ -69,20 +71,26 @@ class Guard:
             if name in headers and name in SINGLE:
                 raise ProblemError(400, f"{name.decode()}: given twice", code="duplicate_header")
             headers.setdefault(name, value)
-        if scope["path"] in OPEN:
+        if scope["path"] == OPEN:
             return
         self._hub.rate.spend((scope.get("client") or ("",))[0])
         if self._token is None:
             self._check_where_from(headers)
-        elif not self._token.matches(headers.get(b"authorization")):
-            raise ProblemError(
-                401,
-                "a bearer token is needed: Authorization: Bearer ...",
-                code="invalid_api_key",
-                headers={"www-authenticate": "Bearer"},
-            )
+        else:
+            self._check_token(self._token, scope["path"] == PAGE, headers.get(b"authorization"))
         if self._hub.stopping.is_set():
             raise stopping()
+
+    @staticmethod
+    def _check_token(token: BearerToken, is_page: bool, shown: bytes | None) -> None:
+        if token.matches(shown) or (is_page and token.matches(b"Bearer " + password_of(shown))):
+            return
+        raise ProblemError(
+            401,
+            "a bearer token is needed: Authorization: Bearer ...",
+            code="invalid_api_key",
+            headers={"www-authenticate": 'Basic realm="sona", charset="UTF-8"' if is_page else "Bearer"},
+        )
 
     def _check_where_from(self, headers: Mapping[bytes, bytes]) -> None:
         """Without a token, a page that a browser shows must not ask in its user's name."""

@@ -64,13 +64,13 @@ def _operation(one: Endpoint, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]
         schema = shapes[0] if len(shapes) == 1 else {"oneOf": shapes}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     operation["responses"] |= _errors(one, refs[ErrorBody])
-    if one.path in OPEN:
+    if one.path == OPEN:
         operation["security"] = []
     return operation
 
 
 def _errors(one: Endpoint, shape: dict[str, Any]) -> dict[str, Any]:
-    codes: Iterable[int] = one.errors if one.path in OPEN else sorted({*one.errors, *EVERYWHERE})
+    codes: Iterable[int] = one.errors if one.path == OPEN else sorted({*one.errors, *EVERYWHERE})
     return {
         str(code): {"description": HTTPStatus(code).phrase, "content": {"application/json": {"schema": shape}}}
         for code in codes

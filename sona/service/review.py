@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import re
 from functools import cache, partial
 from importlib.resources import files
@@ -16,12 +17,14 @@ from starlette.responses import Response
 
 from sona.errors import ConfigError, SendError
 from sona.reviewed import Page, Sent, Shown
+from sona.service.bearer import password_of
 from sona.service.body import decode, read_body
 from sona.service.hub import Hub
 from sona.service.problems import ProblemError
 
 BY = "review over HTTP"
 """Who is noted as having changed a state."""
+TOKEN_HERE = '<meta name="token" content="">'
 MOST = 10_000
 """Candidates that one request changes."""
 
@@ -65,8 +68,10 @@ class Alternates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def page(hub: Hub, request: Request) -> Response:
-    """The page for review, which asks for the token. It holds no data."""
+    """The page for review. It holds no data, but the token, where a browser showed it as a password."""
     text, policy = _page()
+    shown = password_of(request.headers.get("authorization", "").encode("latin-1")).decode("latin-1")
+    text = text.replace(TOKEN_HERE, TOKEN_HERE.replace('""', f'"{html.escape(shown)}"'), 1)
     headers = {
         "content-security-policy": policy,
         "cache-control": "no-store",

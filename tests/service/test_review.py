@@ -122,11 +122,25 @@ async def test_nothing_without_the_token(hub: Hub, engine: Engine) -> None:
         assert (await stranger.get("/candidates")).status_code == 401
         assert (await stranger.post("/candidates/1/approve")).status_code == 401
         assert (await stranger.post("/candidates/send")).status_code == 401
-        page = await stranger.get("/review")
+        assert (await stranger.get("/review")).status_code == 401
+        assert (await stranger.get("/review", auth=("anyone", "wrong"))).status_code == 401
+        assert (await stranger.get("/candidates", auth=("anyone", TOKEN))).status_code == 401
+        assert (await stranger.post("/candidates/1/approve", auth=("anyone", TOKEN))).status_code == 401
     assert state(engine, 1) == "new"
-    assert page.status_code == 200
-    assert "answer 0" not in page.text, "the page holds no data"
-    assert TOKEN not in page.text
+
+
+async def test_a_browser_shows_the_token_as_a_password_for_the_page_alone(hub: Hub) -> None:
+    transport = httpx.ASGITransport(app_of(hub))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as browser:
+        asked = await browser.get("/review")
+        assert asked.headers["www-authenticate"].startswith("Basic ")
+        page = await browser.get("/review", auth=("anyone", TOKEN))
+        assert page.status_code == 200
+        assert f'<meta name="token" content="{TOKEN}">' in page.text
+        assert page.headers["cache-control"] == "no-store"
+        assert "answer 0" not in page.text, "the page holds no data"
+        by_bearer = await browser.get("/review", headers={"authorization": f"Bearer {TOKEN}"})
+        assert TOKEN not in by_bearer.text
 
 
 async def test_the_page_runs_its_own_script_and_nothing_else(client: httpx.AsyncClient) -> None:
