@@ -22,6 +22,8 @@
     │   ├── QueueFullError                  as many requests wait as may
     │   ├── RequestCancelledError           the answer was not wanted to its end
     │   └── SwapError                       an adapter that is not what its version says
+    ├── TrainingError                       no full-weight training, as things are
+    │   └── ModelTooLargeError              ... of a model of this size, on this machine
     └── CycleError                          a cycle of the background loop failed
         ├── LearnerError                    the process that learns died, or could not be understood
         └── NothingToRollBackError          there is no earlier version
@@ -108,6 +110,14 @@ class RequestCancelledError(ModelError):
 
 class SwapError(ModelError):
     """An adapter's files or answers are not those that its version recorded; it was not served."""
+
+
+class TrainingError(SonaError):
+    """Full weights can't be trained as things are; nothing was accepted."""
+
+
+class ModelTooLargeError(TrainingError):
+    """The model is larger than ``full.max_parameters``, or its training than the memory that is free."""
 
 
 class CycleError(SonaError):
