@@ -7,6 +7,7 @@ did since the last checkpoint the next one does again.
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
 from pathlib import Path
@@ -34,6 +35,8 @@ from sona.storage.training_folder import TrainingFolder
 
 if TYPE_CHECKING:
     from sona.loops.full.learned import LearnedModel
+
+log = logging.getLogger("sona.training")
 
 
 def main(descriptor: int) -> NoReturn:
@@ -90,7 +93,8 @@ def _run(folder: TrainingFolder, model: LearnedModel, number: int, line: HostLin
     try:
         job = folder.jobs.read(number)
     except StoreCorruptError as error:
-        line.tell(JobFailed(number=number, why=str(error), is_damaged=True))
+        log.error("job %d can't be read: %s", number, error)
+        line.tell(JobFailed(number=number, why="its file is damaged", is_damaged=True))
         return
     try:
         result = model.run(job, lambda done, loss: line.tell(Stepped(number=number, done=done, loss=loss)))

@@ -12,8 +12,10 @@ from sona.errors import (
     ConflictError,
     CycleError,
     InvalidInputError,
+    ModelTooLargeError,
     SonaError,
     StoreError,
+    TrainingError,
     UnknownIdError,
     UnknownTokenError,
 )
@@ -103,6 +105,8 @@ TOLD: tuple[tuple[type[SonaError], int, str], ...] = (
     (UnknownTokenError, 422, "unknown_token"),
     (InvalidInputError, 400, "invalid_value"),
     (CycleError, 409, "conflict"),
+    (ModelTooLargeError, 422, "model_too_large"),
+    (TrainingError, 409, "training_refused"),
 )
 """Errors whose messages name no path: they go through as they are, and say what is allowed. The first that fits."""
 
