@@ -15,12 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from sona.errors import StoreCorruptError
+from sona.errors import StoreCorruptError, UnknownIdError
 from sona.storage.connection import store_error
 from sona.storage.deltas import About, Deltas
 from sona.storage.draft import Draft, make_folder
 from sona.storage.layout import TRAINING
 from sona.storage.training_jobs import TrainingJobs
+from sona.storage.versions import DRAFT
 from sona.training import CheckpointInfo, CheckpointNote
 from sona.types import Record
 
@@ -77,6 +78,38 @@ class TrainingFolder:
                 draft.publish("base.json")
         except OSError as error:
             raise store_error(error, self.path) from error
+
+    def files(self) -> list[Path]:
+        """What a backup takes along, in the order that keeps a copy whole while others write: a job that a checkpoint
+        does not hold must be there, so jobs come first; what comes in meanwhile is not in the copy.
+        """
+        folders = (self.jobs.folder, self.checkpoints.folder, self.base_files)
+        found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+        about = self.path / "base.json"
+        return [path for path in found if not path.name.startswith(DRAFT)] + ([about] if about.exists() else [])
+
+    def damage(self) -> dict[str, str]:
+        """What is wrong, by where: every job is read, and every checkpoint put together.
+
+        Raises:
+            StoreError: a file can't be read.
+        """
+        found = {f"{TRAINING}/jobs/{name}": why for name, why in self.jobs.damage().items()}
+        numbers = self.checkpoints.numbers()
+        for number in numbers:
+            try:
+                self.checkpoints.verify(number)
+                self.read(number)
+            except UnknownIdError:  # removed just now
+                continue
+            except StoreCorruptError as error:
+                newest = "; training can't go on: restore a backup, or delete it, and what its jobs taught is lost"
+                found[f"{TRAINING} checkpoint {number}"] = f"{error}{newest if number == numbers[-1] else ''}"
+        try:
+            self.base()
+        except StoreCorruptError as error:
+            found[f"{TRAINING}/base.json"] = str(error)
+        return found
 
     def newest(self) -> tuple[CheckpointInfo, CheckpointNote] | None:
         """The newest checkpoint, found whole as far as its own file goes; None where there is none.
