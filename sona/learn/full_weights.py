@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +103,7 @@ class FullWeights:
                 done += 1
                 on_step(done, self._step(optimizer, batch, recipe, tokens))
         after = self._loss(measured, tokens)
-        if not math.isfinite(after):
+        if not math.isfinite(after) or not _are_finite(own(self.model).values()):
             raise TrainingError(f"after {done} steps the weights are not finite; lower lr or scale")
         count = sum(len(example.response) for example in examples)
         return Trained(done, count, before, after, continued)
@@ -156,7 +156,7 @@ class FullWeights:
     def _step(self, optimizer: Apollo, batch: Sequence[Example], recipe: Recipe, batch_tokens: int) -> float:
         optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch, batch_tokens)
-        if not math.isfinite(loss) or not _finite_gradients(self.model):
+        if not math.isfinite(loss) or not _are_finite(_gradients(self.model)):
             raise TrainingError(f"a step's loss ({loss:g}) or gradient is not finite; lower lr or scale")
         self.steps += 1
         warm = min(1.0, self.steps / max(recipe.warmup_steps, 1))
@@ -231,7 +231,11 @@ def needed_bytes(shapes: Mapping[str, Sequence[int]], recipe: Recipe) -> int:
         is_plain = recipe.optimizer == "adamw" or len(shape) != 2 or min(shape) <= recipe.rank or name in largest
         moments += 2 * (sizes[name] if is_plain else math.prod(moment_shape(torch.Size(shape), recipe.rank)))
     total = sum(sizes.values())
-    return 4 * (2 * total + 2 * (moments + total))
+    return 4 * (2 * total + 2 * (moments + total)) + _COUNTERS * len(shapes)
+
+
+_COUNTERS = 64
+"""Bytes of a weight's counters and lengths, and their copies."""
 
 
 def _measured(examples: Sequence[Example]) -> list[Example]:
@@ -250,6 +254,15 @@ def _generator(*words: str | int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def _finite_gradients(model: nn.Module) -> bool:
-    norms = [torch.linalg.vector_norm(weight.grad) for weight in model.parameters() if weight.grad is not None]
-    return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [weight.grad for weight in model.parameters() if weight.grad is not None]
+
+
+def _are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether each number is; by the largest of each tensor, which NaN is passed on by, and asking the device once."""
+    largest = [tensor.detach().abs().amax().float() for tensor in tensors if _has_floats(tensor)]
+    return bool(torch.isfinite(torch.stack(largest)).all())
+
+
+def _has_floats(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 import sona
 from sona.engine import Engine
-from sona.errors import StoreError
+from sona.errors import SonaError
 from sona.service.responses import Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -114,7 +114,7 @@ class EngineCollector(Collector):
 def _of_training(engine: Engine) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
     try:
         found = engine.training.status()
-    except StoreError:  # what it has on the disk is damaged; the other figures are true all the same
+    except SonaError:  # what it has on the disk is damaged; the other figures are true all the same
         return
     jobs = CounterMetricFamily(
         "sona_training_jobs", "Trainings of all weights since the start, by what became of them.", labels=("status",)

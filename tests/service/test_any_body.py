@@ -18,6 +18,12 @@ VALID: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "sona", "messages": HELLO, "max_tokens": 2, "temperature": 0, "logprobs": True},
     "/v1/completions": {"model": "sona", "prompt": [5, 6], "max_tokens": 2, "logprobs": 1, "stop": ["a"]},
     "/v1/feedback": {"trajectory_id": "a", "quality": 1, "run_id": None, "inference_id": None, "id": "b"},
+    "/train": {
+        "id": "c",
+        "training_data": {"samples": [{"context_ids": [5, 6], "continuation_ids": [7]}]},
+        "optimizer": "apollo-mini",
+        "lr": 1e-5,
+    },
     "/score": {"model": "sona", "prompt": [5, 6, 7], "score_ranges": [[1, 2], [1, 3]]},
 }
 SCALARS = (
