@@ -102,8 +102,8 @@ def restore_model(store: Path, number: int, to: Path) -> RestoredModel:
             _sync(path)
         draft.rename(target)
         _sync(target.parent)
-    except (OSError, shutil.Error) as error:
-        raise store_error(error, target) if isinstance(error, OSError) else StoreError(str(error)) from error
+    except OSError as error:  # shutil.Error is one
+        raise store_error(error, target) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return made

@@ -20,8 +20,8 @@ BACKOFF_S, MOST_BACKOFF_S = 1.0, 60.0
 """After a process died the next one is started so much later, twice as much each time."""
 LOOK_S = 1.0
 """So often it is looked whether a process that has nothing to do still lives."""
-MOST_DEATHS = 3
-"""A job at which so many processes died has failed."""
+MOST_DEATHS = 5
+"""A job at which so many processes died, under one host, has failed: it would hold up all that wait behind it."""
 
 Saving = Future[CheckpointMade | None]
 """A checkpoint that was asked for; None where there is nothing new."""

@@ -143,6 +143,7 @@ def test_killed_by_the_system_host_or_trainer_it_equals_the_unbroken_run(
     tiny_print: str, unbroken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(working, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(working, "MOST_DEATHS", KILLS + 1)
     folder = accepted(tmp_path, tiny_print)
     host = start(HOST, tmp_path, tiny_print)
     pid = int(first_line(host))
