@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 
 from sona.errors import InvalidInputError, StoreCorruptError, StoreError, UnknownIdError
 from sona.storage.connection import store_error
+from sona.storage.draft import rename_folder
 from sona.storage.layout import DATABASE
 from sona.storage.training_folder import TrainingFolder
 from sona.training import CheckpointInfo
@@ -98,10 +98,7 @@ def restore_model(store: Path, number: int, to: Path) -> RestoredModel:
             checkpoint=number, sha256=info.sha256, base=note.fingerprint, through=note.through, size_bytes=size
         )
         (draft / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
-        for path in (*draft.iterdir(), draft):
-            _sync(path)
-        draft.rename(target)
-        _sync(target.parent)
+        rename_folder(draft, target)
     except OSError as error:  # shutil.Error is one
         raise store_error(error, target) from error
     finally:
@@ -131,11 +128,3 @@ def _folder(store: Path) -> TrainingFolder:
     if not (store / DATABASE).is_file():
         raise StoreError(f"{store}: no store; see that the path is right")
     return TrainingFolder(store)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

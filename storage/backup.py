@@ -14,6 +14,7 @@ import apsw
 
 from sona.errors import InvalidInputError, SonaError, StoreCorruptError, StoreError, UnknownIdError
 from sona.storage.connection import open_reader, store_error
+from sona.storage.draft import rename_folder
 from sona.storage.head import read_head, read_versions
 from sona.storage.sources import read_all_totals
 from sona.storage.training_folder import TrainingFolder
@@ -58,9 +59,7 @@ def back_up(database: Path, folders: Versions, target: Path) -> Backup:
     draft = target.with_name(f"{target.name}.part-{new_id()}")
     try:
         backup = _fill(database, folders, draft, target)
-        _sync_tree(draft)
-        draft.rename(target)
-        _sync(target.parent)
+        rename_folder(draft, target)  # SQLite does not sync what ``VACUUM INTO`` wrote
     except OSError as error:
         raise store_error(error, target) from error
     finally:
@@ -186,17 +185,3 @@ def _link(file: Path, place: Path) -> None:
         raise
     except OSError:  # another disk, or one without links
         shutil.copy2(file, place, follow_symlinks=False)
-
-
-def _sync_tree(folder: Path) -> None:
-    """Every file and folder; SQLite does not sync what ``VACUUM INTO`` wrote."""
-    for path in (*sorted(folder.rglob("*"), reverse=True), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

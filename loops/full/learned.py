@@ -17,6 +17,7 @@ from sona.learn.full_weights import FullWeights
 from sona.serving.ends import known_tokens, stop_ids_of
 from sona.serving.fingerprint import fingerprint
 from sona.serving.loading import load
+from sona.storage.draft import rename_folder
 from sona.storage.training_folder import TrainingFolder
 from sona.storage.versions import DRAFT
 from sona.training import CheckpointMade, CheckpointNote, JobResult, TrainingJob
@@ -144,4 +145,4 @@ def _keep_base(target: Path, base: PreTrainedModel, tokenizer: PreTrainedTokeniz
     base.config.save_pretrained(draft)
     base.generation_config.save_pretrained(draft)
     tokenizer.save_pretrained(draft)
-    draft.rename(target)
+    rename_folder(draft, target)

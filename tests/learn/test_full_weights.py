@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sona.errors import ModelError, TrainingError
 from sona.learn.full_weights import FullWeights, needed_bytes, own, settings_of
@@ -23,7 +23,7 @@ KINDS = [
 
 def fresh(architecture: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0) -> FullWeights:
     model = tiny_model(architecture)
-    model.to(dtype=dtype)
+    nn.Module.to(model, dtype)
     return FullWeights(model, pad_id=PAD, seed=seed)
 
 
