@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from sona.storage import forked
 from sona.storage.training_folder import TrainedBase, TrainingFolder
 from sona.training import JobStatus, Recipe, TrainingJob, TrainingSample, TrainingStatus, content_digest
 from sona.types import new_id
+
+log = logging.getLogger("sona.training")
 
 SHOWN = 100
 """Jobs that a status shows, beside those that are in no checkpoint yet."""
@@ -67,7 +70,8 @@ class TrainingDesk:
                     raise ConflictError(f"job id {job_id!r} is taken by other content; give another id")
                 return known.status()
             self._check_room(work, base, recipe)
-            self._begin(base)
+            if self._check_base(base) is None:
+                self._folder.begin(TrainedBase(model=base.place, fingerprint=base.fingerprint))
             job = TrainingJob(number=work.queue.next_number, id=job_id or new_id(), samples=kept, recipe=recipe)
             taken = work.queue.add(job).status()
             self._accepted += 1
@@ -93,10 +97,18 @@ class TrainingDesk:
         Raises:
             StoreError: it can't be read.
         """
-        if self._config.full.enabled and self._folder.exists and self._base() is not None:
-            work = self._work()
-            if work.queue.waiting:
-                work.wake()
+        base = self._base()
+        if base is None or not self._config.full.enabled or not self._folder.exists:
+            return
+        work = self._work()
+        if not work.queue.waiting:
+            return
+        try:
+            self._check_base(base)
+        except TrainingError as error:  # told to who asks for a training, too
+            log.warning("%d training jobs wait: %s", len(work.queue.waiting), error)
+        else:
+            work.wake()
 
     def status(self) -> TrainingStatus:
         """How everything stands.
@@ -150,15 +162,15 @@ class TrainingDesk:
         if work.pid is None:
             base.check_memory(recipe)
 
-    def _begin(self, base: TrainableBase) -> None:
+    def _check_base(self, base: TrainableBase) -> TrainedBase | None:
+        """What training began from, which is this base; None where it begins now."""
         began = self._folder.base()
-        if began is None:
-            self._folder.begin(TrainedBase(model=base.place, fingerprint=base.fingerprint))
-        elif began.fingerprint != base.fingerprint:
+        if began is not None and began.fingerprint != base.fingerprint:
             raise TrainingError(
                 "what was trained in this store began from another base model; move the store's folder 'training' away "
                 "to begin anew"
             )
+        return began
 
     def _work(self) -> TrainingWork:
         with self._opening:
@@ -170,6 +182,7 @@ class TrainingDesk:
 
     def _setup(self) -> TrainerSetup:
         base = self._trainable()
+        self._check_base(base)
         return TrainerSetup(
             release=RELEASE,
             store=str(self._store),

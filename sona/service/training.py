@@ -151,6 +151,9 @@ class CheckpointTaken(msgspec.Struct, frozen=True, kw_only=True):
     changed_blocks: int
     file: str | None
     """Its name in the store's ``training/checkpoints``."""
+    queued: int
+    """Jobs that wait or run, and so are not in it; after a crash also those that were done before and in no
+    checkpoint."""
 
 
 async def train(hub: Hub, request: HttpRequest) -> JobAccepted:
@@ -190,17 +193,14 @@ async def checkpoint(hub: Hub, request: HttpRequest) -> CheckpointTaken:
             is_done = True
     if not is_done:
         raise ClientGoneError
-    if made is not None:
-        return _taken("saved", made.checkpoint, made)
     with _told():
-        return _taken("nothing new", hub.engine.training.status().last_checkpoint, None)
+        return _taken(made, await anyio.to_thread.run_sync(hub.engine.training.status))
 
 
-def _taken(
-    outcome: Literal["saved", "nothing new"], info: CheckpointInfo | None, made: CheckpointMade | None
-) -> CheckpointTaken:
+def _taken(made: CheckpointMade | None, now: TrainingStatus) -> CheckpointTaken:
+    info = now.last_checkpoint if made is None else made.checkpoint
     return CheckpointTaken(
-        status=outcome,
+        status="nothing new" if made is None else "saved",
         number=None if info is None else info.number,
         jobs=[] if made is None else list(made.checkpoint.jobs),
         sha256=None if info is None else info.sha256,
@@ -209,6 +209,7 @@ def _taken(
         blocks=0 if made is None else made.blocks,
         changed_blocks=0 if made is None else made.changed_blocks,
         file=None if info is None else info.file,
+        queued=now.queued,
     )
 
 

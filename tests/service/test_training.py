@@ -98,6 +98,7 @@ async def test_what_is_trained_is_learned_saved_and_a_model_while_the_base_stays
     assert saved["written_bytes"] == (engine.path / "training" / "checkpoints" / saved["file"]).stat().st_size
     nothing = (await client.post("/checkpoint")).json()
     assert (nothing["status"], nothing["number"], nothing["written_bytes"]) == ("nothing new", 1, 0)
+    assert saved["queued"] == nothing["queued"] == 0
     found = (await client.get("/train/status")).json()
     assert (found["not_in_checkpoint"], found["last_checkpoint"]["sha256"]) == ([], saved["sha256"])
     metrics = (await client.get("/metrics")).text

@@ -394,15 +394,23 @@ def test_a_host_without_a_model_has_nothing_to_train(tmp_path: Path) -> None:
     desk.close()
 
 
-def test_another_base_is_refused(tmp_path: Path, trainer: type[FakeTrainer]) -> None:
+def test_another_base_is_refused_and_gets_none_of_the_jobs_that_wait(
+    tmp_path: Path, trainer: type[FakeTrainer]
+) -> None:
+    trainer.go_on.clear()
     first = desk_of(tmp_path)
     send(first)
     first.close()
+    trainer.go_on.set()
+    trainer.lives.clear()
     other = TrainableBase(place="tiny", fingerprint="g", shapes={}, vocab_size=60, max_tokens=12)
     desk = desk_of(tmp_path, base=other)
+    desk.resume()
     with pytest.raises(TrainingError, match="another base model"):
         desk.submit(samples(1), recipe())
+    assert states(desk) == ["queued"]
     desk.close()
+    assert trainer.lives == []
 
 
 def test_a_job_that_is_damaged_on_the_disk_is_told_and_the_rest_goes_on(
