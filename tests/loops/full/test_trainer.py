@@ -7,18 +7,25 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
 from sona import tiny
+from sona.checkpoints import restore_model
 from sona.config import Config, FullConfig, ServeConfig
 from sona.errors import ModelError, StoreCorruptError, StoreError
+from sona.learn.dataset import Example
+from sona.learn.likelihood import evaluate
 from sona.loops.full import working
 from sona.loops.full.base import TrainableBase
 from sona.loops.full.desk import TrainingDesk
@@ -26,6 +33,7 @@ from sona.loops.full.learned import LearnedModel
 from sona.serving.fingerprint import fingerprint
 from sona.serving.loading import load
 from sona.storage.deltas import Deltas
+from sona.storage.store import Store
 from sona.storage.training_folder import TrainedBase, TrainingFolder
 from sona.training import CheckpointNote
 from tests.processes import first_line, kill, start
@@ -222,3 +230,50 @@ def test_a_damaged_checkpoint_is_told_and_left_alone(tiny_print: str, tmp_path: 
 def test_a_note_survives_as_it_is() -> None:
     note = CheckpointNote(through=3, fingerprint="ü", kind="adamw/1/masters", steps=9, results=())
     assert CheckpointNote.read(note.metadata()) == note
+
+
+def other_base(kind: str, folder: Path) -> None:
+    """A random model of two layers in bfloat16, with the tiny one's tokenizer."""
+    shape: dict[str, Any] = {
+        "vocab_size": 1536,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+    }
+    models: dict[str, Callable[[], PreTrainedModel]] = {
+        "tied": lambda: LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True)),
+        "experts": lambda: MixtralForCausalLM(MixtralConfig(**shape, num_local_experts=4, num_experts_per_tok=2)),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = models[kind]()
+    nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(tiny.model_path()) / name, folder)
+
+
+@pytest.mark.parametrize("kind", ["tied", "experts"])
+def test_a_model_made_of_a_checkpoint_has_the_loss_that_was_told(kind: str, tmp_path: Path) -> None:
+    """Also where transformers stores weights under other names, or in other pieces, than it has them in memory."""
+    other_base(kind, tmp_path / "base")
+    expected = fingerprint(*load(tmp_path / "base", CONFIG.serve, own_dtype=True))
+    with Store.open(tmp_path / "S"):
+        pass
+    folder = accepted(tmp_path / "S", expected, 1)
+    model = LearnedModel(folder, str(tmp_path / "base"), expected, CONFIG)
+    result = model.run(folder.jobs.read(1), lambda step, loss: None)
+    model.save()
+    restore_model(tmp_path / "S", 1, tmp_path / "restored")
+    back, tokenizer = load(tmp_path / "restored", CONFIG.serve, own_dtype=True)
+    scores = evaluate(back, [Example(*one.ids()) for one in folder.jobs.read(1).samples], 0)
+    assert float(-scores.log_prob.sum() / scores.tokens.sum()) == pytest.approx(result.loss_after, rel=1e-9)
+    assert result.loss_after != result.loss_before
+    assert {weight.dtype for weight in back.parameters()} == {torch.bfloat16}
+    assert fingerprint(back, tokenizer) != expected
