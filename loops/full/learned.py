@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -121,6 +122,8 @@ class LearnedModel:
         try:
             save_file(self._weights.to_tensors(), self._scratch, metadata=note.metadata())
             saved = self._folder.checkpoints.save(self._scratch)
+        except SafetensorError as error:  # what it makes of a disk without room
+            raise StoreError(f"{self._scratch} can't be written: {error}") from error
         finally:
             self._scratch.unlink(missing_ok=True)
         self._results.clear()

@@ -85,9 +85,7 @@ class Queue:
         through = 0 if newest is None else newest[1].through
         for number in waiting:
             self._read_job(number, is_learned=number <= through)
-        if newest is not None:
-            self.last = newest[0]
-            self._settle_learned(newest[1])
+        self._take(newest)
         self.next_number = max([through, *self._entries], default=0) + 1
 
     def __iter__(self) -> Iterator[Entry]:
@@ -142,6 +140,14 @@ class Queue:
             del self._entries[entry.number]
             self._ids.pop(entry.id, None)
 
+    def catch_up(self) -> None:
+        """A process died when it had published a checkpoint, and had not said so yet.
+
+        Raises:
+            StoreCorruptError, StoreError: as when it is opened.
+        """
+        self._take(self._folder.newest())
+
     def start_again(self) -> None:
         """The process has ended: what is in no checkpoint waits again."""
         for entry in self:
@@ -172,8 +178,11 @@ class Queue:
                 self.fail(entry, "its file is damaged", is_damaged=True)
             self._put(entry)
 
-    def _settle_learned(self, note: CheckpointNote) -> None:
-        """What a crash kept from being settled."""
+    def _take(self, newest: tuple[CheckpointInfo, CheckpointNote] | None) -> None:
+        """Settle what a checkpoint holds, and a crash kept from being settled."""
+        if newest is None:
+            return
+        self.last, note = newest
         known = {result.number: result for result in note.results}
         for entry in [one for one in self if one.number <= note.through and one.result is None]:
             result = known.get(entry.number) or JobResult(

@@ -134,7 +134,10 @@ class TrainingWork:
             return self._trainer
         self._end_trainer()
         trainer = self._trainer = Trainer(self._setup(), self._settings.threads, self._check)
-        trainer.load()
+        number = trainer.load()
+        with self.changed:
+            if number != (0 if self.queue.last is None else self.queue.last.number):
+                self.queue.catch_up()
         return trainer
 
     def _check(self) -> None:

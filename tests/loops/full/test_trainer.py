@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
@@ -26,7 +27,7 @@ from sona.config import Config, FullConfig, ServeConfig
 from sona.errors import ModelError, StoreCorruptError, StoreError
 from sona.learn.dataset import Example
 from sona.learn.likelihood import evaluate
-from sona.loops.full import working
+from sona.loops.full import learned, working
 from sona.loops.full.base import TrainableBase
 from sona.loops.full.desk import TrainingDesk
 from sona.loops.full.learned import LearnedModel
@@ -225,6 +226,25 @@ def test_a_damaged_checkpoint_is_told_and_left_alone(tiny_print: str, tmp_path: 
         desk.status()
     desk.close()
     assert path.exists()
+
+
+def test_a_disk_without_room_costs_a_checkpoint_and_no_training(
+    tiny_print: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = accepted(tmp_path, tiny_print, 1)
+    model = opened(folder, tiny_print)
+    model.run(folder.jobs.read(1), lambda step, loss: None)
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(learned, "save_file", full)
+        with pytest.raises(StoreError, match="No space left"):
+            model.save()
+    assert sorted(os.listdir(folder.path)) == ["base", "base.json", "jobs"], "and nothing of it lies about"
+    assert model.save().checkpoint.jobs == ("job-1",)
 
 
 def test_a_note_survives_as_it_is() -> None:

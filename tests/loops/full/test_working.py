@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from msgspec.structs import replace
+from safetensors.torch import save as save_tensors
 
 from sona.config import Config, FullConfig
 from sona.errors import (
@@ -30,7 +32,7 @@ from sona.loops.full.base import TrainableBase
 from sona.loops.full.desk import TrainingDesk
 from sona.loops.full.messages import JobFailed
 from sona.storage.training_folder import TrainingFolder
-from sona.training import CheckpointInfo, CheckpointMade, JobResult
+from sona.training import CheckpointInfo, CheckpointMade, CheckpointNote, JobResult
 from tests.training import recipe, samples
 
 BASE = TrainableBase(place="tiny", fingerprint="f", shapes={"a": (8, 8)}, vocab_size=60, max_tokens=12)
@@ -281,6 +283,31 @@ def test_a_checkpoint_whose_process_dies_says_so(desk: TrainingDesk, trainer: ty
         desk.checkpoint().result(20)
     until(lambda: is_idle(desk))
     assert desk.checkpoint().result(20) is not None
+
+
+def test_a_process_that_dies_before_it_says_that_it_saved_has_saved(
+    desk: TrainingDesk, trainer: type[FakeTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = TrainingFolder(desk._store), trainer.save
+
+    def save_and_die(self: FakeTrainer) -> CheckpointMade:
+        monkeypatch.setattr(trainer, "save", real)
+        told = tuple(JobResult(number=n, id=f"{n}", digest=b"", state="done", loss_after=0.5) for n in self.weights)
+        note = CheckpointNote(through=2, fingerprint="f", kind="", steps=1, results=told)
+        folder.checkpoints.save(save_tensors({"weight/a": torch.zeros(1)}, note.metadata()))
+        trainer.disk, trainer.number = list(self.weights), 1
+        raise LearnerError("the process that trains was killed")
+
+    send(desk, 2)
+    until(lambda: is_idle(desk))
+    monkeypatch.setattr(trainer, "save", save_and_die)
+    with pytest.raises(LearnerError):
+        desk.checkpoint().result(20)
+    send(desk, 1)
+    until(lambda: is_idle(desk))
+    assert [(one.in_checkpoint, one.loss_after) for one in desk.status().jobs] == [(True, 0.5), (True, 0.5), (False, 1)]
+    assert trainer.lives[1].weights == [1, 2, 3], "none of them twice"
+    assert folder.jobs.numbers() == ([3], [1, 2])
 
 
 def test_closing_ends_a_job_in_its_middle_and_fails_a_checkpoint(
