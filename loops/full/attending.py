@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from sona.errors import LearnerError, StoreError
@@ -25,6 +26,8 @@ from sona.loops.learner_ports import raised
 from sona.loops.messages import Logged
 from sona.training import CheckpointMade, JobResult
 from sona.types import Record
+
+log = logging.getLogger("sona.training")
 
 BEGIN = "import sys; sys.path[:] = sys.argv[2:]; from sona.loops.full.trainer import main; main(int(sys.argv[1]))"
 
@@ -110,7 +113,7 @@ class Trainer:
                     case Stepped(done=done):
                         on_step(done)
                     case TrainerFailed(error=name, text=text, trace=trace):
-                        raise LearnerError(trace) if trace else raised(name, text)
+                        raise _unforeseen(name, trace) if trace else raised(name, text)
                     case answer:
                         return answer
         except EndOfMessagesError as end:
@@ -122,6 +125,11 @@ class Trainer:
             self._process.channel.send(message)
         except OSError:
             raise EndOfMessagesError from None
+
+
+def _unforeseen(name: str, trace: str) -> LearnerError:
+    log.error("the process that trains failed:\n%s", trace)
+    return LearnerError(f"the process that trains failed with {name}; the log has its trace")
 
 
 def _misunderstood(answer: Record) -> LearnerError:

@@ -179,7 +179,7 @@ class TrainingWork:
                 made = trainer.save()
             except StoreError as error:
                 log.error("no checkpoint was written: %s", error)
-                self.last_error = str(error)
+                self.last_error = f"{type(error).__name__}: {error}"
                 self._fail_saves(error)
                 return
         with self.changed:
@@ -213,7 +213,8 @@ class TrainingWork:
             return
         with self.changed:
             try:
-                self.queue.fail(entry, f"{MOST_DEATHS} processes died at it; the last one: {error}")
+                log.error("training job %s is given up; the last process: %s", entry.id, error)
+                self.queue.fail(entry, f"{MOST_DEATHS} processes died at it; the server's log says of what")
                 self.failed += 1
             except StoreError:
                 log.exception("job %s can't be given up", entry.id)

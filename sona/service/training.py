@@ -239,8 +239,8 @@ def _told() -> Iterator[None]:
 
 
 def _without_paths(found: TrainingStatus) -> str | None:
-    """Of errors whose texts may name a path of the server's, the name."""
+    """Of errors whose texts may name a path of the server's, the name; of a death what it was, not what was said."""
     if found.last_error is None:
         return None
     name, _, _ = found.last_error.partition(":")
-    return found.last_error if name == LearnerError.__name__ else name
+    return found.last_error.partition(";")[0] if name == LearnerError.__name__ else name

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from sona.checkpoints import list_checkpoints, restore_model, verify_checkpoints
 from sona.config import ServeConfig
@@ -207,6 +208,25 @@ async def test_each_refusal_has_a_status_and_names_no_path(
         assert "secret" not in got.text
     assert (await client.post("/checkpoint")).status_code == status
     assert (await client.get("/metrics")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("met", "told"),
+    [
+        (None, None),
+        ("StoreFullError: /secret has no room", "StoreFullError"),
+        ("ModelError: /secret: it is another model", "ModelError"),
+        ("LearnerError: the process that trains was killed (SIGKILL); it said: /secret", None),
+    ],
+)
+async def test_what_training_met_is_told_without_paths(
+    engine: Engine, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, met: str | None, told: str | None
+) -> None:
+    found = replace(engine.training.status(), last_error=met)
+    monkeypatch.setattr(TrainingDesk, "status", lambda self: found)
+    got = (await client.get("/train/status")).json()["last_error"]
+    killed = "LearnerError: the process that trains was killed (SIGKILL)"
+    assert got == (killed if met is not None and told is None else told)
 
 
 async def test_without_the_token_nothing_is_told(client: httpx.AsyncClient) -> None:
