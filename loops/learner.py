@@ -8,25 +8,17 @@ draft that the next start removes.
 
 from __future__ import annotations
 
-import faulthandler
-import logging
 import os
-import queue
-import signal
-import socket
-import threading
-import time
 import traceback
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from msgspec.structs import replace
 
-from sona.config import Config, config_from
-from sona.errors import CycleError, LearnerError, ModelError, SonaError, StoreLockedError
-from sona.loops.frames import Channel, EndOfMessagesError
+from sona.config import config_from
+from sona.errors import CycleError, LearnerError, ModelError, SonaError
+from sona.loops.host_line import PREDECESSOR_S, HostLine, give_way, locked
 from sona.loops.learner_ports import Asking, HostedFolders, HostedStore, asked_of_host, raised
 from sona.loops.messages import (
     KINDS,
@@ -35,12 +27,10 @@ from sona.loops.messages import (
     Begun,
     Done,
     Failed,
-    Logged,
     Progressed,
     Refused,
     RunCycle,
     Setup,
-    Stop,
 )
 from sona.loops.readiness import not_yet
 from sona.storage.layout import LEARNER_LOCK
@@ -52,78 +42,25 @@ from sona.types import CycleReport, Progress, Record
 if TYPE_CHECKING:
     from sona.serving.local import LocalModel
 
-LOOK_S = 2.0
-"""So often it looks whether its host still lives, should the end of the socket not tell."""
-PREDECESSOR_S = 10.0
-"""A learner whose host was killed has so long to end."""
-FIRST_TO_GO = 500
-"""Added to its score with the kernel that is out of memory: the host is to go on."""
-
 
 def main(descriptor: int) -> NoReturn:
     """Serve the host at the other end of the socket ``descriptor``."""
-    faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the host's to answer
-    line = _Line(Channel(socket.socket(fileno=descriptor), KINDS))
+    line = _Line(descriptor, KINDS)
     setup = line.next(None)
     if not isinstance(setup, Setup):
         raise LearnerError(f"the host began with {type(setup).__name__}")
     if setup.release != RELEASE:
         raise LearnerError(f"this is sona {RELEASE}, its host is {setup.release}: restart the host")
     worker = _Worker(setup, line)
-    _give_way(worker.config)
+    give_way(worker.config.learner.nice)
     while (command := line.next(worker.config.learner.idle_s)) is not None:
         if isinstance(command, RunCycle):
             worker.run()
     os._exit(0)
 
 
-def _give_way(config: Config) -> None:
-    """To the host, in processor time and in memory."""
-    os.nice(config.learner.nice)
-    with suppress(OSError):  # there is no such file, or it may not be written
-        Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO), encoding="ascii")
-
-
-class _Line:
-    """What the host says, heard in a thread of its own, and what it is told."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel, self._host = channel, os.getppid()
-        self._inbox = queue.SimpleQueue[Record]()
-        self.stopped = threading.Event()
-        """Whether the cycle under way is to end."""
-        threading.Thread(target=self._hear, name="sona-host", daemon=True).start()
-
-    def _hear(self) -> None:
-        try:
-            while True:
-                message = self._channel.receive(LOOK_S)
-                if isinstance(message, Stop):
-                    self.stopped.set()
-                elif message is not None:
-                    self._inbox.put(message)
-                elif os.getppid() != self._host:
-                    os._exit(0)
-        except EndOfMessagesError:
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-
-    def next(self, timeout_s: float | None) -> Record | None:
-        """The next message but a Stop; None where none came in time."""
-        try:
-            return self._inbox.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-
-    def tell(self, message: Record) -> None:
-        """Tell the host; nothing comes back."""
-        try:
-            self._channel.send(message)
-        except OSError:  # it has died
-            os._exit(0)
+class _Line(HostLine):
+    """... with what a cycle asks of it."""
 
     def ask(self, message: Record) -> Answer:
         """The host's answer.
@@ -158,10 +95,7 @@ class _Worker:
 
     def __post_init__(self) -> None:
         self.config = config_from(self.setup.settings)
-        log = logging.getLogger("sona")
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        log.addHandler(_HostLog(self.line))
+        self.line.log_here()
 
     def run(self) -> None:
         """One cycle, and how it ended."""
@@ -217,22 +151,4 @@ class _Worker:
 
 def _lock(store: Path) -> LearnerLock:
     """Once a learner whose host was killed has ended."""
-    deadline = time.monotonic() + PREDECESSOR_S
-    while True:
-        try:
-            return LearnerLock(store / LEARNER_LOCK)
-        except StoreLockedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-class _HostLog(logging.Handler):
-    """What is logged here, logged there."""
-
-    def __init__(self, line: _Line) -> None:
-        super().__init__(logging.INFO)
-        self._line = line
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._line.tell(Logged(logger=record.name, level=record.levelno, text=self.format(record)))
+    return locked(lambda: LearnerLock(store / LEARNER_LOCK), PREDECESSOR_S)

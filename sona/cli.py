@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import sona
-from sona import cli_bank, cli_candidates, cli_serve, cli_store, cli_versions, review
+from sona import cli_bank, cli_candidates, cli_checkpoints, cli_serve, cli_store, cli_versions, review
 from sona.config import settings_of
 from sona.errors import SonaError
 from sona.hooks.jsonl import check_file
@@ -30,6 +30,7 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,  # main() says what Ctrl-C left behind
 )
 app.command(cli_versions.versions)
+app.command(cli_checkpoints.checkpoints)
 app.command(cli_bank.bank)
 app.command(cli_serve.serve)
 app.command(review.review)

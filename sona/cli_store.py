@@ -87,7 +87,8 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
     out.print(
         f"[bold]{plain(str(store))}[/]: version [bold]{version.id}[/], {megabytes(counts.bytes_on_disk)}: "
         f"database {megabytes(sizes.database)}, its log {megabytes(sizes.log)}, journal {megabytes(sizes.journal)}, "
-        f"versions {megabytes(sizes.versions)}",
+        f"versions {megabytes(sizes.versions)}"
+        + (f", full-weight training {megabytes(sizes.training)}" if sizes.training else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -130,7 +131,9 @@ def backup(
         err.print(f"[yellow]{version} is damaged, and left out[/]; see 'sona doctor --store {store}'", highlight=False)
     out.print(
         f"{plain(made.path)}: {trajectories(made.trajectories)}, version [bold]{made.version}[/], "
-        f"the files of {number(len(made.versions), 'version', 'versions')}, {megabytes(made.size_bytes)}",
+        f"the files of {number(len(made.versions), 'version', 'versions')}, "
+        + (f"{number(len(made.checkpoints), 'checkpoint', 'checkpoints')}, " if made.checkpoints else "")
+        + megabytes(made.size_bytes),
         highlight=False,
         soft_wrap=True,
     )

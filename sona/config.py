@@ -468,6 +468,41 @@ class RemoteConfig(Settings, kw_only=True):
             raise ConfigError("remote: token_env and token_file; one of them is allowed")
 
 
+class FullConfig(Settings, kw_only=True):
+    """Full-weight training on call (``POST /train``), of a model small enough: see :mod:`sona.loops.full`."""
+
+    enabled: bool = True
+    """Off: ``POST /train`` is refused. No process is started before the first job comes."""
+    max_parameters: Annotated[int, Meta(ge=1, le=2**50)] = 1_000_000_000
+    """Of a larger model no job is taken."""
+    max_queued_jobs: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    """Jobs that may wait; one more is refused."""
+    max_samples: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    """Of one job."""
+    max_tokens: Annotated[int, Meta(ge=2, le=10_000_000)] = 1024
+    """Of one sample, context and continuation together; the model's own limit applies too."""
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 4
+    """Samples a step."""
+    passes: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """How often each sample is seen."""
+    rounding: Literal["masters", "stochastic"] = "masters"
+    """How weights of bfloat16 or float16 keep small steps: a float32 copy of each, or rounding by chance (bfloat16
+    alone), which takes no memory."""
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 1
+    """OpenMP threads of the process; 0 leaves torch's setting. With another number the last bits differ."""
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    """By so much its priority is lower than the server's."""
+    device: Annotated[str, Meta(pattern=r"^(|auto|cpu|mps|cuda(:\d+)?)$")] = ""
+    """Where it has the model: as ``serve.device``; empty: the same."""
+    checkpoint_after_jobs: Annotated[int, Meta(ge=0, le=100_000)] = 32
+    """After so many jobs that are in no checkpoint one is made without being asked for, so that not more are done again
+    after a crash; 0: only when asked."""
+    keep_checkpoints: Annotated[int, Meta(ge=1, le=100_000)] = 4
+    """The newest so many stay, with what they need."""
+    snapshot_every: Annotated[int, Meta(ge=0, le=1000)] = 8
+    """Deltas between two checkpoints that are written whole."""
+
+
 class Config(Settings, kw_only=True):
     """All settings."""
 
@@ -494,6 +529,7 @@ class Config(Settings, kw_only=True):
     (:mod:`sona.candidate`) change an adapter. Fast weights, which move without a person, can't be on. ``off``: approved
     candidates are trained on beside what feedback says."""
     candidates: CandidatesConfig = CandidatesConfig()
+    full: FullConfig = FullConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()

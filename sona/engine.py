@@ -31,13 +31,15 @@ from sona.checks import (
     shown,
 )
 from sona.config import Config, settings_of
-from sona.cycles import Cycles
+from sona.cycles import Cycles, place_of
 from sona.erasure import Erased, erase
 from sona.errors import ClosedError, InvalidInputError
 from sona.event_stream import BUFFER, EventStream
 from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts, import_file
 from sona.intake import Intake, Receipt
+from sona.loops.full.base import TrainableBase
+from sona.loops.full.desk import TrainingDesk
 from sona.memory_spans import show
 from sona.parts import Parts
 from sona.patterns import BestRoute, Recall
@@ -141,6 +143,7 @@ class Engine:
         self._cycles: Cycles
         self._host: TrajectoryHost
         self._review: Review
+        self._training: TrainingDesk
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -166,6 +169,7 @@ class Engine:
             alone=self._cycles.alone,
             listen=parts.fast.tell_trajectories,
         )
+        self._training = TrainingDesk(self.path, self._trainable, self.config)
         self._parts = parts
         return self
 
@@ -182,6 +186,7 @@ class Engine:
         with anyio.CancelScope(shield=True):  # Ctrl-C must not lose what waits for the disk
             await self._cycles.stop()
             await self._in_thread(self._review.close)
+            await self._in_thread(self._training.close)
             await self._in_thread(self._intake.close)
 
     # ------------------------------------------------------------------------------------------------ recording
@@ -492,6 +497,12 @@ class Engine:
         return self._served()
 
     @property
+    def training(self) -> TrainingDesk:
+        """Full-weight training on call: jobs, checkpoints (docs/adr/0013-full-weights-exactly-once.md)."""
+        self._started()
+        return self._training
+
+    @property
     def bank(self) -> Bank:
         """The reasoning bank of the version in force."""
         return self._started().bank
@@ -665,6 +676,13 @@ class Engine:
         if self._parts is None or self._parts.closed:
             self._started()  # says why not
         return self._intake
+
+    def _trainable(self) -> TrainableBase | None:
+        model = None if self._parts is None else self._parts.model
+        if model is None or self._model_name is None:
+            return None
+        place = place_of(self._model_name)
+        return TrainableBase(place, model.fingerprint, model.shapes, model.vocab_size, model.max_tokens)
 
     def _served(self) -> LocalModel:
         self._started()

@@ -11,7 +11,7 @@ from sona.errors import StoreCorruptError, UnknownIdError
 from sona.loops.members import routes_of
 from sona.loops.version_files import BANK, read_bank
 from sona.storage.erasure import Erasure
-from sona.storage.layout import DAMAGED, QUARANTINE
+from sona.storage.layout import DAMAGED, QUARANTINE, TRAINING
 from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, Record
@@ -157,5 +157,8 @@ def _nearest_without(store: Store, learned: set[str]) -> str:
 
 
 def leftovers(store: Path) -> list[Path]:
-    """What repairs have left beside the database: copies, and what they set aside."""
-    return [*sorted(store.glob(f"{DAMAGED}*")), *sorted(store.glob(QUARANTINE))]
+    """What repairs have left beside the database: copies, and what they set aside; and trainings that a client has sent
+    and no checkpoint holds yet, which name no source.
+    """
+    jobs = [*store.glob(f"{TRAINING}/jobs/*.job"), *store.glob(f"{TRAINING}/jobs/*.damaged")]
+    return [*sorted(store.glob(f"{DAMAGED}*")), *sorted(store.glob(QUARANTINE)), *sorted(jobs)]

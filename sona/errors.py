@@ -30,6 +30,8 @@
     │   └── RemoteUnclearError              its answer is not what such a server says
     ├── ReviewError                         a server could not be asked for its candidates
     ├── SendError                           a training service did not accept what was sent
+    ├── TrainingError                       no full-weight training, as things are
+    │   └── ModelTooLargeError              ... of a model of this size, on this machine
     └── CycleError                          a cycle of the background loop failed
         ├── LearnerError                    the process that learns died, or could not be understood
         └── NothingToRollBackError          there is no earlier version
@@ -161,6 +163,14 @@ class ReviewError(SonaError):
 
 class SendError(SonaError):
     """A training service did not accept what was sent; nothing was marked as sent."""
+
+
+class TrainingError(SonaError):
+    """Full weights can't be trained as things are; nothing was accepted."""
+
+
+class ModelTooLargeError(TrainingError):
+    """The model is larger than ``full.max_parameters``, or its training than the memory that is free."""
 
 
 class CycleError(SonaError):

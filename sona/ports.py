@@ -118,6 +118,8 @@ class StoreSizes(Record, kw_only=True):
     """Reserved for records on their way into the database."""
     versions: int
     """Adapters, banks and their state; a file that several versions share counts once."""
+    training: int = 0
+    """Jobs and checkpoints of full-weight training."""
 
 
 class SourceCounts(Record, kw_only=True):

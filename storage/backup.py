@@ -1,4 +1,6 @@
-"""Backups: the database as of one moment, with the files of its versions, in a folder that is a store itself."""
+"""Backups: the database as of one moment, the files of its versions, and what full-weight training has, in a folder
+that is a store itself.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import apsw
 
-from sona.errors import InvalidInputError, SonaError, StoreCorruptError, UnknownIdError
+from sona.errors import InvalidInputError, SonaError, StoreCorruptError, StoreError, UnknownIdError
 from sona.storage.connection import open_reader, store_error
+from sona.storage.draft import rename_folder
 from sona.storage.head import read_head, read_versions
 from sona.storage.sources import read_all_totals
+from sona.storage.training_folder import TrainingFolder
 from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, Record, Version, new_id
 
@@ -34,6 +38,8 @@ class Backup(Record, kw_only=True):
     """Those whose files are in it, oldest first."""
     damaged: tuple[str, ...] = ()
     """Versions that were left out, because their files are not what was published."""
+    checkpoints: tuple[int, ...] = ()
+    """Of full-weight training; with them its jobs."""
     size_bytes: int
 
 
@@ -53,9 +59,7 @@ def back_up(database: Path, folders: Versions, target: Path) -> Backup:
     draft = target.with_name(f"{target.name}.part-{new_id()}")
     try:
         backup = _fill(database, folders, draft, target)
-        _sync_tree(draft)
-        draft.rename(target)
-        _sync(target.parent)
+        rename_folder(draft, target)  # SQLite does not sync what ``VACUUM INTO`` wrote
     except OSError as error:
         raise store_error(error, target) from error
     finally:
@@ -87,6 +91,7 @@ def _fill(database: Path, folders: Versions, draft: Path, target: Path) -> Backu
             f"version {current!r} is in force, and its files in {folders.folder} are damaged; run 'sona doctor --store "
             f"{database.parent} --repair' first"
         )
+    training = take_training(TrainingFolder(database.parent), draft)
     size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
     return Backup(
         path=str(target),
@@ -94,6 +99,7 @@ def _fill(database: Path, folders: Versions, draft: Path, target: Path) -> Backu
         version=current,
         versions=tuple(whole),
         damaged=tuple(damaged),
+        checkpoints=tuple(training.checkpoints.numbers()),
         size_bytes=size,
     )
 
@@ -110,6 +116,27 @@ def copy_database(database: Path, copy: Path) -> None:
             connection.execute("VACUUM INTO ?", (os.fspath(copy),))
     except apsw.Error as error:
         raise store_error(error, database) from error
+
+
+def take_training(source: TrainingFolder, into: Path) -> TrainingFolder:
+    """Everything that full-weight training goes on from, into the store ``into``; begun again where a file went away
+    meanwhile.
+
+    Raises:
+        StoreError: files went away each time.
+    """
+    target = TrainingFolder(into)
+    for _ in range(ATTEMPTS):
+        shutil.rmtree(target.path, ignore_errors=True)
+        try:
+            for file in source.files():
+                place = target.path / file.relative_to(source.path)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _link(file, place)
+            return target
+        except FileNotFoundError:  # a job was done, or an old checkpoint removed
+            continue
+    raise StoreError(f"{source.path}: its files changed while they were copied, {ATTEMPTS} times; try again")
 
 
 def _take_folders(source: Versions, into: Versions, versions: list[Version]) -> tuple[list[str], list[str]]:
@@ -158,17 +185,3 @@ def _link(file: Path, place: Path) -> None:
         raise
     except OSError:  # another disk, or one without links
         shutil.copy2(file, place, follow_symlinks=False)
-
-
-def _sync_tree(folder: Path) -> None:
-    """Every file and folder; SQLite does not sync what ``VACUUM INTO`` wrote."""
-    for path in (*sorted(folder.rglob("*"), reverse=True), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

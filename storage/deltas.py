@@ -20,7 +20,7 @@ from sona.storage.blocks import BLOCK, SPAN, encode
 from sona.storage.connection import store_error
 from sona.storage.delta_file import MAGIC, DeltaFile, Manifest, Part, finish, spans
 from sona.storage.draft import Draft, make_folder, remove_drafts
-from sona.storage.tensors import Read, Stretch, stretches
+from sona.storage.tensors import Read, Stretch, metadata_of, stretches
 
 _NAME = re.compile(r"(\d{8,})\.(snapshot|delta)")
 
@@ -45,6 +45,26 @@ class Saved:
     """All of the tensors' blocks."""
     changed_blocks: int
     """Those that differ from the tensor before, or for a new one from zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A checkpoint that is there."""
+
+    number: int
+    path: Path
+    is_snapshot: bool
+    """Whether it needs no earlier one."""
+    sha256: str
+    """Of the checkpoint, as a safetensors file."""
+    checkpoint_bytes: int
+    """The size of that."""
+    written_bytes: int
+    """The size of the file in the chain."""
+    written_ns: int
+    """When that was written, in nanoseconds since 1970."""
+    metadata: dict[str, str]
+    """The safetensors file's own."""
 
 
 class Deltas:
@@ -95,6 +115,51 @@ class Deltas:
         except OSError as error:
             raise store_error(error, self.folder) from error
 
+    def about(self, number: int) -> About:
+        """What is known of a checkpoint without putting it together; its own file is found whole.
+
+        Raises:
+            UnknownIdError: there is none of this number.
+            StoreCorruptError: its file is damaged.
+            StoreError: it can't be read.
+        """
+        files = self._files()
+        if number not in files:
+            raise _none(number, self.folder, files)
+        try:
+            with DeltaFile(files[number]) as file:
+                told = files[number].stat()
+                manifest = file.manifest
+        except OSError as error:
+            raise store_error(error, files[number]) from error
+        return About(
+            number=number,
+            path=files[number],
+            is_snapshot=not manifest.parent,
+            sha256=manifest.sha256.hex(),
+            checkpoint_bytes=len(manifest.header) + sum(part.size for part in manifest.parts),
+            written_bytes=told.st_size,
+            written_ns=told.st_mtime_ns,
+            metadata=metadata_of(manifest.header),
+        )
+
+    def verify(self, number: int) -> None:
+        """Put a checkpoint together, and compare every tensor and the whole with their digests; nothing is written.
+
+        Raises:
+            UnknownIdError: there is none of this number.
+            StoreCorruptError: it, or one that it needs, is damaged or missing.
+            StoreError: a file can't be read.
+        """
+        try:
+            with ExitStack() as stack:
+                chain, sha256 = self._chain(number, self._files(), stack), hashlib.sha256()
+                for piece in _contents(chain):
+                    sha256.update(piece)
+                _check_whole(chain, sha256.digest())
+        except OSError as error:
+            raise store_error(error, self.folder) from error
+
     def restore(self, number: int, to: str | os.PathLike[str]) -> None:
         """Write a checkpoint to the file ``to``, in place of what is there, durably and all at once.
 
@@ -110,8 +175,7 @@ class Deltas:
                 with Draft(target.parent) as draft:
                     for piece in _contents(chain):
                         draft.write(piece)
-                    if draft.sha256.digest() != chain[-1].manifest.sha256:
-                        raise _broken(chain, "the whole is not what was saved")
+                    _check_whole(chain, draft.sha256.digest())
                     draft.publish(target.name)
         except OSError as error:
             raise store_error(error, target) from error
@@ -159,7 +223,7 @@ class Deltas:
     def _chain(self, number: int, files: dict[int, Path], stack: ExitStack) -> list[DeltaFile]:
         """The files that the checkpoint is made from, a snapshot first; the stack closes them."""
         if number not in files:
-            raise UnknownIdError(f"checkpoint {number}: there is none in {self.folder}; there are {sorted(files)}")
+            raise _none(number, self.folder, files)
         chain: list[DeltaFile] = []
         while not chain or chain[0].manifest.parent:
             if number not in files:
@@ -259,6 +323,15 @@ def _content(chain: Sequence[DeltaFile], part: Part, place: int) -> bytes:
             raise _broken(chain, f"{part.base!r}, which {part.name!r} was made from, is not in the one before")
         base = _content(earlier, like, place)
     return file.span(part, place, base)
+
+
+def _none(number: int, folder: Path, files: dict[int, Path]) -> UnknownIdError:
+    return UnknownIdError(f"checkpoint {number}: there is none in {folder}; there are {sorted(files)}")
+
+
+def _check_whole(chain: Sequence[DeltaFile], digest: bytes) -> None:
+    if digest != chain[-1].manifest.sha256:
+        raise _broken(chain, "the whole is not what was saved")
 
 
 def _broken(chain: Sequence[DeltaFile], what: str) -> StoreCorruptError:

@@ -24,6 +24,7 @@ from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
 from sona.storage.salvage import by_pages
 from sona.storage.schema import READER_PRAGMAS, SCHEMA_VERSION, form_of
+from sona.storage.training_folder import TrainingFolder
 from sona.storage.versions import DRAFT, Versions
 from sona.types import BASE_VERSION, Version
 
@@ -60,8 +61,9 @@ class Examination:
 def diagnose(store: str | os.PathLike[str]) -> Diagnosis:
     """Look at everything in a store's folder, and change nothing. Works beside a running agent.
 
-    It reads every row and every file of a version. Where nobody writes to the store it also opens the database's file
-    by itself, so it must not be called in a process that reads the store just then.
+    It reads every row, every file of a version, and every job and checkpoint of full-weight training. Where nobody
+    writes to the store it also opens the database's file by itself, so it must not be called in a process that reads
+    the store just then.
 
     Raises:
         StoreError: the folder can't be read, in the form of one of its subclasses.
@@ -87,6 +89,8 @@ def examine(folder: Path, *, is_mine: bool = False) -> Examination:
         _examine_database(found, database, alone=owner is None)
         if not found.is_fatal:
             _examine_folders(found, Versions(folder))
+            for where, what in TrainingFolder(folder).damage().items():
+                found.add("damaged", where, what)
             _note_files(found, folder)
     except OSError as error:
         raise store_error(error, folder) from error

@@ -81,6 +81,27 @@ def remove_drafts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def sync_tree(folder: Path) -> None:
+    """Sync every file and folder in ``folder``, and itself; its own name is its parent's to sync.
+
+    Raises:
+        OSError: the disk's trouble.
+    """
+    for path in (*folder.rglob("*"), folder):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def rename_folder(draft: Path, target: Path) -> None:
+    """Give a whole folder its name, when all of it is on the disk; raises OSError."""
+    sync_tree(draft)
+    draft.rename(target)
+    _sync(target.parent)
+
+
 def _sync(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

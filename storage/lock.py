@@ -58,6 +58,13 @@ class LearnerLock(WriterLock):
     remedy = "and a store has one learner; it ends by itself once its host has, so try again, or end it"
 
 
+class TrainerLock(WriterLock):
+    """... of the process that trains full weights for a store's writer."""
+
+    role = "trains for it"
+    remedy = "and a store has one trainer; it ends by itself once its host has, so try again, or end it"
+
+
 def owner_of(path: Path) -> str | None:
     """The process id of who has the lock; None where nobody has."""
     try:

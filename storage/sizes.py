@@ -12,13 +12,14 @@ from typing import NamedTuple
 from sona.ports import StoreSizes
 
 
-def sizes_of(database: Path, journal: Path, versions: Path) -> StoreSizes:
+def sizes_of(database: Path, journal: Path, versions: Path, training: Path) -> StoreSizes:
     """Of the store with this file and these folders, now. A file that goes away meanwhile counts as gone."""
     return StoreSizes(
         database=_bytes([database]),
         log=_bytes(database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm")),
         journal=_bytes(journal.glob("*")),
         versions=_bytes(versions.rglob("*")),
+        training=_bytes(training.rglob("*")),
     )
 
 

@@ -30,7 +30,7 @@ from sona.storage.earlier import with_learned
 from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
-from sona.storage.layout import DATABASE, LOCK, REBUILT, VERSIONS
+from sona.storage.layout import DATABASE, LOCK, REBUILT, TRAINING, VERSIONS
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.memory_weights import MemoryWeightRows
@@ -365,7 +365,7 @@ class Store:
     def sizes(self) -> StoreSizes:
         """Bytes on disk, by what they are for."""
         self._check_open()
-        return sizes_of(self._database, self.path / JOURNAL, self.path / VERSIONS)
+        return sizes_of(self._database, self.path / JOURNAL, self.path / VERSIONS, self.path / TRAINING)
 
     def arrivals(self) -> dict[str, Arrivals]:
         """What came in within the last ``minute``, ``hour`` and ``day``: see :func:`sona.storage.arrivals`."""

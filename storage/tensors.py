@@ -70,6 +70,19 @@ def stretches(read: Read, size: int) -> tuple[bytes, list[Stretch]]:
     return header, found
 
 
+def metadata_of(header: bytes) -> dict[str, str]:
+    """The texts under ``__metadata__``, of a header as :func:`stretches` gives it; none where there are none.
+
+    Raises:
+        InvalidInputError: it is no such header.
+    """
+    try:
+        raw = msgspec.json.decode(header[_LENGTH_BYTES:], type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(raw["__metadata__"], type=dict[str, str]) if "__metadata__" in raw else {}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"safetensors: its header is none: {error}") from error
+
+
 def _entries(header: bytes) -> dict[str, _Entry]:
     try:
         raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])

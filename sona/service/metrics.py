@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 import sona
 from sona.engine import Engine
+from sona.errors import SonaError
 from sona.service.responses import Usage
 from sona.serving.remote.state import RemoteStatus
 
@@ -108,6 +109,7 @@ class EngineCollector(Collector):
         yield CounterMetricFamily("sona_cycles_failed", "Cycles that failed or were stopped.", learning.failed)
         if status.remote is not None:
             yield from _of_remote(status.remote)
+        yield from _of_training(self._engine)
         for name, about in COUNTED.items():
             yield CounterMetricFamily(f"sona_{name}", about, getattr(status, name))
 
@@ -119,4 +121,25 @@ def _of_remote(remote: RemoteStatus) -> Iterator[GaugeMetricFamily | CounterMetr
     yield CounterMetricFamily("sona_remote_publications", "Versions put in force there.", remote.published)
     yield CounterMetricFamily(
         "sona_remote_failures", "Attempts at that, and looks at the server, that failed.", remote.failed
+    )
+
+
+def _of_training(engine: Engine) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    try:
+        found = engine.training.status()
+    except SonaError:  # what it has on the disk is damaged; the other figures are true all the same
+        return
+    jobs = CounterMetricFamily(
+        "sona_training_jobs", "Trainings of all weights since the start, by what became of them.", labels=("status",)
+    )
+    for status in ("accepted", "done", "failed"):
+        jobs.add_metric((status,), getattr(found, status))
+    yield jobs
+    yield GaugeMetricFamily("sona_training_queued_jobs", "Trainings that wait or run.", found.queued)
+    unsaved = sum(job.state == "done" and not job.in_checkpoint for job in found.jobs)
+    yield GaugeMetricFamily("sona_training_unsaved_jobs", "Trainings that are done and in no checkpoint.", unsaved)
+    yield GaugeMetricFamily("sona_training_process_up", "Whether the process that trains lives.", found.pid is not None)
+    last = found.last_checkpoint
+    yield GaugeMetricFamily(
+        "sona_training_checkpoint", "Number of the last checkpoint.", 0 if last is None else last.number
     )

@@ -12,9 +12,11 @@ from sona.errors import (
     ConflictError,
     CycleError,
     InvalidInputError,
+    ModelTooLargeError,
     SonaError,
     StateChangeError,
     StoreError,
+    TrainingError,
     UnknownIdError,
     UnknownTokenError,
 )
@@ -105,6 +107,8 @@ TOLD: tuple[tuple[type[SonaError], int, str], ...] = (
     (UnknownTokenError, 422, "unknown_token"),
     (InvalidInputError, 400, "invalid_value"),
     (CycleError, 409, "conflict"),
+    (ModelTooLargeError, 422, "model_too_large"),
+    (TrainingError, 409, "training_refused"),
 )
 """Errors whose messages name no path: they go through as they are, and say what is allowed. The first that fits."""
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sona.reviewed import Page, Sent, Shown
-from sona.service import answering, feedback, history, review, score, watching
+from sona.service import answering, feedback, history, review, score, training, watching
 from sona.service.hub import Hub
 from sona.service.requests import ChatRequest, CompletionRequest
 from sona.service.responses import ChatChunk, ChatCompletion, Completion
@@ -77,6 +77,16 @@ ENDPOINTS = (
         gives=score.ScoreResponse,
         errors=(400, 404, 408, 413, 415, 422, 503),
     ),
+    Endpoint(
+        "POST",
+        "/train",
+        training.train,
+        takes=(training.TrainRequest,),
+        gives=training.JobAccepted,
+        errors=(400, 408, 409, 413, 415, 422, 503),
+    ),
+    Endpoint("GET", "/train/status", training.status, gives=training.TrainStatus, errors=(409, 503)),
+    Endpoint("POST", "/checkpoint", training.checkpoint, gives=training.CheckpointTaken, errors=(409, 503)),
     Endpoint("GET", "/versions", history.versions, gives=history.VersionList),
     Endpoint("POST", "/versions/{id}/rollback", history.rollback, gives=history.VersionInfo, errors=(404, 409)),
     Endpoint("POST", "/learn", history.learn, gives=history.LearnBegun, errors=(409,)),

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import uvicorn
 from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from sona.config import Config
+from sona.engine import Engine
 from sona.engine import open as open_engine
-from sona.errors import ConfigError
+from sona.errors import ConfigError, StoreError
 from sona.service.app import make_app
 from sona.service.bearer import FILE, own_token, read_token
 from sona.service.beside import beside
@@ -95,6 +97,7 @@ class _Process:
                 if token is None and not options.no_token:
                     token = own_token(options.store)
                 self._hub = Hub(engine)
+                await _resume(engine)
                 told = self._told(listener, engine.model.version)
                 app = make_app(self._hub, token, self._names(listener))
                 self._server = self._make_server(app, lambda: self._on_ready(told))
@@ -142,6 +145,14 @@ class _Process:
         host, port = listener.getsockname()[:2]
         file = None if options.no_token else options.token_file or options.store / FILE
         return Serving(url=f"http://{f'[{host}]' if ':' in host else host}:{port}", version=version, token_file=file)
+
+
+async def _resume(engine: Engine) -> None:
+    """Go on with trainings that were accepted before."""
+    try:
+        await anyio.to_thread.run_sync(engine.training.resume)
+    except StoreError:  # it answers all the same
+        log.exception("what was trained before can't be gone on with; 'sona doctor' says what is wrong")
 
 
 class _Server(uvicorn.Server):

@@ -17,10 +17,13 @@ from sona.errors import ModelError, ModelNotFoundError
 from sona.serving.resolve import resolve
 
 
-def load(model: str | os.PathLike[str], settings: ServeConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    model: str | os.PathLike[str], settings: ServeConfig, *, own_dtype: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The frozen base model in evaluation mode, and its tokenizer.
 
-    Only safetensors are read, and no code of the checkpoint is run.
+    Only safetensors are read, and no code of the checkpoint is run. ``own_dtype`` leaves the weights in the precision
+    that they are stored in, on a CPU too, whatever the settings say.
 
     Raises:
         ModelNotFoundError: no such folder or hub id, or a file is missing.
@@ -32,7 +35,7 @@ def load(model: str | os.PathLike[str], settings: ServeConfig) -> tuple[PreTrain
         tokenizer = _tokenizer(name, place)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
-            dtype=_dtype(settings, device),
+            dtype="auto" if own_dtype else _dtype(settings, device),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -90,6 +90,11 @@ class LocalModel:
         return int(self._base.config.get_text_config().vocab_size)
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the base's parameters, by name; of tied ones once."""
+        return {name: tuple(weight.shape) for name, weight in self._base.named_parameters()}
+
+    @property
     def max_tokens(self) -> int:
         """The model's own limit or the setting's, whichever is smaller."""
         own = getattr(self._base.config.get_text_config(), "max_position_embeddings", None) or ANY_LENGTH

@@ -15,9 +15,10 @@ import pytest
 
 from sona.config import Config, LearnerConfig
 from sona.errors import ConfigError, CycleError, InvalidInputError, LearnerError, StoreCorruptError
-from sona.loops import attendance, learner_process
+from sona.loops import attendance, child, learner_process
 from sona.loops.attendance import Host
-from sona.loops.learner_process import LearnerProcess, executable
+from sona.loops.child import executable
+from sona.loops.learner_process import LearnerProcess
 from sona.ports import ignore_progress
 from sona.storage.store import Store
 from sona.storage.versions import Versions
@@ -137,7 +138,7 @@ def test_a_learner_that_can_not_be_imported_is_told(play: Play, monkeypatch: pyt
 def test_a_python_that_is_none_is_told_with_what_to_do(
     play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(learner_process, "executable", lambda: str(tmp_path / "none"))
+    monkeypatch.setattr(child, "executable", lambda: str(tmp_path / "none"))
     with pytest.raises(LearnerError, match=r"can't be started.*set_executable.*learner.mode to 'thread'"):
         play("publishes").run(ignore_progress, go_on)
 
@@ -197,7 +198,7 @@ def test_a_second_commit_is_refused(play: Play, store: Store) -> None:
 def test_one_that_does_not_stop_is_killed(
     play: Play, store: Store, monkeypatch: pytest.MonkeyPatch, scenario: str
 ) -> None:
-    for module, name in ((attendance, "STOP_S"), (learner_process, "CLOSE_S"), (learner_process, "TERM_S")):
+    for module, name in ((attendance, "STOP_S"), (child, "CLOSE_S"), (child, "TERM_S")):
         monkeypatch.setattr(module, name, 0.2)
     learner = play(scenario)
     began = threading.Event()

@@ -21,6 +21,12 @@ VALID: dict[str, dict[str, Any]] = {
     "/candidates/change": {"ids": [], "state": "approved", "note": "n"},
     "/candidates/threshold": {"nats": 0.5},
     "/candidates/alternates": {"wanted": True},
+    "/train": {
+        "id": "c",
+        "training_data": {"samples": [{"context_ids": [5, 6], "continuation_ids": [7]}]},
+        "optimizer": "apollo-mini",
+        "lr": 1e-5,
+    },
     "/score": {"model": "sona", "prompt": [5, 6, 7], "score_ranges": [[1, 2], [1, 3]]},
 }
 SCALARS = (

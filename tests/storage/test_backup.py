@@ -114,10 +114,10 @@ def test_a_target_that_is_taken_is_refused_and_left_alone(tmp_path: Path) -> Non
 
 
 def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path) -> None:
+    def full(draft: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(backup_module, "_sync", full)
+    monkeypatch.setattr(backup_module, "rename_folder", full)
     with Store.open(tmp_path / "store") as store:
         add(store, rated("a"))
         with pytest.raises(StoreFullError):
