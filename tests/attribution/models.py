@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import (
     FalconH1Config,
@@ -27,8 +28,11 @@ from transformers import (
     Qwen3NextForCausalLM,
 )
 
+from sona.attribution import packed, passes
+from sona.attribution.cascade import Piece
 from sona.attribution.leave_one_out import OwnTree
 from sona.attribution.scorer import Passage, Range, Scores
+from sona.ports import ModelTree
 
 VOCAB, POSITIONS = 64, 512
 SHAPE: dict[str, Any] = {
@@ -77,7 +81,8 @@ def model_of(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         torch.default_generator.manual_seed(0)
         model = MODELS[name]()
     model.train(False)
-    return model.requires_grad_(False).to(dtype)
+    torch.nn.Module.to(model.requires_grad_(False), dtype)
+    return model
 
 
 def source_of(name: str, dtype: torch.dtype = torch.float32) -> OwnTree:
@@ -123,3 +128,15 @@ def _without(stretches: Sequence[tuple[str, Any]], dropped: int | None) -> Passa
 
 def largest_difference(one: Sequence[Scores], other: Sequence[Scores]) -> float:
     return max(float(np.abs(a - b).max()) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the tokens of each packed pass from now on."""
+    read: list[int] = []
+
+    def counted(tree: ModelTree, pieces: Sequence[Piece]) -> torch.Tensor:
+        read.append(sum(len(piece.ids) for piece in pieces))
+        return passes.packed_rows(tree, pieces)
+
+    monkeypatch.setattr(packed, "packed_rows", counted)
+    return read

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
 from sona.attribution.dependence import score_dependence
 from sona.attribution.incremental import Incremental, Scored, score_incremental
+from sona.attribution.scorer import Range, Scores
 from sona.attribution.weights import MemoryWeight, WeightsInMemory, first_weight
+from sona.checks import Int32
 from sona.errors import InvalidInputError, ScoringError
 from sona.ports import Spelled
 from tests.attribution.words import FailingScorer, HintScorer, WordCodec, talk
@@ -67,12 +70,12 @@ def test_each_result_moves_the_weight_and_the_time_in_the_store() -> None:
 def test_an_error_goes_on_to_the_next() -> None:
     codec = WordCodec()
 
-    class Once(FailingScorer):
-        def score(self, ids: object, ranges: object) -> list[object]:  # type: ignore[override]
+    class Once(HintScorer):
+        def score(self, ids: Int32, ranges: Sequence[Range]) -> Scores:
             if not self.asked:
                 self.asked.append((0, 0))
                 raise ScoringError("timed out")
-            return super().score(ids, ranges)  # type: ignore[arg-type, return-value]
+            return super().score(ids, ranges)
 
     store = WeightsInMemory()
     found = list(score_incremental(TALK, codec, Once(codec, HINTS), store, Incremental(max_age_s=60), now_ns=NOW))
@@ -106,9 +109,9 @@ def test_where_nothing_is_due_nothing_is_rendered() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"max_age_s": -1.0}, {"max_age_s": 1.0, "cut_off": 1.5}, {"max_age_s": 1.0, "keep": 1.0}):
+    for age, cut_off, keep in ((-1.0, 0.6, 0.7), (1.0, 1.5, 0.7), (1.0, 0.6, 1.0), (float("nan"), 0.6, 0.7)):
         with pytest.raises(InvalidInputError, match="cut_off"):
-            Incremental(**wrong)
+            Incremental(max_age_s=age, cut_off=cut_off, keep=keep)
 
 
 def test_dependence_strips_all_memories_from_the_last_responses_and_sorts_them() -> None:

@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from sona.attribution import cascade, packed, walked
+from sona.attribution import cascade, walked
 from sona.attribution.leave_one_out import LeaveOneOut, OwnTree, Way
 from sona.attribution.scorer import Passage, Scores
 from sona.errors import InvalidInputError, ScoringError, UnknownTokenError
-from tests.attribution.models import POSITIONS, VOCAB, conversation, largest_difference, model_of, naive, source_of
+from tests.attribution.models import (
+    POSITIONS,
+    VOCAB,
+    conversation,
+    largest_difference,
+    model_of,
+    naive,
+    source_of,
+    watched,
+)
 
 EXACT = 1e-4
 
@@ -65,26 +74,13 @@ def test_layers_with_a_recurrent_state_are_copied_at_the_borders_and_never_cropp
 
 
 def test_no_more_tokens_are_read_at_once_than_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = list[int]()
-    whole = packed.packed_rows
-
-    def watched(tree: object, pieces: Sequence[cascade.Piece]) -> torch.Tensor:
-        seen.append(sum(len(piece.ids) for piece in pieces))
-        return whole(tree, pieces)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(packed, "packed_rows", watched)
+    seen = watched(monkeypatch)
     scored(LeaveOneOut(source_of("llama"), step_tokens=30, way="packed"), conversation())
     assert max(seen) <= 30
 
 
 def test_the_variants_read_only_what_comes_after_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    passages, read = conversation(), list[int]()
-    whole = packed.packed_rows
-    monkeypatch.setattr(
-        packed,
-        "packed_rows",
-        lambda tree, pieces: read.append(sum(len(piece.ids) for piece in pieces)) or whole(tree, pieces),
-    )
+    passages, read = conversation(), watched(monkeypatch)
     scorer = LeaveOneOut(source_of("llama"), way="packed")
     assert scorer.way == "packed"
     read.clear()
@@ -141,7 +137,7 @@ def test_the_noise_floor_is_that_of_the_models_precision() -> None:
 def test_a_model_whose_numbers_overflow_is_told_as_such() -> None:
     model = model_of("llama")
     with torch.no_grad():
-        model.get_input_embeddings().weight[5] = float("nan")  # type: ignore[union-attr, index]
+        next(model.parameters())[5] = float("nan")  # the embedding table
     scorer = LeaveOneOut(OwnTree(model, POSITIONS), way="plain")
     good, bad = np.array([3, 4, 6, 7], np.int32), np.array([3, 5, 6, 7], np.int32)
     found = dict(scorer.score_all([Passage(good, ((2, 4),)), Passage(bad, ((2, 4),))]))

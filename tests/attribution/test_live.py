@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from sona.attribution import packed
-from sona.attribution.cascade import Piece
 from sona.attribution.context import Context, Segment
 from sona.attribution.leave_one_out import LeaveOneOut, OwnTree
 from sona.attribution.live import LiveScorer
 from sona.attribution.online import Online
 from sona.attribution.scorer import Passage, Scores
 from sona.errors import InvalidInputError
-from tests.attribution.models import POSITIONS, VOCAB, largest_difference, model_of, naive, source_of
+from tests.attribution.models import POSITIONS, VOCAB, largest_difference, model_of, naive, source_of, watched
 from tests.attribution.words import HintScorer, WordCodec, talk
 
 EXACT = 1e-4
@@ -52,14 +50,7 @@ def test_each_turn_equals_full_passes(name: str, step: int, count: int) -> None:
 
 
 def test_a_turn_costs_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = list[int]()
-    whole = packed.packed_rows
-
-    def watched(tree: object, pieces: Sequence[Piece]) -> torch.Tensor:
-        read.append(sum(len(piece.ids) for piece in pieces))
-        return whole(tree, pieces)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(packed, "packed_rows", watched)
+    read = watched(monkeypatch)
     live = LiveScorer(LeaveOneOut(source_of("llama")))
     assert live.noise_floor > 0
     for passages in turns(5):
