@@ -150,6 +150,12 @@ class LeaveOneOut:
                         self._find_way(tree)
                     assert self._way is not None
                     yield tree, self._way
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                raise ScoringError(
+                    f"scorer: out of memory with {self.step_tokens} tokens at once; lower step_tokens or chunk_tokens"
+                ) from error
             finally:
                 self._user = 0
 
@@ -173,6 +179,11 @@ class LeaveOneOut:
                 self._way, self._floor = way, max(FLOORS.get(dtype, FLOOR), 4.0 * total)
                 return
         raise ScoringError(f"way: {ways[0]!r} is wrong for this model, by {apart:.2g} nats a token; leave it out")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU torch raises a plain RuntimeError.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def prompt_of(passage: Passage) -> Int32:

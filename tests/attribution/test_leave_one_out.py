@@ -13,6 +13,7 @@ from sona.attribution import cascade, walked
 from sona.attribution.leave_one_out import LeaveOneOut, OwnTree, Way
 from sona.attribution.scorer import Passage, Scores
 from sona.errors import InvalidInputError, ScoringError, UnknownTokenError
+from sona.ports import ModelTree
 from tests.attribution.models import (
     POSITIONS,
     VOCAB,
@@ -143,6 +144,22 @@ def test_a_model_whose_numbers_overflow_is_told_as_such() -> None:
     found = dict(scorer.score_all([Passage(good, ((2, 4),)), Passage(bad, ((2, 4),))]))
     assert isinstance(found[0], list)
     assert "nan at token 2" in str(found[1])
+
+
+def test_out_of_memory_is_told_with_the_setting_that_helps() -> None:
+    class Full(OwnTree):
+        def fill(self) -> None:
+            def refuse(hidden: torch.Tensor) -> torch.Tensor:
+                return torch.empty(2**50)
+
+            self._tree = ModelTree(self._tree.model, refuse)
+
+    source = Full(model_of("llama"), POSITIONS)
+    scorer = LeaveOneOut(source)
+    assert scorer.way == "packed"
+    source.fill()
+    with pytest.raises(ScoringError, match="lower step_tokens"):
+        scorer.score(np.arange(3, 9, dtype=np.int32), [(2, 4)])
 
 
 def test_another_tokenizers_ids_and_a_context_longer_than_the_model_are_refused() -> None:
