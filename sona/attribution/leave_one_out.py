@@ -6,7 +6,7 @@ The ways, from the fastest to the one that always works:
   variants side by side (:mod:`sona.attribution.packed`); for plain causal attention.
 * ``walked``: the same by the model's own cache, one variant after the other (:mod:`sona.attribution.walked`); for
   sliding windows, recurrent states and all else that continues rightly from a cache.
-* ``plain``: a full pass for each.
+* ``plain``: a full pass for each, all its tokens at once.
 
 In all of them the output head runs on the responses' rows alone. Which one fits is not read off the model's name: each
 is tried once on a short passage and must give what full passes give.
