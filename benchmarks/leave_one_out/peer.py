@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import time
 from importlib.util import find_spec
 from typing import Any
@@ -27,6 +29,11 @@ def last_response_s(layout: str, vocab: int, seed: int) -> float:
     """CPU seconds for the last response alone: its own code computes the masks, the passes and the regression; the
     tokens are given to it, for its classes know a single question about a single text.
     """
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars, and warnings for want of a GPU
+        return _last_response_s(layout, vocab, seed)
+
+
+def _last_response_s(layout: str, vocab: int, seed: int) -> float:
     utils: Any = importlib.import_module("context_cite.utils")
     solver: Any = importlib.import_module("context_cite.solver")
     torch.set_num_threads(1)
