@@ -23,6 +23,10 @@
     │   ├── RequestCancelledError           the answer was not wanted to its end
     │   ├── ScoringError                    tokens could not be scored
     │   └── SwapError                       an adapter that is not what its version says
+    ├── RemoteError                         a server elsewhere, which a setting names
+    │   ├── UnreachableError                no connection, or no whole answer in time
+    │   ├── RemoteRefusedError              it answered that it does not do it
+    │   └── RemoteUnclearError              its answer is not what such a server says
     └── CycleError                          a cycle of the background loop failed
         ├── LearnerError                    the process that learns died, or could not be understood
         └── NothingToRollBackError          there is no earlier version
@@ -113,6 +117,35 @@ class ScoringError(ModelError):
 
 class SwapError(ModelError):
     """An adapter's files or answers are not those that its version recorded; it was not served."""
+
+
+class RemoteError(SonaError):
+    """A server elsewhere did not do what it was asked."""
+
+    again: bool = False
+    """Whether the same request may go through a little later."""
+
+
+class UnreachableError(RemoteError):
+    """There was no connection, or no whole answer in time."""
+
+
+class RemoteRefusedError(RemoteError):
+    """The server answered with an error status."""
+
+    def __init__(self, message: str, *, status: int, said: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of HTTP, from 300 on."""
+        self.said = said
+        """The server's own words, at most 500 characters; "" where there were none."""
+        self.retry_after_s = retry_after_s
+        """After how many seconds it wants to be asked again; None: it said nothing of that."""
+        self.again = status >= 500 or status == 429
+
+
+class RemoteUnclearError(RemoteError):
+    """The server's answer can't be understood, or is none that such a server gives."""
 
 
 class CycleError(SonaError):
