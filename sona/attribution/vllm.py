@@ -81,7 +81,9 @@ class _VLLM(RemoteScorer):
         }
 
     def _ask_max_tokens(self, client: HttpClient) -> int:
-        return length_of(served_model(client, self._model), self.name) - 1  # one token is generated
+        model = served_model(client, self._model)
+        self._model = model.id
+        return length_of(model, self.name) - 1  # one token is generated
 
     @abstractmethod
     def _entries(self, client: HttpClient, ids: Int32) -> Choice:
