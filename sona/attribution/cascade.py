@@ -37,19 +37,18 @@ class Block:
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Put new ones behind the ``tokens`` that count; :attr:`tokens` itself is moved once all layers have theirs."""
         end = self.tokens + keys.shape[2]
-        stored = self.layers.get(layer)
-        if stored is None or stored[0].shape[2] < end:
-            stored = tuple(self._grown(stored, place, new, end) for place, new in enumerate((keys, values)))
-            self.layers[layer] = stored
-        for place, new in enumerate((keys, values)):
-            stored[place][:, :, self.tokens : end] = new
+        old = self.layers.get(layer, (None, None))
+        self.layers[layer] = self._with(old[0], keys, end), self._with(old[1], values, end)
 
-    def _grown(self, stored: tuple[Tensor, Tensor] | None, place: int, new: Tensor, end: int) -> Tensor:
-        room = end if stored is None else max(end, stored[0].shape[2] * 5 // 4)
-        grown = new.new_empty(*new.shape[:2], room, new.shape[3])
-        if stored is not None:
-            grown[:, :, : self.tokens] = stored[place][:, :, : self.tokens]
-        return grown
+    def _with(self, stored: Tensor | None, new: Tensor, end: int) -> Tensor:
+        if stored is None or stored.shape[2] < end:
+            room = end if stored is None else max(end, stored.shape[2] * 5 // 4)
+            grown = new.new_empty(*new.shape[:2], room, new.shape[3])
+            if stored is not None:
+                grown[:, :, : self.tokens] = stored[:, :, : self.tokens]
+            stored = grown
+        stored[:, :, self.tokens : end] = new
+        return stored
 
     def bytes(self) -> int:
         """What it takes in memory."""
@@ -147,7 +146,9 @@ def _cascade(
     plan = options.get("cascade")
     if plan is None:
         raise UnfitError("the model does not hand its attention what its caller gives")
-    odd = sorted(name for name, value in options.items() if name not in KNOWN and value is not None)
+    odd = sorted(
+        name for name, value in options.items() if name not in KNOWN and value is not None and value is not False
+    )
     if odd or attention_mask is not None or not getattr(module, "is_causal", True):
         raise UnfitError(f"the model's attention is not plain ({', '.join(odd) or 'a mask of its own'})")
     out = plan.attend(module.layer_idx, query, key, value, options.get("scaling"))
@@ -171,7 +172,8 @@ def rows_alone(model: PreTrainedModel, rows: Tensor) -> Iterator[None]:
 
     def alone(x: Tensor) -> Tensor:
         out = torch.zeros_like(x)  # (1, T, d)
-        out[:, rows] = whole(x[:, rows])
+        if len(rows):
+            out[:, rows] = whole(x[:, rows])
         return out
 
     before = vars(part).get("forward")

@@ -131,6 +131,10 @@ class Context:
                     f"context: segment {index} is a {segment.kind} after a {self.segments[index - 1].kind}; the order "
                     "is system, identity, journal, conversation"
                 )
+            if segment.glue is not None and (not index or self.segments[index - 1].kind == "assistant"):
+                raise InvalidInputError(
+                    f"context: segment {index} has glue but no message to go into; an assistant's takes nothing more"
+                )
             reached = place
             yield place
 

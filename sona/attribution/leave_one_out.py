@@ -21,10 +21,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
-from sona.attribution.cascade import UnfitError, cascading
+from sona.attribution.cascade import cascading
 from sona.attribution.packed import packed_scores
-from sona.attribution.passes import plain_scores, vocab_of
+from sona.attribution.passes import as_tokens, check_head, plain_scores, vocab_of
 from sona.attribution.scorer import Answer, Passage, Range, Scores, check_scores
 from sona.attribution.walked import walked_scores
 from sona.checks import Int32
@@ -34,10 +35,10 @@ from sona.ports import ModelTree
 Way = Literal["packed", "walked", "plain"]
 STEP_TOKENS = 2048
 PROBE_TOKENS, PROBE_START = 96, 40
-SINGLE = 1e-3
-"""In single precision two ways differ by some 1e-5 nats a token; wrong ones by 0.1 and more."""
+SINGLE = 1e-4
+"""In single precision two ways differ by some 1e-6 nats a token, wrong ones by 0.01 and more."""
 HALF = 0.1
-"""In half precision by about 0.01 on average."""
+"""In half precision by about 0.01."""
 FLOORS = {torch.bfloat16: 0.27, torch.float16: 0.05}
 """Nats that a response's total moves by rounding (measured against float32); in single precision :data:`FLOOR`."""
 FLOOR = 1e-3
@@ -49,6 +50,10 @@ class TreeSource(Protocol):
     @property
     def max_tokens(self) -> int:
         """The longest passage."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below it."""
 
     def lend_tree(self, prompt: Int32) -> AbstractContextManager[ModelTree]:
         """A tree that answers as ``prompt`` (tokens,) would be answered now, for one thread until the block ends."""
@@ -71,6 +76,8 @@ class LeaveOneOut:
         self.step_tokens = step_tokens
         self._source, self._way, self._floor = source, way, 0.0
         self._using = threading.Lock()
+        self._user = 0
+        """The thread that has it."""
 
     @property
     def name(self) -> str:
@@ -85,15 +92,13 @@ class LeaveOneOut:
     @property
     def noise_floor(self) -> float:
         """Nats, of the model's precision, or more where its ways differ by more."""
-        with self._using, self._tree(np.zeros(1, dtype=np.int32)):
-            return self._floor
+        self._find()
+        return self._floor
 
     @property
     def way(self) -> Way:
         """How it computes, which the first call finds."""
-        with self._using, self._tree(np.zeros(1, dtype=np.int32)):
-            assert self._way is not None
-            return self._way
+        return self._find()
 
     def score(self, ids: Int32, ranges: Sequence[Range]) -> Scores:
         """See :meth:`sona.attribution.scorer.Scorer.score`."""
@@ -112,11 +117,8 @@ class LeaveOneOut:
             return
         for passage in passages:
             self.check(passage)
-        whole = passages[0]
-        prompt = whole.ids[: whole.ranges[-1][0]] if whole.ranges else whole.ids
-        with self._using, self._tree(prompt) as tree:
-            assert self._way is not None
-            for place, scores in answers(tree, passages, self._way, self.step_tokens):
+        with self.lent(prompt_of(passages[0])) as (tree, way):
+            for place, scores in answers(tree, passages, way, self.step_tokens):
                 yield place, checked(scores, passages[place])
 
     def check(self, passage: Passage) -> None:
@@ -125,24 +127,42 @@ class LeaveOneOut:
             raise InvalidInputError(
                 f"context: {len(passage.ids)} tokens; the model takes {self.max_tokens}, so score it in chunks of fewer"
             )
+        if not len(passage.ids):
+            return
+        low, high = int(passage.ids.min()), int(passage.ids.max())
+        if low < 0 or high >= self._source.vocab_size:
+            raise UnknownTokenError(
+                f"token ids {low}..{high}: this model knows 0 to {self._source.vocab_size - 1}; use its tokenizer"
+            )
 
     @contextmanager
     def lent(self, prompt: Int32) -> Iterator[tuple[ModelTree, Way]]:
         """The model and the way to compute with it, for one thread until the block ends."""
-        with self._using, self._tree(prompt) as tree:
-            assert self._way is not None
-            yield tree, self._way
+        if self._user == threading.get_ident():
+            raise ScoringError(
+                "scorer: asked amid its own answers on the same thread; take them all first, or close them"
+            )
+        with self._using:
+            self._user = threading.get_ident()
+            try:
+                with self._source.lend_tree(prompt) as tree:
+                    if self._way is None or not self._floor:
+                        self._find_way(tree)
+                    assert self._way is not None
+                    yield tree, self._way
+            finally:
+                self._user = 0
 
-    @contextmanager
-    def _tree(self, prompt: Int32) -> Iterator[ModelTree]:
-        with self._source.lend_tree(prompt[:1] if not len(prompt) else prompt) as tree, torch.inference_mode():
-            if not self._floor:
-                self._find_way(tree)
-            yield tree
+    def _find(self) -> Way:
+        if self._way is None or not self._floor:
+            with self.lent(np.zeros(1, dtype=np.int32)) as (_, way):
+                return way
+        return self._way
 
     def _find_way(self, tree: ModelTree) -> None:
         """Try the ways on a passage and a variant of it, against full passes."""
         passages = probe(vocab_of(tree), min(PROBE_TOKENS, self.max_tokens))
+        check_head(tree, as_tokens(passages[0].ids, tree.model.device))
         wanted = [plain_scores(tree, passage) for passage in passages]
         dtype = tree.model.dtype
         limit = HALF if dtype in FLOORS else SINGLE
@@ -153,6 +173,11 @@ class LeaveOneOut:
                 self._way, self._floor = way, max(FLOORS.get(dtype, FLOOR), 4.0 * total)
                 return
         raise ScoringError(f"way: {ways[0]!r} is wrong for this model, by {apart:.2g} nats a token; leave it out")
+
+
+def prompt_of(passage: Passage) -> Int32:
+    """What comes before its last response: who is shown it picks the adapter."""
+    return passage.ids[: passage.ranges[-1][0]] if passage.ranges else passage.ids[:1]
 
 
 def answers(tree: ModelTree, passages: Sequence[Passage], way: Way, step: int) -> Iterator[tuple[int, Scores]]:
@@ -194,7 +219,7 @@ def _difference(
         return float("inf"), 0.0
     gaps = [found[place][0] - wanted[place][0] for place in range(len(passages))]
     mean = float(np.mean([np.abs(gap).mean() for gap in gaps]))
-    return (mean if mean == mean else float("inf")), max(abs(float(gap.sum())) for gap in gaps)
+    return (float("inf") if np.isnan(mean) else mean), max(abs(float(gap.sum())) for gap in gaps)
 
 
 class OwnTree:
@@ -206,12 +231,10 @@ class OwnTree:
     """
 
     def __init__(
-        self, model: object, max_tokens: int, logits: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self, model: PreTrainedModel, max_tokens: int, logits: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> None:
-        from transformers import PreTrainedModel
-
-        assert isinstance(model, PreTrainedModel)
         self.max_tokens = max_tokens
+        self.vocab_size = int(model.config.get_text_config().vocab_size)
         head: Callable[[torch.Tensor], torch.Tensor] = logits or model.get_output_embeddings()  # type: ignore[no-untyped-call]
         self._tree = ModelTree(model, head)
 
@@ -219,6 +242,3 @@ class OwnTree:
     def lend_tree(self, prompt: Int32) -> Iterator[ModelTree]:
         """The model itself."""
         yield self._tree
-
-
-__all__ = ["LeaveOneOut", "OwnTree", "UnfitError", "UnknownTokenError", "Way"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,41 +47,61 @@ def packed_scores(tree: ModelTree, passages: Sequence[Passage], step: int) -> It
     known = dict(zip(whole.ranges, read_in_steps(tree, ids, block, whole.ranges, step), strict=True))
     yield 0, list(known.values())
     needs = {place: need_of(passages[place], whole, known) for place in range(1, len(passages))}
-    order = sorted(needs, key=lambda place: needs[place].tokens)  # the last memory leaves the least behind it
-    for group in _groups(order, needs, step):
-        computed = _group_scores(tree, [(passages[place], needs[place]) for place in group], block, step)
-        for place, scores in zip(group, computed, strict=True):
+    for group in groups_of({place: need.tokens for place, need in needs.items()}, step):
+        readings = [Reading(passages[place], needs[place], ((block, needs[place].start),)) for place in group]
+        for place, scores in zip(group, read_group(tree, readings, step), strict=True):
             yield place, joined(passages[place], needs[place], scores, known)
 
 
-def _groups(order: Sequence[int], needs: dict[int, Need], step: int) -> Iterator[list[int]]:
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What is to be read of one passage."""
+
+    passage: Passage
+    need: Need
+    past: tuple[Past, ...]
+    """All tokens before ``need.start``."""
+    into: Block | None = None
+    """Where its keys and values are kept, if they are."""
+
+
+def groups_of(tokens: Mapping[int, int], step: int) -> Iterator[list[int]]:
+    """The keys of ``tokens`` in groups of at most ``step`` tokens, the fewest first: the last memory leaves the least
+    behind it. One of more is a group alone.
+    """
     group: list[int] = []
     size = 0
-    for place in order:
-        if group and size + needs[place].tokens > step:
+    for place in sorted(tokens, key=lambda place: tokens[place]):
+        if group and size + tokens[place] > step:
             yield group
             group, size = [], 0
         group.append(place)
-        size += needs[place].tokens
+        size += tokens[place]
     if group:
         yield group
 
 
-def _group_scores(tree: ModelTree, group: Sequence[tuple[Passage, Need]], block: Block, step: int) -> list[Scores]:
-    """Of each what it needs."""
-    reading = [(passage, need) for passage, need in group if need.tokens]
-    if len(reading) == 1 and reading[0][1].tokens > step:
-        passage, need = reading[0]
-        ids = as_tokens(passage.ids[: need.end], tree.model.device)
-        return [read_in_steps(tree, ids, Block(), need.ranges, step, [(block, need.start)])]
+def read_group(tree: ModelTree, group: Sequence[Reading], step: int) -> list[Scores]:
+    """Of each what it needs, in one pass; one alone that is longer than ``step`` in several."""
+    reading = [one for one in group if one.need.tokens]
     if not reading:
         return [[] for _ in group]
+    if len(reading) == 1 and reading[0].need.tokens > step:
+        return [_read_alone(tree, one, step) if one.need.tokens else [] for one in group]
     pieces, targets = [], []
-    for passage, need in reading:
-        ids = as_tokens(passage.ids[need.start : need.end], tree.model.device)
-        wanted = wanted_within(need.ranges, need.start, need.end)
-        pieces.append(Piece(ids, ((block, need.start),), wanted=wanted))
+    for one in reading:
+        ids = as_tokens(one.passage.ids[one.need.start : one.need.end], tree.model.device)
+        wanted = wanted_within(one.need.ranges, one.need.start, one.need.end)
+        pieces.append(Piece(ids, one.past, one.into, wanted))
         targets += [ids[first + 1 : last + 1] for first, last in wanted]
     values = log_probs(tree.logits, packed_rows(tree, pieces), torch.cat(targets), vocab_of(tree))
-    parts = iter(values.split([sum(last - first for first, last in piece.wanted) for piece in pieces]))
-    return [split(next(parts), need.ranges) if need.tokens else [] for _, need in group]
+    parts = iter(torch.split(values, [sum(last - first for first, last in piece.wanted) for piece in pieces]))
+    return [split(next(parts), one.need.ranges) if one.need.tokens else [] for one in group]
+
+
+def _read_alone(tree: ModelTree, one: Reading, step: int) -> Scores:
+    ids = as_tokens(one.passage.ids[: one.need.end], tree.model.device)
+    if one.into is None:
+        return read_in_steps(tree, ids, Block(), one.need.ranges, step, one.past)
+    before = [(block, tokens) for block, tokens in one.past if block is not one.into]
+    return read_in_steps(tree, ids, one.into, one.need.ranges, step, before)

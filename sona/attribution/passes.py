@@ -15,6 +15,8 @@ from sona.checks import Int32
 from sona.errors import ScoringError
 from sona.ports import ModelTree
 
+UNLIKE = {torch.float32: 1e-4, torch.float64: 1e-6}
+"""Of the largest logit: rounding is less than that, and an unknown scale or cap does more; 0.02 in half precision."""
 LOGITS = 2**25
 """At once: 128 MiB in float32, of which two copies live."""
 
@@ -24,6 +26,7 @@ def as_tokens(ids: Int32, device: torch.device) -> Tensor:
     return torch.from_numpy(ids.astype(np.int64)).to(device)
 
 
+@torch.no_grad()
 def hidden_rows(tree: ModelTree, rows: Tensor, **inputs: Any) -> Tensor:
     """What comes to the output head at ``rows`` (n,) of a batch of one: (n, hidden_size). The head itself runs on one
     row alone.
@@ -87,13 +90,33 @@ def wanted_within(ranges: Sequence[Range], start: int, end: int) -> tuple[Range,
     return tuple((first, last) for first, last in clipped if first < last)
 
 
+@torch.no_grad()
+def check_head(tree: ModelTree, ids: Tensor) -> None:
+    """Raises :class:`ScoringError` where the model does to its logits what ``tree.logits`` does not."""
+    found: list[Tensor] = []
+    head: Any = tree.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if head is None:
+        raise ScoringError(f"{type(tree.model).__name__} has no output head of its own; its tokens can't be scored")
+    handle = head.register_forward_pre_hook(lambda _, given: found.append(given[0]))
+    try:
+        logits = tree.model(input_ids=ids[None], use_cache=False).logits[0].float()
+    finally:
+        handle.remove()
+    unlike = UNLIKE.get(tree.model.dtype, 0.02) * float(logits.abs().max())
+    if not found or float((tree.logits(found[0][0]).float() - logits).abs().max()) > unlike:
+        raise ScoringError(
+            f"{type(tree.model).__name__} makes its logits in a way that is not known here; its tokens can't be scored"
+        )
+
+
+@torch.no_grad()
 def log_probs(logits: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
     """Of hidden states (n, hidden_size) the log-probabilities of ``targets`` (n,), float32 (n,), in parts of at most
     :data:`LOGITS` numbers.
     """
     size = max(1, LOGITS // vocab_size)
     parts = []
-    for states, wanted in zip(hidden.split(size), targets.split(size), strict=True):
+    for states, wanted in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
         found = logits(states).float()  # (n, V)
         parts.append(found.gather(-1, wanted[:, None])[:, 0] - found.logsumexp(-1))
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
@@ -106,7 +129,7 @@ def rows_before(ranges: Sequence[Range]) -> Tensor:
 
 def split(values: Tensor, ranges: Sequence[Range]) -> Scores:
     """The values of all ranges' tokens, range by range."""
-    parts = values.cpu().split([end - start for start, end in ranges]) if ranges else ()
+    parts = torch.split(values.cpu(), [end - start for start, end in ranges]) if ranges else ()
     return [part.numpy() for part in parts]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -84,7 +84,7 @@ class PassagesScorer(Protocol):
         """
 
 
-def scores_of(scorer: Scorer, passages: Sequence[Passage]) -> Iterator[Answer]:
+def scores_of(scorer: Scorer, passages: Sequence[Passage]) -> Generator[Answer, None, None]:
     """As :meth:`PassagesScorer.score_all`, by any scorer: one after the other where it knows no better way."""
     if isinstance(scorer, PassagesScorer):
         yield from scorer.score_all(passages)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from sona.attribution.context import NOTHING, Context, Drop
+from sona.attribution.context import CONVERSATION, NOTHING, Context, Drop
 from sona.attribution.layout import lay_out
 from sona.attribution.regions import CharRange, locate
 from sona.attribution.scorer import Passage, Range
@@ -38,10 +38,16 @@ class Encoded:
     """Tokens of each response, without its thinking, by its segment's index; one without such tokens is not there."""
     memories: Mapping[int, Range]
     """Tokens of each memory, by its segment's index."""
+    head: int
+    """Tokens up to the end of system, identity and journal."""
 
-    def passage(self) -> Passage:
-        """All responses to be scored; nothing after the last one is needed."""
-        ranges = tuple(self.responses[index] for index in sorted(self.responses))
+    def chosen(self, responses: Collection[int] | None = None) -> list[int]:
+        """Those of these responses (None: of all) that are there, in order."""
+        return sorted(index for index in self.responses if responses is None or index in responses)
+
+    def passage(self, responses: Collection[int] | None = None) -> Passage:
+        """These responses to be scored (None: all), as far as they are there; nothing after the last one is needed."""
+        ranges = tuple(self.responses[index] for index in self.chosen(responses))
         return Passage(self.ids[: ranges[-1][1] if ranges else 0], ranges)
 
 
@@ -54,16 +60,21 @@ def encode(context: Context, codec: Codec, drop: Drop = NOTHING) -> Encoded:
     """
     laid = lay_out(context, drop)
     if not laid:
-        return Encoded(np.zeros(0, dtype=np.int32), {}, {})
+        return Encoded(np.zeros(0, dtype=np.int32), {}, {}, 0)
     rendered = locate(laid, codec.render_closed)
     spelled = codec.spell_out(rendered.text, rendered.said)
-    responses, memories = dict[int, Range](), dict[int, Range]()
+    responses, memories, head = dict[int, Range](), dict[int, Range](), 0
     for index, chars in rendered.segments.items():
-        kind = context.segments[index].kind
-        if kind in ("assistant", "memory") and (found := tokens_of(spelled, chars)) is not None:
-            (responses if kind == "assistant" else memories)[index] = found
+        if (found := tokens_of(spelled, chars)) is None:
+            continue
+        if context.segments[index].kind == "assistant":
+            responses[index] = found
+        elif context.segments[index].kind == "memory":
+            memories[index] = found
+        if context.places[index] < CONVERSATION:
+            head = max(head, found[1])
     _check_apart(responses)
-    return Encoded(spelled.ids, responses, memories)
+    return Encoded(spelled.ids, responses, memories, head)
 
 
 def tokens_of(spelled: Spelled, chars: CharRange) -> Range | None:

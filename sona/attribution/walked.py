@@ -77,7 +77,7 @@ def _until(layer: Any, at: int) -> Any:
     if type(layer) is not DynamicLayer:
         return copy.deepcopy(layer)
     view = copy.copy(layer)  # what is read on is put into new tensors
-    if layer.is_initialized:
+    if layer.keys is not None and layer.values is not None:
         view.keys, view.values = layer.keys[..., :at, :], layer.values[..., :at, :]
     return view
 

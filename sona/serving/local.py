@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from sona.checks import Float32, Int32, check_count
 from sona.config import ServeConfig
 from sona.errors import InvalidInputError, UnknownTokenError
-from sona.ports import FastWeights, ResponseStates, Served, Spelled
+from sona.ports import FastWeights, ModelTree, ResponseStates, Served, Spelled
 from sona.serving.adapted import AdaptedModel
 from sona.serving.adapters import Adapter, ResidentAdapters, sharing_copy
 from sona.serving.answers import Answers, awaited
@@ -69,6 +69,8 @@ class LocalModel:
         self._aside = AdaptedModel(self._base)  # what reads beside the answers; theirs is the scheduler's own
         self._witness = Witness(self._aside)
         self._reading = threading.Lock()  # held while it does
+        self._apart: AdaptedModel | None = None  # what passes of many seconds use: neither of the others waits for it
+        self._lending = threading.Lock()  # held while they do
         self._scheduler = Scheduler(
             lambda: rows_for(AdaptedModel(self._base), self._pad_id, self.max_tokens),
             Limits(settings.max_rows, settings.max_batch_tokens, settings.max_waiting),
@@ -369,6 +371,29 @@ class LocalModel:
             with self._as_row(None if name is None else version.adapters[name]) as model:
                 found = token_scores(model, ids, places, top)
         return TokenScores(version.id, name, *found)
+
+    @contextmanager
+    def lend_tree(self, prompt: Int32) -> Iterator[ModelTree]:
+        """A module tree that answers as the version in force answers ``prompt`` (tokens,), without fast weights, for
+        one thread until the block ends; others wait. Answers, embeddings and swaps don't; the version stays in memory
+        meanwhile.
+
+        Raises:
+            UnknownTokenError: a token id is outside the vocabulary.
+        """
+        self._check_tokens(prompt)
+        with self._lending, self._versions.held() as version:
+            if self._apart is None:
+                self._apart = AdaptedModel(self._base)
+            (name,) = version.route(1, lambda: self._reader.read([prompt]).features)
+            adapter = None if name is None else version.adapters[name]
+            model = self._apart.model
+            self._apart.set_rows([adapter])
+            try:
+                key = f"{version.id} {'' if adapter is None else adapter.key}"
+                yield ModelTree(model, lambda hidden: logits_of(model, hidden), key)
+            finally:
+                self._apart.set_rows(())
 
     @contextmanager
     def _as_row(self, adapter: Adapter | None) -> Iterator[PreTrainedModel]:
