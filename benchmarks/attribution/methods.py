@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.attribution.context_cite import ContextCite
+from benchmarks.attribution.peer import ContextCite
 from sona.attribution.ablate import ablate, log_odds, random_masks
 from sona.attribution.context import Context, Drop
 from sona.attribution.redundancy import Redundancy, redundancies

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sona.attribution.comparison import CHUNK_TOKENS
 from sona.attribution.context import Context, Drop
 from sona.attribution.lasso import Fit, Float64, lasso
 from sona.attribution.scorer import Scorer
 from sona.attribution.tokens import Codec
-from sona.attribution.totals import Progress, Totals, total_log_probs
+from sona.attribution.totals import Totals, total_log_probs
 from sona.checks import check_count, check_number
-from sona.errors import InvalidInputError, SonaError
+from sona.errors import InvalidInputError
+from sona.ports import Report, ignore_progress
 
 Bool = npt.NDArray[np.bool_]
 RUNS = 64
@@ -51,8 +53,8 @@ class Ablated:
     """(responses,) log-odds without any memory, by the same model."""
     noise_floor: Float64
     """(responses,) nats that a weight may be by rounding alone: nothing below it is a finding."""
-    failures: Mapping[int, SonaError]
-    """By run."""
+    failures: Mapping[int, str]
+    """Why a run has none, by run."""
 
     @property
     def per_token(self) -> Float64:
@@ -85,7 +87,8 @@ def ablate(
     runs: int = RUNS,
     seed: int = 0,
     alpha: float = ALPHA,
-    progress: Progress | None = None,
+    chunk_tokens: int = CHUNK_TOKENS,
+    report: Report = ignore_progress,
 ) -> Ablated:
     """Weigh every memory by random ablations.
 
@@ -96,20 +99,22 @@ def ablate(
         runs: how many variants. With so few memories that there are no more subsets than this, each subset once.
         seed: of the masks.
         alpha: of the LASSO, in nats of log-odds a token.
-        progress: told of each variant.
+        chunk_tokens: a longer context is scored in chunks of about so many tokens.
+        report: told of each variant; what it raises ends the work.
 
     Raises:
-        InvalidInputError: ``runs`` below 2, or a negative alpha.
-        SonaError: the whole context can't be encoded or scored.
+        InvalidInputError: ``runs`` below 2, a negative alpha, or a turn with the fixed beginning is longer than the
+            model takes.
+        ModelError: the chat template refuses the context.
     """
     check_count(runs, "runs", MOST_RUNS)
     if runs < 2:
         raise InvalidInputError(f"runs: {runs}; from 2 to {MOST_RUNS} are allowed, and 32 or more tell memories apart")
     check_number(alpha, "alpha", low=0.0)
     kept = random_masks(len(context.keys), runs, seed)
-    drops = [Drop(keys=tuple(key for key, here in zip(context.keys, row, strict=True) if not here)) for row in kept]
-    totals = total_log_probs(context, codec, scorer, drops, progress)
-    return weigh(context, kept, totals, scorer.noise_floor, alpha)
+    drops = [drop_of(context, row) for row in kept]
+    totals = total_log_probs(context, codec, scorer, drops, chunk_tokens=chunk_tokens, report=report)
+    return weigh(context, kept, totals, scorer.noise_floor if drops else 0.0, alpha)
 
 
 def random_masks(memories: int, runs: int, seed: int) -> Bool:
@@ -121,6 +126,11 @@ def random_masks(memories: int, runs: int, seed: int) -> Bool:
     if memories < 63 and 2**memories <= runs:
         return (np.arange(2**memories)[:, None] >> np.arange(memories) & 1).astype(bool)
     return np.random.default_rng(seed).random((runs, memories)) < 0.5
+
+
+def drop_of(context: Context, kept: Bool) -> Drop:
+    """All memories but those (memories,) that are there."""
+    return Drop(keys=tuple(key for key, here in zip(context.keys, kept, strict=True) if not here))
 
 
 def weigh(context: Context, kept: Bool, totals: Totals, noise_floor: float, alpha: float = ALPHA) -> Ablated:
@@ -138,6 +148,8 @@ def weigh(context: Context, kept: Bool, totals: Totals, noise_floor: float, alph
     intercepts, floors = np.zeros(len(totals.responses)), np.zeros(len(totals.responses))
     for column, response in enumerate(totals.responses):
         before = np.array([_surfaces_before(context, key, response) for key in context.keys], dtype=bool)
+        if not before.any() or (np.isnan(totals.whole[column]) and not totals.effects[:, column].any()):
+            continue  # nothing could change it
         fit = _fit(kept[:, before], odds[:, column], totals.tokens[column], alpha)
         weights[before, column], intercepts[column] = fit.weights, fit.intercept
         floors[column] = _floor(totals.dropped[:, column], noise_floor)

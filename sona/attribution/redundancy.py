@@ -6,18 +6,20 @@ without all memories the response is much less likely than the single effects ad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from sona.attribution.ablate import ALPHA, RUNS, Ablated, random_masks, weigh
-from sona.attribution.context import ALL_MEMORIES, Context, Drop
+from sona.attribution.ablate import ALPHA, RUNS, Ablated, ablate
+from sona.attribution.comparison import CHUNK_TOKENS
+from sona.attribution.context import Context, Drop
 from sona.attribution.lasso import Float64
+from sona.attribution.matrix import MemoryMatrix
+from sona.attribution.memories import score_memories
 from sona.attribution.scorer import Scorer
 from sona.attribution.tokens import Codec
-from sona.attribution.totals import Progress, Totals, total_log_probs, without_each
-from sona.errors import InvalidInputError, SonaError
+from sona.attribution.totals import total_log_probs
+from sona.errors import InvalidInputError
+from sona.ports import Report, ignore_progress
 
 SHARE = 0.5
 """The single effects explain less than this of the whole one. Effects in nats do not add up exactly where nothing is
@@ -58,40 +60,35 @@ class Redundancy:
 class Checked:
     """Every response of a context, checked for redundancy."""
 
+    matrix: MemoryMatrix
+    """Each memory by itself, and all at once."""
     warnings: tuple[Redundancy, ...]
-    singles: Float64
-    """(memories, responses) nats, signed; NaN where it failed."""
-    stripped: Float64
-    """(responses,) nats, signed."""
     ablated: Ablated | None
     """The ablations that name the groups; None where nothing was to be named."""
-    failures: Mapping[str, SonaError]
-    """By the memory's key; "" is the variant without all memories."""
 
 
-def redundancies(
-    responses: Sequence[int], singles: Float64, stripped: Float64, noise_floor: float, share: float = SHARE
-) -> list[Redundancy]:
-    """The responses whose single effects explain too little of what all memories do.
+def redundancies(matrix: MemoryMatrix, share: float = SHARE) -> list[Redundancy]:
+    """The responses whose single effects explain too little of what all memories do, beyond the noise.
+
+    A response of which a row failed is not judged: what failed may be what is missing.
 
     Args:
-        responses: by their segments' indices.
-        singles: (memories, responses) signed nats that each memory gives by itself. A response with a NaN is not
-            judged: what failed may be what is missing.
-        stripped: (responses,) nats that all memories give.
-        noise_floor: in nats; both sides may be off by it.
+        matrix: with its ``strip_all``.
         share: from 0 to 1: below it the single effects are too little.
+
+    Raises:
+        InvalidInputError: the matrix has memories and no ``strip_all``.
     """
-    if singles.shape[1:] != (len(responses),) or stripped.shape != (len(responses),):
-        raise InvalidInputError(
-            f"redundancies: {singles.shape} and {stripped.shape} for {len(responses)} responses; give (memories, "
-            "responses) and (responses,)"
-        )
+    if not matrix.keys or not matrix.responses:
+        return []
+    if matrix.strip_all is None:
+        raise InvalidInputError("redundancies: the matrix has no strip_all; score the memories with strip_all=True")
     found = []
-    for column, response in enumerate(responses):
-        whole, single = float(stripped[column]), float(np.maximum(singles[:, column], 0.0).sum())  # NaN stays
-        if whole - single > 2 * noise_floor and single < share * whole:
-            found.append(Redundancy(response, whole, single))
+    singles = matrix.divergence.sum(axis=0)  # NaN stays
+    for response, whole, single in zip(matrix.responses, matrix.strip_all.nats, singles, strict=True):
+        # Either side may be off by the floor.
+        if whole - single > 2 * matrix.noise_floor and single < share * whole:
+            found.append(Redundancy(response.index, float(whole), float(single)))
     return found
 
 
@@ -99,9 +96,8 @@ def likely_group(ablated: Ablated, response: int, singles: Float64) -> tuple[str
     """The memories that the ablations find alike in weight, while each by itself (``singles`` (memories,), nats) is
     worth less than that; empty where there are no two.
     """
-    findings = ablated.findings(response)
     alone = dict(zip(ablated.keys, singles.tolist(), strict=True))
-    heavy = [(key, weight) for key, weight in findings if alone[key] < weight]
+    heavy = [(key, weight) for key, weight in ablated.findings(response) if alone[key] < weight]
     group = tuple(key for key, weight in heavy if weight >= ALIKE * heavy[0][1])
     return group if len(group) > 1 else ()
 
@@ -114,47 +110,42 @@ def check_redundancy(
     runs: int = RUNS,
     seed: int = 0,
     alpha: float = ALPHA,
-    progress: Progress | None = None,
+    chunk_tokens: int = CHUNK_TOKENS,
+    report: Report = ignore_progress,
 ) -> Checked:
     """Leave out each memory, then all; where that warns, find the likely group by ablations, and leave it out too.
 
-    Costs a variant a memory and one more; ``runs`` more only where something warns.
-
-    Raises:
-        SonaError: the whole context can't be encoded or scored. What fails alone is in the result.
+    Costs a variant a memory and one more; ``runs`` more only where something warns. For the arguments see
+    :func:`sona.attribution.ablate.ablate`.
     """
-    drops = [*without_each(context), ALL_MEMORIES]
-    totals = total_log_probs(context, codec, scorer, drops if context.keys else [], progress)
-    effects = totals.effects
-    singles = effects[:-1] if context.keys else np.zeros((0, len(totals.responses)))
-    stripped = effects[-1] if context.keys else np.zeros(len(totals.responses))
-    warned = redundancies(totals.responses, singles, stripped, scorer.noise_floor)
-    failures = {(*context.keys, "")[variant]: error for variant, error in totals.failures.items()}
+    matrix = score_memories(context, codec, scorer, chunk_tokens=chunk_tokens, strip_all=True, report=report)
+    warned = redundancies(matrix)
     if not warned:
-        return Checked((), singles, stripped, None, failures)
-    kept = random_masks(len(context.keys), runs, seed)
-    masks = [Drop(keys=tuple(key for key, here in zip(context.keys, row, strict=True) if not here)) for row in kept]
-    ablated = weigh(
-        context, kept, total_log_probs(context, codec, scorer, masks, progress), scorer.noise_floor, alpha
+        return Checked(matrix, (), None)
+    ablated = ablate(
+        context, codec, scorer, runs=runs, seed=seed, alpha=alpha, chunk_tokens=chunk_tokens, report=report
     )
+    columns = {response.index: column for column, response in enumerate(matrix.responses)}
     named = [
-        replace(one, group=likely_group(ablated, one.response, singles[:, totals.responses.index(one.response)]))
+        replace(one, group=likely_group(ablated, one.response, matrix.signed[:, columns[one.response]]))
         for one in warned
     ]
-    return Checked(_measured(context, codec, scorer, named), singles, stripped, ablated, failures)
+    return Checked(matrix, _measured(context, codec, scorer, named, chunk_tokens), ablated)
 
 
 def _measured(
-    context: Context, codec: Codec, scorer: Scorer, warned: Sequence[Redundancy]
+    context: Context, codec: Codec, scorer: Scorer, warned: Sequence[Redundancy], chunk_tokens: int
 ) -> tuple[Redundancy, ...]:
     """... with what each group's absence takes."""
     groups = list(dict.fromkeys(one.group for one in warned if one.group))
     if not groups:
         return tuple(warned)
-    totals: Totals = total_log_probs(context, codec, scorer, [Drop(keys=group) for group in groups])
-    nats = {
-        (group, response): float(totals.effects[row, column])
-        for row, group in enumerate(groups)
-        for column, response in enumerate(totals.responses)
-    }
-    return tuple(replace(one, group_nats=nats.get((one.group, one.response), float("nan"))) for one in warned)
+    drops = [Drop(keys=group) for group in groups]
+    totals = total_log_probs(context, codec, scorer, drops, chunk_tokens=chunk_tokens)
+    nats = dict(zip(groups, totals.effects, strict=True))
+    return tuple(
+        replace(one, group_nats=float(nats[one.group][totals.responses.index(one.response)])) if one.group else one
+        for one in warned
+    )
+
+

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sona.attribution.context import Context, Segment
+from sona.attribution.matrix import MemoryMatrix, Response, Row
 from sona.attribution.redundancy import check_redundancy, redundancies
 from sona.errors import InvalidInputError, ScoringError
 from tests.attribution.told import Told, Words, context_of
@@ -40,7 +42,7 @@ def test_fact_that_is_told_once_does_not_warn_and_costs_no_ablations() -> None:
     scorer = Told(codec, single)
     found = check_redundancy(context_of(*NAMES), codec, scorer)
     assert (found.warnings, found.ablated) == ((), None)
-    assert found.singles[3, 0] == pytest.approx(8.99, abs=1e-3)
+    assert found.matrix.signed[3, 0] == pytest.approx(8.99, abs=1e-3)
     assert scorer.calls == 1 + 8 + 1
 
 
@@ -83,15 +85,22 @@ def test_memories_that_are_needed_together_do_not_warn() -> None:
     assert check_redundancy(context_of(*NAMES), codec, scorer).warnings == ()
 
 
+def matrix_of(singles: list[list[float]], stripped: list[float]) -> MemoryMatrix:
+    keys = tuple(f"m{place}" for place in range(len(singles)))
+    rows = {key: Row(key, np.array(nats)) for key, nats in zip(keys, singles, strict=True)}
+    responses = tuple(Response(4 + 2 * place, 2) for place in range(len(stripped)))
+    return MemoryMatrix(keys, responses, rows, 1e-3, strip_all=Row("", np.array(stripped)))
+
+
 def test_memory_that_stands_in_the_way_hides_no_redundancy_and_makes_none() -> None:
-    singles, stripped = np.array([[9.0, 0.0], [-20.0, -20.0]]), np.array([8.0, 8.0])
-    found = redundancies((4, 6), singles, stripped, 1e-3)
+    found = redundancies(matrix_of([[9.0, 0.0], [-20.0, -20.0]], [8.0, 8.0]))
     assert [one.response for one in found] == [6]
 
 
 def test_response_whose_memory_failed_is_not_judged() -> None:
-    assert redundancies((4,), np.array([[math.nan], [0.0]]), np.array([9.0]), 1e-3) == []
-    assert redundancies((4,), np.array([[0.0], [0.0]]), np.array([math.nan]), 1e-3) == []
+    assert redundancies(matrix_of([[math.nan], [0.0]], [9.0])) == []
+    assert redundancies(matrix_of([[0.0], [0.0]], [math.nan])) == []
+    assert len(redundancies(matrix_of([[0.0], [0.0]], [9.0]))) == 1
 
 
 def test_failed_variants_are_told_by_their_memory() -> None:
@@ -99,16 +108,19 @@ def test_failed_variants_are_told_by_their_memory() -> None:
     scorer = Told(codec, either)
     scorer.fails = lambda call: ScoringError("lost") if call in (4, 10) else None  # the third memory, and the stripped
     found = check_redundancy(context_of(*NAMES), codec, scorer)
-    assert set(found.failures) == {"m2", ""}
+    assert set(found.matrix.failed) == {"m2"}
+    assert found.matrix.strip_all is not None
+    assert found.matrix.strip_all.failure == "lost"
     assert found.warnings == ()
 
 
 def test_context_without_memories_has_nothing_to_warn_of() -> None:
     codec = Words()
     found = check_redundancy(context_of(), codec, Told(codec, either))
-    assert (found.warnings, found.singles.shape) == ((), (0, 1))
+    assert (found.warnings, found.matrix.keys) == ((), ())
 
 
-def test_unlike_shapes_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="redundancies"):
-        redundancies((1, 2), np.zeros((3, 1)), np.zeros(2), 1e-3)
+def test_matrix_without_the_stripped_variant_is_refused() -> None:
+    whole = matrix_of([[0.0]], [9.0])
+    with pytest.raises(InvalidInputError, match="strip_all=True"):
+        redundancies(replace(whole, strip_all=None))
