@@ -102,15 +102,15 @@ def _peer(call: Call, trained: reader.Reader, folder: Path) -> ContextCite | Non
     peer = ContextCite(call.options.context_cite_python, folder)
     if peer.version is None:
         peer.close()
-        call.note(f"{PEER}: not measured, {call.options.context_cite_python} can't import it (pip install context-cite)")
+        call.note(
+            f"{PEER}: not measured, {call.options.context_cite_python} can't import it (pip install context-cite)"
+        )
         return None
     call.note(f"{PEER}: context-cite {peer.version}")
     return peer
 
 
-def _measure(
-    call: Call, trained: reader.Reader, folder: Path, kind: Kind, seed: int, peer: ContextCite | None
-) -> None:
+def _measure(call: Call, trained: reader.Reader, folder: Path, kind: Kind, seed: int, peer: ContextCite | None) -> None:
     count = QUICK_CASES if call.quick else CASES
     cases = list(islice(_spread(list(read_cases(folder, kind, seed))), count))
     right = [case for case in cases if trained.answers_rightly(case)]
@@ -147,10 +147,14 @@ def _tables(call: Call) -> None:
             [method, *(spread(call.values(key)) for key in keys)]
             for method in METHODS
             if call.values(f"quality.{kind}.{method}_top1")
-            for keys in [[f"quality.{kind}.{method}_top1", f"quality.{kind}.{method}_topk", f"quality.{kind}.lds.{method}"]]
+            for keys in [
+                [f"quality.{kind}.{method}_top1", f"quality.{kind}.{method}_topk", f"quality.{kind}.lds.{method}"]
+            ]
         ]
         answered = spread(call.values(f"quality.{kind}.answered"))
-        call.table(f"Facts, {kind}", ["method", "top-1", "top-k", "LDS"], rows, f"questions answered rightly: {answered}")
+        call.table(
+            f"Facts, {kind}", ["method", "top-1", "top-k", "LDS"], rows, f"questions answered rightly: {answered}"
+        )
     names = ("recall", "false_rate", "group")
     call.table("Redundancy warning", names, [[spread(call.values(f"warning.{name}")) for name in names]])
 
@@ -168,11 +172,11 @@ def _evidence(call: Call, folder: Path, name: str) -> None:
             short = fitted(item, model, model.max_tokens)
             measured = measure(short.context(), model, scorer, place)
             weights = {**measured.weights, EMBEDDING: _cosines(short, model, vectors)}
-            for method, values in weights.items():
-                found[f"{key}.{method}_top1"].append(precision_at(values, short.evidence, 1))
-                found[f"{key}.{method}_topk"].append(precision_at(values, short.evidence, len(short.evidence)))
+            for method, of_each in weights.items():
+                found[f"{key}.{method}_top1"].append(precision_at(of_each, short.evidence, 1))
+                found[f"{key}.{method}_topk"].append(precision_at(of_each, short.evidence, len(short.evidence)))
                 if method != EMBEDDING:
-                    found[f"{key}.lds.{method}"].append(lds(values, measured.kept, measured.log_odds))
+                    found[f"{key}.lds.{method}"].append(lds(of_each, measured.kept, measured.log_odds))
             found[f"{key}.nats"].append(measured.whole_nats)
             found[f"{key}.cut"].append(float(short.cut))
             found[f"{key}.chance"].append(len(short.evidence) / len(short.memories))
@@ -182,7 +186,10 @@ def _evidence(call: Call, folder: Path, name: str) -> None:
         call.result(one, float(np.mean(values)))
     columns = ["method", "top-1", "top-k", "LDS"]
     rows = [
-        [method, *(spread(call.values(f"{key}.{part}")) for part in (f"{method}_top1", f"{method}_topk", f"lds.{method}"))]
+        [
+            method,
+            *(spread(call.values(f"{key}.{part}")) for part in (f"{method}_top1", f"{method}_topk", f"lds.{method}")),
+        ]
         for method in (*METHODS, EMBEDDING)
         if call.values(f"{key}.{method}_top1")
     ]

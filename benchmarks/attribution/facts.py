@@ -18,6 +18,7 @@ TASK = 1
 FACT = re.compile(r"(\w+) ([\w ]+) to the (\w+)\.")
 LEAST_FACTS = 4  # fewer leave little to tell apart
 MOST_FACTS = 12
+BELOW = {"glue": "\n\n"}  # in the message of the segment before, after a blank line
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,12 @@ class Case:
         return f"Where is {self.who}?"
 
     def context(self) -> Context:
-        """Every fact a memory, then the question with its answer."""
-        memories = [Segment("memory", fact.text, key=key_of(place)) for place, fact in enumerate(self.facts)]
-        return Context((*memories, Segment("user", self.question), Segment("assistant", self.where)))
+        """Every fact a memory in the user's message, then the question with its answer."""
+        memories = [
+            Segment("memory", fact.text, key=key_of(place), **(BELOW if place else {"role": "user"}))
+            for place, fact in enumerate(self.facts)
+        ]
+        return Context((*memories, Segment("user", self.question, **BELOW), Segment("assistant", self.where)))
 
 
 def key_of(place: int) -> str:
@@ -142,4 +146,4 @@ def _told_twice(case: Case, rng: Random) -> Case:
 def words_of(world: World) -> Sequence[str]:
     """Every word and mark of the stories and their questions."""
     names = [*world.people, *world.verbs, *world.places]
-    return sorted({word for name in names for word in name.split()} | set("to the . Where is ?".split()))
+    return sorted({word for name in names for word in name.split()} | {"to", "the", ".", "Where", "is", "?"})

@@ -100,7 +100,7 @@ def serve(folder: str) -> Iterator[dict[str, Any]]:
 
     torch.set_num_threads(1)
     logging.disable()
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     yield {"version": version("context-cite")}
     for line in sys.stdin:

@@ -116,7 +116,7 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in SPECIALS])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         unk_token=UNKNOWN,
@@ -127,9 +127,7 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def batches(
-    world: World, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(world: World, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Stories with questions as they are needed, each seen once: ids and labels, int64 (B, T) each. They grow over the
     first part: on long ones alone it stays at guessing among the places that were told.
     """

@@ -59,7 +59,7 @@ class Ablated:
     @property
     def per_token(self) -> Float64:
         """(memories, responses) the weights for each of the response's tokens."""
-        return self.weights / np.asarray(self.tokens)
+        return np.asarray(self.weights / np.asarray(self.tokens), dtype=np.float64)
 
     def findings(self, response: int) -> list[tuple[str, float]]:
         """The memories whose presence made the response likelier by more than noise, the heaviest first.

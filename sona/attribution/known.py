@@ -25,7 +25,7 @@ class Known:
     ids: Int32
     """int32 (tokens,), at least 4."""
     log_probs: Float32 | None = None
-    """float32 (tokens - 1,) of all tokens but the first, by a model that is known to be right; None: none is at hand."""
+    """float32 (tokens - 1,) of all tokens but the first, by a model that is known to be right; None: there is none."""
 
     @classmethod
     def of(cls, codec: Codec, reference: Scorer | None = None, text: str = TEXT) -> Known:

@@ -42,7 +42,9 @@ def lasso(X: npt.ArrayLike, y: npt.ArrayLike, alpha: float) -> Fit:
     """
     columns, outputs = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if columns.ndim != 2 or outputs.shape != columns.shape[:1] or not len(outputs):
-        raise InvalidInputError(f"lasso: X {columns.shape} and y {outputs.shape}; (n, m) and (n,) with n > 0 are allowed")
+        raise InvalidInputError(
+            f"lasso: X {columns.shape} and y {outputs.shape}; (n, m) and (n,) with n > 0 are allowed"
+        )
     if not (np.isfinite(columns).all() and np.isfinite(outputs).all() and 0 <= alpha < np.inf):
         raise InvalidInputError("lasso: a number is not finite, or alpha is below 0; leave failed rows out")
     means, scales = columns.mean(0), columns.std(0)

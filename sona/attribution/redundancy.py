@@ -147,5 +147,3 @@ def _measured(
         replace(one, group_nats=float(nats[one.group][totals.responses.index(one.response)])) if one.group else one
         for one in warned
     )
-
-

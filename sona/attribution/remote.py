@@ -165,7 +165,8 @@ class RemoteScorer(ABC):
     def _checked(self, client: HttpClient, passage: Passage) -> Values:
         if self._max_tokens and len(passage.ids) > self._max_tokens:
             raise InvalidInputError(
-                f"context: {len(passage.ids)} tokens; {self.name} takes {self._max_tokens}, so score it in chunks of fewer"
+                f"context: {len(passage.ids)} tokens; {self.name} takes {self._max_tokens}, so score it in chunks of "
+                "fewer"
             )
         if not passage.ranges:
             return Values([])

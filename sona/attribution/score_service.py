@@ -43,7 +43,9 @@ class ScoreService(RemoteScorer):
             found.update(zip(chunk, (score.total_logprob for score in answer.scores), strict=True))
             by.add(f"version {answer.digest[:16]} with {answer.adapter or 'no adapter'}")
         if len(by) > 1:
-            raise ScoringError(f"{self.name}: the version changed while it scored ({' and '.join(sorted(by))}); ask again")
+            raise ScoringError(
+                f"{self.name}: the version changed while it scored ({' and '.join(sorted(by))}); ask again"
+            )
         return Values(self.values_of(passage, found.get), by.pop())
 
     def _scored(self, client: HttpClient, passage: Passage, chunk: list[int]) -> Scored:
@@ -54,7 +56,9 @@ class ScoreService(RemoteScorer):
         }
         answer = client.post_json("/score", body, Scored)
         if len(answer.scores) != len(chunk):
-            raise ScoringError(f"{self.name}: {len(answer.scores)} scores for {len(chunk)} ranges; they must be as many")
+            raise ScoringError(
+                f"{self.name}: {len(answer.scores)} scores for {len(chunk)} ranges; they must be as many"
+            )
         return answer
 
     def _ask_max_tokens(self, client: HttpClient) -> int:

@@ -43,9 +43,7 @@ class SGLang(RemoteScorer):
         self.check_echo(Passage(passage.ids[:end], passage.ranges), start, ids)
         return Values(self.values_of(passage, lambda at: values[at - start]))
 
-    def _entries(
-        self, client: HttpClient, prompt: dict[str, Any], start: int
-    ) -> tuple[list[float | None], list[int]]:
+    def _entries(self, client: HttpClient, prompt: dict[str, Any], start: int) -> tuple[list[float | None], list[int]]:
         """The log-probabilities and the ids of the tokens from ``start`` on."""
         body = {
             **prompt,
@@ -61,7 +59,9 @@ class SGLang(RemoteScorer):
             values = msgspec.convert([entry[0] for entry in entries], list[float | None])
             return values, msgspec.convert([entry[1] for entry in entries], list[int])
         except (IndexError, msgspec.ValidationError) as error:
-            raise ScoringError(f"{self.name}: its input_token_logprobs are no pairs of value and id: {error}") from error
+            raise ScoringError(
+                f"{self.name}: its input_token_logprobs are no pairs of value and id: {error}"
+            ) from error
 
     def _ask_max_tokens(self, client: HttpClient) -> int:
         return length_of(served_model(client), self.name) - 1  # one token is generated

@@ -34,7 +34,7 @@ def own() -> LeaveOneOut:
     """The shipped model in this process."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(model_path()).eval()
+    model = AutoModelForCausalLM.from_pretrained(model_path())
     return LeaveOneOut(OwnTree(model, MAX_TOKENS), way="plain")
 
 
@@ -133,9 +133,7 @@ def generate(body: Body) -> object:
 
 def sona_score(body: Body) -> object:
     found = values(body["prompt"])
-    scores = [
-        {"total_logprob": float(found[a - 1 : b - 1].sum()), "tokens": b - a} for a, b in body["score_ranges"]
-    ]
+    scores = [{"total_logprob": float(found[a - 1 : b - 1].sum()), "tokens": b - a} for a, b in body["score_ranges"]]
     return {"scores": scores, "version": "v0", "digest": "d" * 64, "adapter": None}
 
 

@@ -11,8 +11,8 @@ from sona.attribution.lasso import lasso
 from sona.errors import InvalidInputError
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 60), st.sampled_from([1e-3, 0.01, 0.1, 1.0]))
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 30), st.sampled_from([0.01, 0.1, 1.0]))
 def test_weights_meet_the_optimality_conditions(seed: int, rows: int, columns: int, alpha: float) -> None:
     rng = np.random.default_rng(seed)
     X = (rng.random((rows, columns)) < 0.5).astype(float)

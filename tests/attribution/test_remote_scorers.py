@@ -118,7 +118,11 @@ def test_server_of_another_model_is_refused() -> None:
 
 def test_server_that_disagrees_with_itself_is_refused() -> None:
     with served(SONA) as server:
-        server.changes = lambda said: shifted(-0.2 * len(server.asked))(said)
+
+        def drift(said: Any) -> Any:
+            return shifted(-0.2 * len(server.asked))(said)
+
+        server.changes = drift
         with pytest.raises(ScoringError, match=r"itself, asked otherwise"):
             scorer_of("sona", server).probe()
 
@@ -175,7 +179,7 @@ def test_longest_passage_is_the_servers(kind: str, server: Server) -> None:
     scorer = scorer_of(kind, server)
     assert scorer.max_tokens == (512 if kind == "sona" else 511)
     ids = np.ones(600, dtype=np.int32)
-    with pytest.raises(InvalidInputError, match="600 tokens.*chunks"):
+    with pytest.raises(InvalidInputError, match=r"600 tokens.*chunks"):
         scorer.score(ids, [(1, 5)])
 
 
@@ -226,7 +230,7 @@ def spoiled(server: Server, bad: float | None) -> Callable[[Any], Any]:
 def test_values_of_another_text_are_refused(kind: str, server: Server) -> None:
     scorer = scorer_of(kind, server)
     scorer.probe()
-    server.changes = lambda said: cut(said)
+    server.changes = cut
     one = passage()
     with pytest.raises(ScoringError, match="other than the"):
         scorer.score(one.ids, one.ranges)
