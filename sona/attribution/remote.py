@@ -32,6 +32,7 @@ PRIORITY = 5
 FLOOR, MEASURED_FLOOR = 0.27, 1e-3
 """Nats that a response's total moves by rounding: a server's precision is not known, so bf16's is taken; and the least
 where it was measured against a model that is known to be right."""
+GONE = (502, 503, 504)
 NO_PROBABILITY = -9999.0
 """What servers write for minus infinity."""
 
@@ -131,7 +132,7 @@ class RemoteScorer(ABC):
 
     def score_all(self, passages: Sequence[Passage]) -> Iterator[Answer]:
         """See :meth:`sona.attribution.scorer.PassagesScorer.score_all`. The first is asked alone, the others together;
-        when the server is gone, so is the rest.
+        once the server is gone, what has no answer yet is not asked.
         """
         if not passages:
             return
@@ -141,21 +142,35 @@ class RemoteScorer(ABC):
         try:
             whole = self._checked(client, passages[0])
             yield 0, whole.scores
-            waiting = {pool.submit(self._checked, client, one): at for at, one in enumerate(passages[1:], 1)}
-            for done in as_completed(waiting):
-                yield waiting[done], self._told(done, whole)
+            gone = _Gone()
+            asked = {pool.submit(self._unless, gone, client, one): at for at, one in enumerate(passages[1:], 1)}
+            for done in as_completed(asked):
+                told = self._told(done, whole)
+                if isinstance(told, _GoneError):
+                    client.close()  # wakes the requests that are under way
+                else:
+                    yield asked[done], told
+            if gone.why is not None:
+                raise gone.why
         finally:
-            client.close()  # wakes the requests that are under way
+            client.close()
             pool.shutdown(cancel_futures=True)
+
+    def _unless(self, gone: _Gone, client: HttpClient, passage: Passage) -> Values:
+        if gone.why is not None:
+            raise gone.why
+        try:
+            return self._checked(client, passage)
+        except _GoneError as error:
+            gone.tell(error)
+            raise
 
     def _told(self, done: Future[Values], whole: Values) -> Scores | SonaError:
         try:
             values = done.result()
-        except _GoneError:
-            raise
         except SonaError as error:
             return error
-        if values.by != whole.by:
+        if values.scores and values.by != whole.by:
             return ScoringError(
                 f"{self.name}: {values.by} answered, and {whole.by} for the whole context; the two can't be compared, "
                 "so score again when no version is changed, or without adapters that a router picks"
@@ -209,7 +224,8 @@ class RemoteScorer(ABC):
             if "vocab" in said or "token id" in said:
                 return UnknownTokenError(f"{self.name}: tokenizer mismatch: {error.said}")
             return InvalidInputError(f"{self.name}: {error}")
-        gone = isinstance(error, UnreachableError) or (isinstance(error, RemoteRefusedError) and error.again)
+        # A 500 may be of this passage alone: NaN is no JSON. The others come from what stands before a dead server.
+        gone = isinstance(error, UnreachableError) or (isinstance(error, RemoteRefusedError) and error.status in GONE)
         return (_GoneError if gone else ScoringError)(f"{self.name}: {error}")
 
     def values_of(self, passage: Passage, found: Callable[[int], float | None]) -> Scores:
@@ -255,7 +271,18 @@ class RemoteScorer(ABC):
 
 
 class _GoneError(ScoringError):
-    """The server can't be reached any more: what else was asked is not tried."""
+    """The server can't be reached any more."""
+
+
+class _Gone:
+    """Shared by the threads of one call."""
+
+    why: _GoneError | None = None
+
+    def tell(self, error: _GoneError) -> None:
+        """The first reason is the true one: the others come from closing the client."""
+        if self.why is None:
+            self.why = error
 
 
 class Model(msgspec.Struct, frozen=True):

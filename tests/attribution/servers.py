@@ -158,7 +158,9 @@ def served(answers: dict[str, Callable[[Body], object]]) -> Iterator[Server]:
             self.answer({})
 
         def do_POST(self) -> None:
-            self.answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if body:  # else its sender has hung up
+                self.answer(json.loads(body))
 
         def answer(self, body: Body) -> None:
             said = server.respond(self.path, body)

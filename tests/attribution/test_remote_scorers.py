@@ -212,6 +212,23 @@ def test_value_that_is_no_log_probability_fails_its_passage_alone(bad: float | N
     assert np.isfinite(found.dropped[1]).all()
 
 
+@pytest.mark.parametrize(("status", "failed"), [(500, {0}), (429, {0}), (400, {0}), (503, {0, 1}), (502, {0, 1})])
+def test_refusal_of_one_passage_is_told_apart_from_a_server_that_is_gone(status: int, failed: set[int]) -> None:
+    with served(SONA) as server:
+        scorer = scorer_of("sona", server, at_once=1)
+        scorer.probe()
+        second = len(server.asked) + 2
+
+        def refuse(said: Any) -> Any:
+            if len(server.asked) == second:
+                raise RefusedError(status, "no")
+            return said
+
+        server.changes = refuse
+        found = total_log_probs(CONTEXT, codec(), scorer, EACH)
+    assert set(found.failures) == failed
+
+
 def spoiled(server: Server, bad: float | None) -> Callable[[Any], Any]:
     """The second passage from now on has one bad value."""
     second = len(server.asked) + 2
@@ -324,3 +341,10 @@ def test_failure_of_the_whole_context_is_told_and_nothing_more_is_asked(kind: st
     found = total_log_probs(CONTEXT, codec(), scorer, EACH)
     assert all("no answer" in why for why in found.failures.values())
     assert len(server.asked) == before + 1
+
+
+def test_variant_without_responses_is_no_other_version() -> None:
+    one = passage()
+    with served(SONA) as server:
+        found = dict(scorer_of("sona", server).score_all([one, Passage(one.ids, ())]))
+    assert found[1] == []
