@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 # npm and PyPI packages that the benchmarks compare with; none is needed to use or to test sona.
 PEERS_NPM := @ruvector/sona@0.1.8
-PEERS_PYPI :=
+PEERS_PYPI := context-cite==0.0.4
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help

@@ -6,7 +6,7 @@ The ways, from the fastest to the one that always works:
   variants side by side (:mod:`sona.attribution.packed`); for plain causal attention.
 * ``walked``: the same by the model's own cache, one variant after the other (:mod:`sona.attribution.walked`); for
   sliding windows, recurrent states and all else that continues rightly from a cache.
-* ``plain``: a full pass for each.
+* ``plain``: a full pass for each, all its tokens at once.
 
 In all of them the output head runs on the responses' rows alone. Which one fits is not read off the model's name: each
 is tried once on a short passage and must give what full passes give.
@@ -150,6 +150,12 @@ class LeaveOneOut:
                         self._find_way(tree)
                     assert self._way is not None
                     yield tree, self._way
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                raise ScoringError(
+                    f"scorer: out of memory with {self.step_tokens} tokens at once; lower step_tokens or chunk_tokens"
+                ) from error
             finally:
                 self._user = 0
 
@@ -173,6 +179,11 @@ class LeaveOneOut:
                 self._way, self._floor = way, max(FLOORS.get(dtype, FLOOR), 4.0 * total)
                 return
         raise ScoringError(f"way: {ways[0]!r} is wrong for this model, by {apart:.2g} nats a token; leave it out")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU torch raises a plain RuntimeError.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def prompt_of(passage: Passage) -> Int32:

@@ -17,8 +17,8 @@ from sona.checks import Int32
 from sona.errors import InvalidInputError
 from sona.ports import ModelTree
 
-LIVE_TOKENS = 2**18
-"""Of all variants together, beyond what they share with the whole: of a model with 100 KB a token 26 GB."""
+LIVE_TOKENS = 2**16
+"""Of all variants together, beyond what they share with the whole: of a model with 100 KB a token 6.5 GB."""
 
 
 @dataclass(eq=False)

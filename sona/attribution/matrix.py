@@ -33,7 +33,8 @@ class Row:
 
     key: str
     nats: Float64
-    """Signed, float64 (responses,): 0 where the memory came after the response, NaN where there is no score."""
+    """Signed, float64 (responses,): 0 where the memory came after the response or stands in another chunk of a long
+    context, NaN where there is no score."""
     failure: str = ""
     """Why there are none, or not all; empty where there are."""
 

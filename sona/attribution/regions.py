@@ -22,7 +22,7 @@ CharRange = tuple[int, int]
 Render = Callable[[tuple[Message, ...]], str]
 OPENS_THINKING, CLOSES_THINKING = "<think>", "</think>"
 MARKS = tuple(chr(code) for code in range(0xE100, 0xE140))  # private use: Unicode gives them no meaning
-STAND_IN = "\u241e sona \u241e"
+STAND_IN = "\u241e\u2424\u241e"  # symbols: nothing that a template would make upper case or trim
 
 
 @dataclass(frozen=True)
