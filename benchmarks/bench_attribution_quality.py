@@ -15,7 +15,8 @@ package of that method with its own masks and solver, fit a sparse linear model.
 memory is a right one, ``topk`` the share of right ones among as many as there are. ``lds`` is Spearman's correlation
 between the log-odds in 32 ablations that no method saw and what the weights foretell. ``warning.recall`` is how often
 the redundancy warning fires on duplicated facts, ``warning.false_rate`` on unique ones, ``warning.group`` how often the
-memories that it names are exactly the two.
+memories that it names are exactly the two. ``loo_nats`` is what the heaviest memory gave by itself, ``whole_nats``
+what all gave together: of a fact told twice, ``loo`` may put a copy first by a hair.
 
 Method, evidence (a folder with labelled conversations or articles). Ten memories to a question, of which some hold the
 answer, and the right answer as the response, scored by ``--model``. Beside the methods stands ``embedding``: cosines of
@@ -134,6 +135,8 @@ def _note(found: dict[str, list[float]], kind: Kind, case: Case, measured: Measu
         found[f"quality.{kind}.{method}_top1"].append(precision_at(weights, case.support, 1))
         found[f"quality.{kind}.{method}_topk"].append(precision_at(weights, case.support, len(case.support)))
         found[f"quality.{kind}.lds.{method}"].append(lds(weights, measured.kept, measured.log_odds))
+    found[f"quality.{kind}.loo_nats"].append(float(measured.weights["loo"].max()))
+    found[f"quality.{kind}.whole_nats"].append(measured.whole_nats)
     if kind == "unique":
         found["warning.false_rate"].append(float(measured.warned))
     else:
@@ -151,10 +154,11 @@ def _tables(call: Call) -> None:
                 [f"quality.{kind}.{method}_top1", f"quality.{kind}.{method}_topk", f"quality.{kind}.lds.{method}"]
             ]
         ]
-        answered = spread(call.values(f"quality.{kind}.answered"))
-        call.table(
-            f"Facts, {kind}", ["method", "top-1", "top-k", "LDS"], rows, f"questions answered rightly: {answered}"
+        answered, single, whole = (
+            spread(call.values(f"quality.{kind}.{name}")) for name in ("answered", "loo_nats", "whole_nats")
         )
+        note = f"answered rightly: {answered}; nats of the heaviest memory by itself {single}, of all {whole}"
+        call.table(f"Facts, {kind}", ["method", "top-1", "top-k", "LDS"], rows, note)
     names = ("recall", "false_rate", "group")
     call.table("Redundancy warning", names, [[spread(call.values(f"warning.{name}")) for name in names]])
 
@@ -162,8 +166,8 @@ def _tables(call: Call) -> None:
 def _evidence(call: Call, folder: Path, name: str) -> None:
     model = LocalModel("tiny" if name == "shipped" else name, ServeConfig(device=call.options.device))
     vectors = None if call.options.embeddings is None else WordVectors(call.options.embeddings)
-    found: dict[str, list[float]] = defaultdict(list)
     key = f"evidence.{folder.name}" if len(call.models) == 1 else f"evidence.{folder.name}.{Path(name).name}"
+    found: dict[str, list[float]] = defaultdict(list)
     try:
         scorer = LeaveOneOut(model)
         for place, item in enumerate(islice(read_items(folder, 0), QUICK_QUESTIONS if call.quick else QUESTIONS)):
@@ -171,31 +175,39 @@ def _evidence(call: Call, folder: Path, name: str) -> None:
                 call.progress(f"{folder.name}, {name}: question {place}")
             short = fitted(item, model, model.max_tokens)
             measured = measure(short.context(), model, scorer, place)
-            weights = {**measured.weights, EMBEDDING: _cosines(short, model, vectors)}
-            for method, of_each in weights.items():
-                found[f"{key}.{method}_top1"].append(precision_at(of_each, short.evidence, 1))
-                found[f"{key}.{method}_topk"].append(precision_at(of_each, short.evidence, len(short.evidence)))
-                if method != EMBEDDING:
-                    found[f"{key}.lds.{method}"].append(lds(of_each, measured.kept, measured.log_odds))
-            found[f"{key}.nats"].append(measured.whole_nats)
-            found[f"{key}.cut"].append(float(short.cut))
-            found[f"{key}.chance"].append(len(short.evidence) / len(short.memories))
+            _note_evidence(found, key, short, measured, _cosines(short, model, vectors))
     finally:
         model.close()
     for one, values in found.items():
         call.result(one, float(np.mean(values)))
-    columns = ["method", "top-1", "top-k", "LDS"]
+    _evidence_table(call, key, f"Evidence, {folder.name}, {name}")
+
+
+def _note_evidence(found: dict[str, list[float]], key: str, item: Item, measured: Measured, cosines: Float64) -> None:
+    for method, weights in {**measured.weights, EMBEDDING: cosines}.items():
+        found[f"{key}.{method}_top1"].append(precision_at(weights, item.evidence, 1))
+        found[f"{key}.{method}_topk"].append(precision_at(weights, item.evidence, len(item.evidence)))
+    for method, weights in measured.weights.items():
+        found[f"{key}.lds.{method}"].append(lds(weights, measured.kept, measured.log_odds))
+    found[f"{key}.nats"].append(measured.whole_nats)
+    found[f"{key}.cut"].append(float(item.cut))
+    found[f"{key}.chance"].append(len(item.evidence) / len(item.memories))
+
+
+def _evidence_table(call: Call, key: str, title: str) -> None:
+    def shown(part: str, digits: int = 3) -> str:
+        return spread(call.values(f"{key}.{part}"), digits)
+
     rows = [
-        [
-            method,
-            *(spread(call.values(f"{key}.{part}")) for part in (f"{method}_top1", f"{method}_topk", f"lds.{method}")),
-        ]
+        [method, shown(f"{method}_top1"), shown(f"{method}_topk"), shown(f"lds.{method}")]
         for method in (*METHODS, EMBEDDING)
         if call.values(f"{key}.{method}_top1")
     ]
-    nats, chance, cut = (spread(call.values(f"{key}.{part}"), 2) for part in ("nats", "chance", "cut"))
-    note = f"all memories give the right answer {nats} nats; top-1 by chance {chance}; share of questions cut {cut}"
-    call.table(f"Evidence, {folder.name}, {name}", columns, rows, note)
+    note = (
+        f"all memories give the right answer {shown('nats', 2)} nats; top-1 by chance {shown('chance', 2)}; share of "
+        f"questions cut {shown('cut', 2)}"
+    )
+    call.table(title, ["method", "top-1", "top-k", "LDS"], rows, note)
 
 
 def _cosines(item: Item, model: LocalModel, vectors: WordVectors | None) -> Float64:
