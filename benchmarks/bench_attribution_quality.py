@@ -16,7 +16,8 @@ memory is a right one, ``topk`` the share of right ones among as many as there a
 between the log-odds in 32 ablations that no method saw and what the weights foretell. ``warning.recall`` is how often
 the redundancy warning fires on duplicated facts, ``warning.false_rate`` on unique ones, ``warning.group`` how often the
 memories that it names are exactly the two. ``loo_nats`` is what the heaviest memory gave by itself, ``whole_nats``
-what all gave together: of a fact told twice, ``loo`` may put a copy first by a hair.
+what all gave together. Of a fact told twice ``loo`` may put a copy first by a hair, so ``found`` counts a right one
+only where its weight is above the noise, as a finding must be.
 
 Method, evidence (a folder with labelled conversations or articles). Ten memories to a question, of which some hold the
 answer, and the right answer as the response, scored by ``--model``. Beside the methods stands ``embedding``: cosines of
@@ -135,6 +136,10 @@ def _note(found: dict[str, list[float]], kind: Kind, case: Case, measured: Measu
         found[f"quality.{kind}.{method}_top1"].append(precision_at(weights, case.support, 1))
         found[f"quality.{kind}.{method}_topk"].append(precision_at(weights, case.support, len(case.support)))
         found[f"quality.{kind}.lds.{method}"].append(lds(weights, measured.kept, measured.log_odds))
+    for method, floor in measured.floors.items():
+        weights = measured.weights[method]
+        above = float(weights.max() > floor)
+        found[f"quality.{kind}.{method}_found"].append(above * precision_at(weights, case.support, 1))
     found[f"quality.{kind}.loo_nats"].append(float(measured.weights["loo"].max()))
     found[f"quality.{kind}.whole_nats"].append(measured.whole_nats)
     if kind == "unique":
@@ -146,19 +151,17 @@ def _note(found: dict[str, list[float]], kind: Kind, case: Case, measured: Measu
 
 def _tables(call: Call) -> None:
     for kind in KINDS:
+        parts = ("{}_top1", "{}_found", "{}_topk", "lds.{}")
         rows = [
-            [method, *(spread(call.values(key)) for key in keys)]
+            [method, *(spread(call.values(f"quality.{kind}.{part.format(method)}")) for part in parts)]
             for method in METHODS
             if call.values(f"quality.{kind}.{method}_top1")
-            for keys in [
-                [f"quality.{kind}.{method}_top1", f"quality.{kind}.{method}_topk", f"quality.{kind}.lds.{method}"]
-            ]
         ]
         answered, single, whole = (
             spread(call.values(f"quality.{kind}.{name}")) for name in ("answered", "loo_nats", "whole_nats")
         )
         note = f"answered rightly: {answered}; nats of the heaviest memory by itself {single}, of all {whole}"
-        call.table(f"Facts, {kind}", ["method", "top-1", "top-k", "LDS"], rows, note)
+        call.table(f"Facts, {kind}", ["method", "top-1", "found", "top-k", "LDS"], rows, note)
     names = ("recall", "false_rate", "group")
     call.table("Redundancy warning", names, [[spread(call.values(f"warning.{name}")) for name in names]])
 

@@ -31,6 +31,8 @@ class Measured:
 
     weights: dict[str, Float64]
     """By method (memories,)."""
+    floors: dict[str, float]
+    """By method, where it says what is noise: nothing below it is a finding."""
     whole_nats: float
     """What all memories together gave the answer."""
     warned: bool
@@ -57,6 +59,7 @@ def measure(context: Context, codec: Codec, scorer: Scorer, seed: int, peer: Con
         "strip_all": np.full(len(singles), whole / len(singles)),
         **{name: found.weights[:, 0] for name, found in ablated.items()},
     }
+    floors = {"loo": matrix.noise_floor, **{name: float(found.noise_floor[0]) for name, found in ablated.items()}}
     if peer is not None:
         weights[PEER] = _by_peer(peer, context)
     warned = bool(redundancies(matrix))
@@ -64,7 +67,7 @@ def measure(context: Context, codec: Codec, scorer: Scorer, seed: int, peer: Con
     kept = random_masks(len(singles), HELD_OUT, HELD_OUT_SEED + seed)
     totals = total_log_probs(context, codec, scorer, [drop_of(context, row) for row in kept])
     odds = log_odds(totals.dropped[:, 0], scorer.noise_floor)
-    return Measured(weights, whole, warned, group, kept, odds)
+    return Measured(weights, floors, whole, warned, group, kept, odds)
 
 
 def _by_peer(peer: ContextCite, context: Context) -> Float64:
