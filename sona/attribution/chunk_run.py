@@ -96,7 +96,9 @@ class ChunkRun:
     def _found(self, row: int, whole: Totals, without: Totals) -> Found:
         tokens = {index: end - start for index, (start, end) in self._base.responses.items()}
         both = whole.keys() & without.keys()
-        effects = {index: Effect(index, whole[index] - without[index], tokens[index]) for index in sorted(both)}
+        effects = {
+            index: Effect(index, whole[index] - without[index], tokens[index], whole[index]) for index in sorted(both)
+        }
         return Found(self._waiting.pop(row), effects)
 
     def _failure(self, number: int, reason: str) -> Found:

@@ -16,6 +16,8 @@ class Effect:
     """Signed: above 0 what was left out made the response likelier."""
     tokens: int
     """The response's, without thinking."""
+    whole_nats: float = float("nan")
+    """Log p of the response with everything there; NaN where that is not told."""
 
     @property
     def divergence(self) -> float:
