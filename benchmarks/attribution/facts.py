@@ -18,7 +18,7 @@ TASK = 1
 FACT = re.compile(r"(\w+) ([\w ]+) to the (\w+)\.")
 LEAST_FACTS = 4  # fewer leave little to tell apart
 MOST_FACTS = 12
-BELOW = {"glue": "\n\n"}  # in the message of the segment before, after a blank line
+BELOW = "\n\n"  # in the message of the segment before, after a blank line
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Case:
     def context(self) -> Context:
         """Every fact a memory in the user's message, then the question with its answer."""
         memories = [
-            Segment("memory", fact.text, key=key_of(place), **(BELOW if place else {"role": "user"}))
+            Segment("memory", fact.text, key=key_of(place), role="" if place else "user", glue=BELOW if place else None)
             for place, fact in enumerate(self.facts)
         ]
-        return Context((*memories, Segment("user", self.question, **BELOW), Segment("assistant", self.where)))
+        return Context((*memories, Segment("user", self.question, glue=BELOW), Segment("assistant", self.where)))
 
 
 def key_of(place: int) -> str:

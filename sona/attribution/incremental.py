@@ -13,7 +13,8 @@ from sona.attribution.context import CONVERSATION, Context
 from sona.attribution.memories import WINDOW, responses_after, score_memory
 from sona.attribution.scorer import Scorer
 from sona.attribution.tokens import Codec, Encoded, encode
-from sona.attribution.weights import KEEP, MemoryWeight, WeightStore, first_weight
+from sona.attribution.weights import KEEP, WeightStore, after, first_weight
+from sona.candidate import MemoryWeight
 from sona.errors import InvalidInputError, SonaError
 
 CUT_OFF = 0.6
@@ -108,7 +109,7 @@ def score_incremental(
                 context, codec, scorer, key, window=settings.window, chunk_tokens=settings.chunk_tokens
             )
             nats = found.weight
-            weight = known.after(nats, at_ns, settings.keep) if known else first_weight(key, nats, at_ns)
+            weight = after(known, nats, at_ns, settings.keep) if known else first_weight(key, nats, at_ns)
             store.write_weight(weight)
         except SonaError as error:
             yield Scored(key, "failed", str(error))

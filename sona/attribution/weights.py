@@ -5,35 +5,19 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from sona.checks import check_count, check_id, check_number, check_time
+import msgspec
+
+from sona.candidate import MemoryWeight
 from sona.errors import InvalidInputError
-from sona.types import Record
 
 KEEP = 0.7
 """Of the earlier weight, at each new score."""
 
 
-class MemoryWeight(Record, kw_only=True):
-    """One memory's worth."""
-
-    key: str
-    weight: float
-    """Nats: an exponentially weighted mean of what it was worth each time."""
-    last_scored_ns: int
-    """Nanoseconds since 1970."""
-    times: int = 1
-    """How often it was scored."""
-
-    def __post_init__(self) -> None:
-        check_id(self.key, "memory key")
-        check_number(self.weight, "memory weight", 0.0)
-        check_time(self.last_scored_ns, "last_scored_ns")
-        check_count(self.times, "times")
-
-    def after(self, nats: float, at_ns: int, keep: float = KEEP) -> MemoryWeight:
-        """The weight with one more score."""
-        weight = keep * self.weight + (1.0 - keep) * nats
-        return MemoryWeight(key=self.key, weight=weight, last_scored_ns=at_ns, times=self.times + 1)
+def after(known: MemoryWeight, nats: float, at_ns: int, keep: float = KEEP) -> MemoryWeight:
+    """The weight with one more score."""
+    weight = keep * known.weight + (1.0 - keep) * nats
+    return msgspec.structs.replace(known, weight=weight, last_scored_ns=at_ns, times=known.times + 1)
 
 
 def first_weight(key: str, nats: float, at_ns: int) -> MemoryWeight:

@@ -10,7 +10,8 @@ import pytest
 from sona.attribution.dependence import score_dependence
 from sona.attribution.incremental import Incremental, Scored, score_incremental
 from sona.attribution.scorer import Range, Scores
-from sona.attribution.weights import MemoryWeight, WeightsInMemory, first_weight
+from sona.attribution.weights import WeightsInMemory, first_weight
+from sona.candidate import MemoryWeight
 from sona.checks import Int32
 from sona.errors import InvalidInputError, ScoringError
 from sona.ports import Spelled

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from sona.attribution.context import ALL_MEMORIES, Drop
 from sona.attribution.layout import lay_out
-from sona.attribution.marked import MemorySpan, find_spans, from_messages, from_trajectory, spans_as_text
+from sona.attribution.marked import from_messages, from_trajectory
 from sona.errors import InvalidInputError
+from sona.memory_spans import MemorySpan, find_spans, spans_as_text
 from sona.types import Message, ToolCall, Trajectory
 
 CALL = ToolCall(name="look", arguments='{"at": "sky"}', id="c1")
