@@ -380,6 +380,13 @@ class CycleConfig(Settings, kw_only=True):
 class CandidatesConfig(Settings, kw_only=True):
     """Answers that depend on memory: how they are found, and how approved ones get into the weights."""
 
+    watch: bool = False
+    """Score each recorded turn that marks its memories, in the background, by the served model: it takes passes of the
+    model, so it is off until it is wanted."""
+    max_age_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 3600.0
+    """A memory whose weight is younger is not weighed again."""
+    weighed_a_turn: Annotated[int, Meta(ge=0, le=1_000_000)] = 4
+    """With each turn so many of its memories are weighed anew at most, two passes each, the oldest weights first."""
     share: Annotated[float, Meta(ge=0.01, le=0.9)] = 0.25
     """Share of each batch that is drawn from approved answers, where a cycle has some; of a cycle that has nothing else
     that is new it is all but replay and probes."""

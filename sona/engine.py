@@ -40,10 +40,11 @@ from sona.importing import ImportCounts, import_file
 from sona.intake import Intake, Receipt
 from sona.loops.full.base import TrainableBase
 from sona.loops.full.desk import TrainingDesk
+from sona.memories import Memories, check_watch
 from sona.memory_spans import show
 from sona.parts import Parts
 from sona.patterns import BestRoute, Recall
-from sona.ports import MemoryWeights, Report, Stored, ignore_progress
+from sona.ports import Report, Stored, ignore_progress
 from sona.reviewing import Review
 from sona.status import EngineStatus, read_status
 from sona.stoppable import open_or_close
@@ -91,12 +92,14 @@ def open(
 
     Raises:
         ConfigError: of ``config``. What starting raises, see :class:`Engine`.
-        InvalidInputError: ``path`` is empty, or no path; ``model`` is neither a text nor a path; or ``distill`` is no
-            function, or one that has to be awaited.
+        InvalidInputError: ``path`` is empty, or no path; ``model`` is neither a text nor a path, or none where
+            ``candidates.watch`` wants one; or ``distill`` is no function, or one that has to be awaited.
     """
     _check_distiller(distill)
     _check_model(model)
-    return Engine(folder_of(path), model, settings_of(config), distill)
+    settings = settings_of(config)
+    check_watch(settings.candidates, model)
+    return Engine(folder_of(path), model, settings, distill)
 
 
 def _check_distiller(distill: object) -> None:
@@ -142,6 +145,7 @@ class Engine:
         self._intake: Intake
         self._cycles: Cycles
         self._host: TrajectoryHost
+        self._memories: Memories
         self._review: Review
         self._training: TrainingDesk
 
@@ -160,7 +164,8 @@ class Engine:
         parts = await open_or_close(lambda: Parts.start(self.path, self._model_name, self.config), Parts.close)
         self._intake = Intake(parts, self.config.recording)
         self._cycles = Cycles(parts, self.config, self._model_name, self._distill)
-        self._host = TrajectoryHost(parts, self._intake, self.config.serve)
+        self._memories = Memories(parts.store.memory_weights, parts.model, self.config.candidates)
+        self._host = TrajectoryHost(parts, self._intake, self.config.serve, self._memories.ranking)
         self._review = Review(
             parts.store,
             self.config.candidates,
@@ -171,6 +176,8 @@ class Engine:
         )
         self._training = TrainingDesk(self.path, self._trainable, self.config)
         self._parts = parts
+        if self.config.candidates.watch:
+            await self._in_thread(self._review.watch, self._memories)
         return self
 
     async def aclose(self) -> None:
@@ -426,15 +433,18 @@ class Engine:
         limit = self._host.limit(max_new_tokens)
         return await self._in_thread(functools.partial(model.generate_batch, max_new_tokens=limit), prompts)
 
-    async def recall(self, query: Query, k: int = 5) -> list[Recall]:
+    async def recall(self, query: Query, k: int = 5, *, source: str = "default") -> list[Recall]:
         """The ``k`` patterns nearest to a query, nearest first, each with what is known of it as text for a prompt; []
-        before the first cycle. :func:`sona.bank.prompting.in_prompt` puts several into a number of tokens;
-        ``engine.bank.recall`` finds them without texts, in microseconds.
+        before the first cycle. Where a pattern was given to the model as a memory under its id, and scored, what it was
+        worth to ``source`` counts as well (:meth:`sona.memories.Memories.ranking`).
+        :func:`sona.bank.prompting.in_prompt` puts several into a number of tokens; ``engine.bank.recall`` finds them
+        without texts, in microseconds.
 
         Args:
             query: a text or conversation, embedded by the model; or an embedding (width,) of the host's own, as an
                 array or a list of floats.
             k: at most so many.
+            source: whose memories.
 
         Raises:
             ModelError: a text, and the engine has no model to embed it with.
@@ -442,7 +452,7 @@ class Engine:
             InvalidInputError: an embedding that is not finite, or an empty text.
         """
         self._started()
-        return await self._host.recall(_checked(query), k)
+        return await self._host.recall(_checked(query), k, source)
 
     async def best_route(
         self,
@@ -514,9 +524,10 @@ class Engine:
         return self._review
 
     @property
-    def memories(self) -> MemoryWeights:
-        """What memories were worth so far."""
-        return self._started().store.memory_weights
+    def memories(self) -> Memories:
+        """What memories are worth: weights so far, which to prune, and scores."""
+        self._started()
+        return self._memories
 
     @property
     def version(self) -> Version:

@@ -82,19 +82,24 @@ def with_memories(messages: Sequence[Message], memories: Mapping[str, str]) -> t
 
 
 def without_memories(messages: Sequence[Message], spans: Sequence[MemorySpan]) -> tuple[Message, ...]:
-    """The conversation without what lies in ``spans``; a message of which only white space remains goes with it,
-    unless it is a tool's, or all would.
+    """The conversation without what lies in ``spans``, and the white space before each, or where it begins a message
+    the white space after it; a message of which only white space remains goes with it, unless it is a tool's, or all
+    would.
     """
     kept: list[Message] = []
     for place, message in enumerate(messages):
         own = sorted((span for span in spans if span.message == place), key=lambda span: -span.start)
         content = message.content
         for span in own:
-            content = content[: span.start] + content[span.end :]
+            content = _joined(content[: span.start].rstrip(), content[span.end :])
         if own and not content.strip() and message.role != "tool":
             continue
-        kept.append(msgspec.structs.replace(message, content=content.strip()) if own else message)
+        kept.append(msgspec.structs.replace(message, content=content) if own else message)
     return tuple(kept) or tuple(messages)
+
+
+def _joined(before: str, after: str) -> str:
+    return before + after if before else after.lstrip()
 
 
 class Shown(NamedTuple):

@@ -25,8 +25,10 @@ from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts
 from sona.intake import Receipt
 from sona.loop_thread import LoopThread
+from sona.loops.full.desk import TrainingDesk
+from sona.memories import Memories
 from sona.patterns import BestRoute, Recall
-from sona.ports import MemoryWeights, Report, Stored, ignore_progress
+from sona.ports import Report, Stored, ignore_progress
 from sona.reviewing import Review
 from sona.status import EngineStatus
 from sona.storage.backup import Backup
@@ -163,9 +165,9 @@ class SyncEngine:
             functools.partial(self._engine.generate_batch, conversations, max_new_tokens=max_new_tokens)
         )
 
-    def recall(self, query: Query, k: int = 5) -> list[Recall]:
+    def recall(self, query: Query, k: int = 5, *, source: str = "default") -> list[Recall]:
         """See :meth:`sona.Engine.recall`."""
-        return self._started().call(self._engine.recall, query, k)
+        return self._started().call(functools.partial(self._engine.recall, query, k, source=source))
 
     def best_route(
         self,
@@ -241,7 +243,12 @@ class SyncEngine:
         return self._engine.candidates
 
     @property
-    def memories(self) -> MemoryWeights:
+    def training(self) -> TrainingDesk:
+        """See :attr:`sona.Engine.training`."""
+        return self._engine.training
+
+    @property
+    def memories(self) -> Memories:
         """See :attr:`sona.Engine.memories`."""
         return self._engine.memories
 

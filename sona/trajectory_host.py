@@ -31,13 +31,15 @@ log = logging.getLogger("sona.engine")
 Query = Sequence[Message] | Float32
 """A conversation, or its embedding (width,)."""
 T = TypeVar("T")
+Ranking = Callable[[str], Callable[[str, float], float]]
+"""Of a source: by what recalled patterns are sorted, from a pattern's id and its similarity."""
 
 
 class TrajectoryHost:
     """The :class:`sona.hooks.trajectory.Host` of one open engine; on any event loop."""
 
-    def __init__(self, parts: Parts, intake: Intake, settings: ServeConfig) -> None:
-        self._parts, self._intake, self._settings = parts, intake, settings
+    def __init__(self, parts: Parts, intake: Intake, settings: ServeConfig, ranking: Ranking) -> None:
+        self._parts, self._intake, self._settings, self._ranking = parts, intake, settings, ranking
         self.opened = intake.opened
         self.closed = intake.closed
         self.ended_late = intake.ended_late
@@ -61,11 +63,17 @@ class TrajectoryHost:
             return None
         return np.asarray(vectors[0])
 
-    async def recall(self, query: Query, k: int) -> list[Recall]:
+    async def recall(self, query: Query, k: int, source: str) -> list[Recall]:
         """See :meth:`sona.Engine.recall`."""
-        model = self._parts.model
+        model, rank = self._parts.model, self._ranking(source)
         count_tokens = None if model is None else model.count_tokens
-        return await self.ask(query, lambda bank, at: [with_text(one, count_tokens) for one in bank.recall(at, k)])
+
+        def nearest(bank: Bank, at: Float32) -> list[Recall]:
+            found = bank.recall(at, 2 * k)  # one of them may be worth more than one that is nearer
+            found = sorted(found, key=lambda one: -rank(one.pattern.id, one.similarity))[:k]
+            return [with_text(one, count_tokens) for one in found]
+
+        return await self.ask(query, nearest)
 
     async def ask(self, query: Query, question: Callable[[Bank, Float32], T]) -> T:
         """What ``question`` gets from the bank in force for a query's embedding.
@@ -88,10 +96,10 @@ class TrajectoryHost:
             )
         return query
 
-    async def recall_quietly(self, query: Query, k: int) -> list[Recall]:
+    async def recall_quietly(self, query: Query, k: int, source: str) -> list[Recall]:
         """As :meth:`recall`; [], counted, where it failed for another reason than what it was given."""
         try:
-            return await self.recall(query, k)
+            return await self.recall(query, k, source)
         except SonaError:
             raise
         except Exception:  # a host can answer without what is known

@@ -32,7 +32,7 @@ def test_a_memory_goes_to_the_end_of_the_systems_message_or_into_one_of_its_own(
 
 def test_one_that_stands_in_the_messages_stays_where_it_is() -> None:
     messages = said(("user", "I like tea. You know: likes tea. What now?"))
-    shown = show(messages, {"a": "likes tea. "})
+    shown = show(messages, {"a": "likes tea."})
     assert shown.messages == messages
     assert shown.question == said(("user", "I like tea. You know: What now?"))
 

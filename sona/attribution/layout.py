@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sona.attribution.context import CONVERSATION, NOTHING, Context, Drop, Segment
+from sona.attribution.context import CONVERSATION, MAY_BE_EMPTY, NOTHING, Context, Drop, Segment
 from sona.types import Message
 
 BLANK_LINE = "\n\n"
@@ -35,15 +35,19 @@ class Laid:
 
 def lay_out(context: Context, drop: Drop = NOTHING) -> tuple[Laid, ...]:
     """The messages of what remains after ``drop``. How segments share messages follows from the full context, so that
-    what is dropped moves nothing else; a message of which nothing is left is gone.
+    what is dropped moves nothing else; a message of which nothing is left, or only white space, is gone.
     """
     kept = set(context.kept(drop))
     laid = []
     for group in _groups(context):
         parts = [part for part in group if part.index in kept]
-        if parts:
+        if parts == group or any(_says(context.segments[part.index]) for part in parts):
             laid.append(_joined(context, group, parts))
     return tuple(laid)
+
+
+def _says(segment: Segment) -> bool:
+    return bool(segment.text.strip()) or segment.kind in MAY_BE_EMPTY
 
 
 def _groups(context: Context) -> list[list[Part]]:

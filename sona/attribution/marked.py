@@ -61,7 +61,9 @@ def _check_spans(spans: Sequence[MemorySpan], message: Message) -> None:
 def _cut(
     message: Message, spans: Sequence[MemorySpan], at_ns: int | None, *, opening: bool, after_memory: bool
 ) -> Iterator[Segment]:
-    """The message as segments; the first begins it, the others continue it without anything between."""
+    """The message as segments; the first begins it, the others continue it. White space around a memory is what stands
+    between it and its neighbours, so that it goes with the memory.
+    """
     kind = ("identity" if after_memory else "system") if opening else message.role
     if kind in SYSTEM_ROLES and not opening:
         kind = "user"  # amid the conversation: what the host said
@@ -73,11 +75,14 @@ def _cut(
         yield Segment("tool", "", at_ns=at_ns, role="tool", **extra)  # it stays, empty, when the memory goes
         begins = False
     for span, text in texts:
-        if span.start > reached:
-            yield _piece(kind, message.content[reached : span.start], message, at_ns, begins, extra)
+        between = message.content[reached : span.start]
+        said = between.rstrip() if between.strip() or not begins else between
+        glue = between[len(said) :]
+        if said:
+            yield _piece(kind, said, message, at_ns, begins, extra)
             begins = False
-        glue = None if begins else ""
-        yield Segment("memory", text, key=span.key, at_ns=at_ns, role=message.role if begins else "", glue=glue)
+        role, before = (message.role, None) if begins else ("", glue)
+        yield Segment("memory", text, key=span.key, at_ns=at_ns, role=role, glue=before)
         begins, reached = False, span.end
         kind = "identity" if kind == "system" else kind
     if reached < len(message.content) or begins:
@@ -88,7 +93,8 @@ def _piece(
     kind: str, text: str, message: Message, at_ns: int | None, begins: bool, extra: Mapping[str, Any]
 ) -> Segment:
     if not begins:
-        return Segment(kind, text, at_ns=at_ns, glue="")
+        said = text.lstrip() or text
+        return Segment(kind, said, at_ns=at_ns, glue=text[: len(text) - len(said)])
     return Segment(kind, text, at_ns=at_ns, role=message.role, **extra)
 
 

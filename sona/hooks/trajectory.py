@@ -30,8 +30,10 @@ class Host(Protocol):
     async def embed_quietly(self, messages: Sequence[Message]) -> Float32 | None:
         """The query's embedding; None, counted, where there is no model or it failed."""
 
-    async def recall_quietly(self, query: Sequence[Message] | Float32, k: int) -> list[Recall]:
-        """What is known of queries like this one, nearest first; [], counted, where something behind it failed."""
+    async def recall_quietly(self, query: Sequence[Message] | Float32, k: int, source: str) -> list[Recall]:
+        """What is known of queries like this one, nearest first, by what it was worth to the source; [], counted, where
+        something behind it failed.
+        """
 
     async def generate(
         self,
@@ -161,7 +163,7 @@ class OpenTrajectory:
             DimensionMismatchError: an embedding of another width than the store's.
         """
         own = self._embedding if embedding is None else np.frombuffer(pack_vector(embedding), dtype="<f4")
-        found = await self._host.recall_quietly(self.messages if own is None else own, k)
+        found = await self._host.recall_quietly(self.messages if own is None else own, k, self._source)
         self._embedding = own
         self.used((*self._recalled, *(name for one in found for name in one.ids)))
         return found

@@ -38,7 +38,7 @@ def test_memories_are_found_word_for_word_but_never_in_an_answer() -> None:
 
 def test_without_its_memories_nothing_else_is_missing() -> None:
     left = shown(from_messages(MESSAGES, MEMORIES), ALL_MEMORIES)
-    assert [one.content for one in left] == ["Help.  Be brief.", "Who is Ann?", "", " ", "Ann is nine."]
+    assert [one.content for one in left] == ["Help. Be brief.", "Who is Ann?", "", " ", "Ann is nine."]
     assert left[3].tool_call_id == "c1"
 
 
@@ -55,7 +55,7 @@ def test_a_memory_in_the_users_first_words_is_of_the_conversation() -> None:
         ("memory", 3),
         ("user", 3),
     ]
-    assert shown(context, ALL_MEMORIES) == (Message(role="user", content=" So?"),)
+    assert shown(context, ALL_MEMORIES) == (Message(role="user", content="So?"),)
 
 
 def test_a_system_message_amid_the_conversation_keeps_its_role() -> None:

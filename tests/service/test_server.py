@@ -306,6 +306,7 @@ def test_it_learns_while_it_serves_and_refuses_nothing(tmp_path: Path) -> None:
             got = client.post("/v1/chat/completions", json=chat())
             assert got.status_code == 200, got.text
             versions.append(got.headers["x-sona-version"])
+            time.sleep(0.02)  # the learner has a lower priority, and is to come to its turn
         assert client.get("/versions").json()["current"] == "v1"
         server.signal(signal.SIGTERM)
         assert server.wait() == 0, server.said

@@ -1,0 +1,280 @@
+"""What memories are worth: what ``engine.memories`` is."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager as Block
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from sona.attribution.ablate import Ablated, ablate
+from sona.attribution.context import Context
+from sona.attribution.incremental import Incremental, score_incremental
+from sona.attribution.marked import from_messages, from_trajectory
+from sona.attribution.matrix import MemoryMatrix, Row
+from sona.attribution.memories import MatrixRun, score_memories
+from sona.attribution.turns import ScoredResponse
+from sona.candidate import Mattered, MemoryWeight
+from sona.checks import Int32
+from sona.config import CandidatesConfig
+from sona.errors import InvalidInputError, ModelError, ScoringError
+from sona.memory_spans import question_of
+from sona.ports import MemoryWeights, ModelTree, Report, ignore_progress
+from sona.types import Message, Trajectory
+
+if TYPE_CHECKING:
+    from sona.attribution.leave_one_out import LeaveOneOut
+    from sona.serving.local import LocalModel
+
+KNOWN_TIMES = 3
+"""A memory that was scored so often is known."""
+
+
+class SourceWeightStore(MemoryWeights, Protocol):
+    """The store's weights."""
+
+    def of(self, source: str) -> _OfSource:
+        """Those of one source."""
+
+    def remove(self, keys: Sequence[str], source: str = "default") -> None:
+        """Forget some."""
+
+
+class _OfSource(Protocol):
+    def weight_of(self, key: str) -> MemoryWeight | None: ...
+
+    def write_weight(self, weight: MemoryWeight) -> None: ...
+
+
+class AskedModel:
+    """The served model for whoever scores: it answers with the adapter that the question without its memories is like,
+    as it did when it wrote the response.
+    """
+
+    def __init__(self, model: LocalModel) -> None:
+        self._model = model
+        self._asked = threading.local()
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest passage that it takes."""
+        return self._model.max_tokens
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens it knows."""
+        return self._model.vocab_size
+
+    def lend_tree(self, prompt: Int32) -> Block[ModelTree]:
+        """See :meth:`sona.serving.local.LocalModel.lend_tree`."""
+        question = getattr(self._asked, "question", None)
+        return self._model.lend_tree(prompt if question is None else question)
+
+    @contextmanager
+    def asked(self, question: Int32 | None) -> Iterator[None]:
+        """In the block this thread's passages are answers to ``question`` (tokens,)."""
+        self._asked.question = question
+        try:
+            yield
+        finally:
+            self._asked.question = None
+
+
+class Memories:
+    """Weights that are kept, and scores that are made. Safe to call from any thread; scoring waits for the model."""
+
+    def __init__(self, rows: SourceWeightStore, model: LocalModel | None, settings: CandidatesConfig) -> None:
+        self._rows, self._model, self._settings = rows, model, settings
+        self._asked: AskedModel | None = None
+        self._scorer: LeaveOneOut | None = None
+        if model is not None:
+            from sona.attribution.leave_one_out import LeaveOneOut  # torch is there by now, as the model is
+
+            self._asked = AskedModel(model)
+            self._scorer = LeaveOneOut(self._asked)
+
+    # ---------------------------------------------------------------------------------------------- what is kept
+
+    def get(self, key: str, source: str = "default") -> MemoryWeight | None:
+        """What a memory was worth so far; None where it was never scored."""
+        return self._rows.get(key, source)
+
+    def put(self, weights: Sequence[MemoryWeight]) -> None:
+        """Replace the weights of these memories, durably, all or none."""
+        self._rows.put(weights)
+
+    def of(self, source: str) -> _OfSource:
+        """Those of one source, for whoever scores its memories one by one."""
+        return self._rows.of(source)
+
+    def remove(self, keys: Sequence[str], source: str = "default") -> None:
+        """Forget memories that the host has no more."""
+        self._rows.remove(keys, source)
+
+    def oldest(self, limit: int, source: str = "default") -> list[MemoryWeight]:
+        """Those that were not scored for the longest time, first."""
+        return self._rows.oldest(limit, source)
+
+    def prune_candidates(
+        self, below: float | None = None, source: str = "default", *, min_times: int = KNOWN_TIMES, limit: int = 100
+    ) -> list[MemoryWeight]:
+        """Memories that a host can do without: scored at least ``min_times`` times and worth less than ``below`` nats
+        (None: the model's noise), the least first.
+        """
+        if below is None:
+            below = self.noise_floor if self._scorer is not None else 0.01
+        return self._rows.prune_candidates(below, source, min_times=min_times, limit=limit)
+
+    def ranking(self, source: str = "default") -> Callable[[str, float], float]:
+        """A function of a memory's key and its likeness to a query, to sort by: the likeness times .5 + w / (1 + w) of
+        a memory that is known to be worth w nats, so that one of no worth counts half; times 1 of any other.
+        """
+
+        def rank(key: str, likeness: float) -> float:
+            known = self._rows.get(key, source)
+            if known is None or known.times < KNOWN_TIMES:
+                return likeness
+            worth = max(known.weight, 0.0)
+            share = 0.5 + worth / (1.0 + worth)
+            return likeness * share if likeness >= 0 else likeness / share
+
+        return rank
+
+    # ---------------------------------------------------------------------------------------------- what is measured
+
+    @property
+    def noise_floor(self) -> float:
+        """Nats that a response's total may move by rounding alone; nothing below is a finding."""
+        return self._served[1].noise_floor
+
+    def score(
+        self,
+        what: Trajectory | Context | Sequence[Message],
+        memories: Mapping[str, str] | None = None,
+        *,
+        strip_all: bool = True,
+        on_row: Callable[[Row], None] = lambda row: None,
+        report: Report = ignore_progress,
+        stop: threading.Event | None = None,
+    ) -> MemoryMatrix:
+        """Every memory against every response, exactly: what leaving it out does to the response's log-probability.
+
+        Args:
+            what: a recorded trajectory, a context, or a conversation with ``memories``.
+            memories: key to text, where ``what`` does not mark them itself.
+            strip_all: leave out all at once, too, so that memories that stand in for each other show.
+            on_row: told each memory's row as it is done.
+            report: told how far it is; what it raises ends the work.
+            stop: set it to end the work after the row under way; what is done is in the result.
+
+        Raises:
+            ModelError: no model, or its template refuses the context.
+            InvalidInputError: nothing to score, or a turn that is longer than the model takes.
+        """
+        context, question = self._context(what, memories)
+        asked, scorer, model = self._served
+        with asked.asked(question):
+            return score_memories(context, model, scorer, strip_all=strip_all, on_row=on_row, report=report, stop=stop)
+
+    def ablate(
+        self,
+        what: Trajectory | Context | Sequence[Message],
+        memories: Mapping[str, str] | None = None,
+        *,
+        runs: int = 64,
+    ) -> Ablated:
+        """By random ablations and a LASSO on log-odds (:func:`sona.attribution.ablate.ablate`): it also finds memories
+        that say the same, of which leaving one out changes nothing.
+        """
+        context, question = self._context(what, memories)
+        asked, scorer, model = self._served
+        with asked.asked(question):
+            return ablate(context, model, scorer, runs=runs)
+
+    def score_turn(self, trajectory: Trajectory) -> list[ScoredResponse]:
+        """What a recorded turn's answer depends on; and of its memories, some that were not scored for long get their
+        weight anew. [] where none is marked. It is what ``engine.candidates`` is fed with.
+        """
+        asked, scorer, model = self._served
+        if not trajectory.messages or not trajectory.response.strip():
+            return []
+        context = from_trajectory(trajectory)
+        if not context.keys:
+            return []
+        with asked.asked(model.encode_prompt(question_of(trajectory))):
+            found = self._turn(trajectory, context, scorer, model)
+            for _ in score_incremental(context, model, scorer, self._rows.of(trajectory.source), self._incremental):
+                pass
+        return found
+
+    def _turn(
+        self, trajectory: Trajectory, context: Context, scorer: LeaveOneOut, model: LocalModel
+    ) -> list[ScoredResponse]:
+        last = context.responses[-1]
+        run = MatrixRun(context, model, scorer, strip_all=True, responses=[last])
+        rows = {row.key: row for row in run.rows()}
+        whole = rows[""]
+        if whole.failure:
+            raise ScoringError(f"trajectory {trajectory.id!r}: {whole.failure}")
+        if not len(whole.nats):  # all of the response is thinking
+            return []
+        ids = trajectory.prompt_array()
+        response = trajectory.response_array()
+        return [
+            ScoredResponse(
+                at_ns=trajectory.created_ns,
+                divergence=float(whole.nats[0]),
+                context_ids=model.encode_prompt(trajectory.messages) if ids is None else ids,
+                bare_ids=model.encode_prompt(question_of(trajectory)),
+                continuation_ids=model.encode_response(trajectory.response) if response is None else response,
+                response=trajectory.response,
+                context_tail="\n".join(f"{one.role}: {one.content}" for one in trajectory.messages),
+                entry=len(trajectory.messages),
+                mattered=_mattered(rows.values(), scorer.noise_floor),
+            )
+        ]
+
+    @property
+    def _incremental(self) -> Incremental:
+        own = self._settings
+        return Incremental(max_age_s=own.max_age_s, limit=own.weighed_a_turn)
+
+    def _context(
+        self, what: Trajectory | Context | Sequence[Message], memories: Mapping[str, str] | None
+    ) -> tuple[Context, Int32 | None]:
+        """What is scored, and its question as tokens, where it is known."""
+        if isinstance(what, Context):
+            return what, None
+        if isinstance(what, Trajectory):
+            question = self._served[2].encode_prompt(question_of(what)) if what.messages else None
+            return from_trajectory(what, memories), question
+        return from_messages(what, memories or {}), None
+
+    @property
+    def _served(self) -> tuple[AskedModel, LeaveOneOut, LocalModel]:
+        if self._asked is None or self._scorer is None or self._model is None:
+            raise ModelError(
+                "this engine has no model to score memories with; open it with model='path/or/hub-id' (or 'tiny')"
+            )
+        return self._asked, self._scorer, self._model
+
+
+def _mattered(rows: Iterable[Row], noise_floor: float) -> list[Mattered]:
+    """The memories that made the one response likelier beyond noise, heaviest first."""
+    found = [
+        Mattered(key=row.key, nats=float(row.nats[0]))
+        for row in rows
+        if row.key and not row.failure and math.isfinite(row.nats[0]) and row.nats[0] > noise_floor
+    ]
+    return sorted(found, key=lambda one: -one.nats)
+
+
+def check_watch(settings: CandidatesConfig, model: object) -> None:
+    """Raises InvalidInputError where turns are to be scored and nothing can score them."""
+    if settings.watch and model is None:
+        raise InvalidInputError(
+            "candidates.watch without a model: turns are scored by the served model; open the engine with model=, or "
+            "switch it off"
+        )
