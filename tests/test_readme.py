@@ -38,6 +38,17 @@ def test_the_example_of_recall_runs_before_and_after_a_cycle(
     assert "- Do: What went well." in told
 
 
+def test_the_example_of_memories_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[2]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    weight, prunable = capsys.readouterr().out.splitlines()
+    assert float(weight) > 1.0
+    assert prunable == "[]", "scored once, it is not known yet"
+
+
 def test_the_links_lead_somewhere() -> None:
     text = README.read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!https?://)([^)#]+)", text):
