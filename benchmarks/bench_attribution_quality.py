@@ -61,7 +61,7 @@ from sona.attribution.leave_one_out import LeaveOneOut
 from sona.config import ServeConfig
 from sona.serving.local import LocalModel
 
-STEPS, CASES, QUESTIONS = 1000, 200, 40
+STEPS, CASES, QUESTIONS = 4000, 200, 40
 QUICK_STEPS, QUICK_CASES, QUICK_QUESTIONS = 40, 4, 2
 EMBEDDING = "embedding"
 
@@ -85,7 +85,7 @@ def _facts(call: Call, folder: Path, seed: int) -> None:
 
     def report(step: int, loss: float) -> None:
         if step % 100 == 0:
-            call.progress(f"seed {seed}: training, step {step} of {steps}, loss {loss:.3f}")
+            call.progress(f"seed {seed}: training, step {step} of at most {steps}, loss {loss:.3f}")
 
     trained = reader.train(read_world(folder), steps, seed, report)
     with tempfile.TemporaryDirectory() as scratch:

@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -37,7 +38,8 @@ NO_PROBABILITY = -9999.0
 """What servers write for minus infinity."""
 
 
-class Values(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, eq=False)
+class Values:
     """What a server said about one passage."""
 
     scores: Scores
