@@ -1,0 +1,71 @@
+"""What a chart's figures are called: the same in a terminal and on a page."""
+
+from __future__ import annotations
+
+import math
+
+from sona.attribution.redundancy import Redundancy
+from sona.attribution_view.chart import Chart, Line
+from sona.excerpt import excerpt
+
+NOISE, NO_SCORE, AFTER = "≈0", "?", "·"
+TOGETHER = "all at once"
+
+
+def name(line: Line, most: int = 80) -> str:
+    """A line's name, at most so many characters."""
+    return excerpt(line.key, most) if line.key else TOGETHER
+
+
+def nats(value: float) -> str:
+    """A value with its sign and three figures, such as ``+1.25`` or ``-12.0``."""
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:+.{digits}f}"
+
+
+def cell(chart: Chart, line: Line, place: int) -> str:
+    """A line's value at a response: see :data:`KEY`."""
+    state = chart.state(line, place)
+    return {"after": AFTER, "failed": NO_SCORE, "noise": NOISE}.get(state) or nats(float(line.nats[place]))
+
+
+def weight(chart: Chart, line: Line) -> str:
+    """A line's weight, without a sign."""
+    value = line.weight
+    if math.isnan(value):
+        return NO_SCORE
+    return NOISE if value <= chart.floor else nats(value).lstrip("+")
+
+
+def per_token(chart: Chart, line: Line) -> str:
+    """The same for each token."""
+    if math.isnan(line.weight):
+        return NO_SCORE
+    return NOISE if line.weight <= chart.floor else f"{chart.per_token(line):.3f}"
+
+
+def key(chart: Chart) -> str:
+    """What the signs in a table mean."""
+    return (
+        f"{chart.unit}: above 0 it made the response likelier; {NOISE} within the noise of {chart.floor:.2g}; "
+        f"{AFTER} it comes after the response; {NO_SCORE} no score"
+    )
+
+
+def warning(chart: Chart, one: Redundancy) -> str:
+    """What leave-one-out can't see at a response."""
+    number = chart.number_of(one.response)
+    return (
+        f"response {number}: all memories together give it {one.stripped_nats:.2f} nats, each by itself only "
+        f"{one.single_nats:.2f} in sum. Some likely say the same, so that leaving out one changes little: "
+        "--method ablate weighs them"
+    )
+
+
+def summary(chart: Chart) -> list[str]:
+    """A line for each of the heaviest memories, with the responses that it changed most."""
+    lines = []
+    for one in chart.heaviest():
+        where = ", ".join(f"{chart.columns[place].number} ({value:.2f})" for place, value in one.responses)
+        lines.append(f"{excerpt(one.key, 40)}: {one.weight:.2f}" + (f", of responses {where}" if where else ""))
+    return lines
