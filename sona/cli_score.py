@@ -6,7 +6,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -31,7 +31,7 @@ from sona.terminal import (
 
 if TYPE_CHECKING:
     from sona.attribution.context import Context
-    from sona.attribution_view.chart import Chart
+    from sona.attribution_view.chart import Chart, Method
 
 MOST = 30
 """Memories in a table, unless told."""
@@ -92,11 +92,12 @@ def score(
             help="Id of a trajectory of the store, or a JSON file with messages and memories; '-' is stdin.",
         ),
     ],
+    /,
     *,
     model: ModelName,
     store: StorePath | None = None,
     method: Annotated[
-        Literal["loo", "strip-all", "ablate"],
+        Literal["loo", "strip_all", "ablate"],
         Parameter(
             help="Leave out each by itself, all at once, or many at random, which finds those that say the same."
         ),
@@ -126,7 +127,7 @@ def score(
         chart, stopped = _scored(context, opened, method, ablation)
     about = f"{'stdin' if what == '-' else what}, scored by {opened.name}"
     if json:
-        from sona.attribution_view.builtins import as_builtins
+        from sona.attribution_view.chart_json import as_builtins
 
         print(as_json({"scored": about, **as_builtins(chart)}))
     else:
@@ -139,18 +140,17 @@ def score(
     sys.exit(1 if chart.failed else 0)
 
 
-def _scored(context: Context, opened: Opened, method: str, ablation: Ablation) -> tuple[Chart, bool]:
+def _scored(context: Context, opened: Opened, method: Method, ablation: Ablation) -> tuple[Chart, bool]:
     """The chart, and whether it was stopped before it was whole."""
     from sona.attribution_view.chart_run import ChartRun
 
     stopped = False
     with progress_bars() as bars:
-        way: Any = method.replace("-", "_")
         run = ChartRun(
             context,
             opened.codec,
             opened.scorer,
-            way,
+            method,
             runs=ablation.runs,
             seed=ablation.seed,
             report=show_on(bars),

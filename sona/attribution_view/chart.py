@@ -111,6 +111,10 @@ class Chart:
         value = line.nats[place]
         return "failed" if np.isnan(value) else "noise" if abs(value) <= self.floors[place] else "value"
 
+    def is_finding(self, line: Line) -> bool:
+        """Whether all its scores are there, and it made some response likelier by more than the noise."""
+        return not np.isnan(line.weight) and bool((line.nats > self.floors).any())
+
     def per_token(self, line: Line) -> float:
         """The weight in nats for each token of the responses that it could change; 0 where there are none."""
         tokens = sum(column.tokens for column, before in zip(self.columns, line.before, strict=True) if before)
@@ -126,11 +130,11 @@ class Chart:
 
     def heaviest(self, count: int = HEAVIEST, above: float = HEAVY) -> list[Weighed]:
         """The memories of the largest weights with the responses (by their place) that each gave more than ``above``
-        nats, the most first; none whose weight is within the noise.
+        nats, the most first; none that is all noise.
         """
         found = []
         for line in self.ranked[:count]:
-            if line.weight > self.floor:  # not so for NaN
+            if self.is_finding(line):
                 places = [at for at, value in enumerate(line.nats) if value > max(above, self.floors[at])]
                 places.sort(key=lambda at: -line.nats[at])
                 found.append(Weighed(line.key, line.weight, tuple((at, float(line.nats[at])) for at in places)))

@@ -10,7 +10,7 @@ BELOW: Rgb = (179, 88, 6)
 """sRGB. Blue and orange stay apart for the three kinds of colour blindness, and white text can be read on both."""
 FAINTEST = 0.14
 """Opacity of what is just above the noise, so that it is seen to be no noise."""
-DARK = 0.55
+DARK = 0.7
 """Opacity from which a text on it has to be white."""
 
 

@@ -23,16 +23,16 @@ WIDEST, NARROWEST, CELLS = 76.0, 16.0, 640.0
 """Of a column, and of all of them about."""
 SLANTED_FROM, WRITTEN_FROM = 28.0, 42.0
 """Column widths with room for the beginning of the response, and for a value in the cell."""
-NUMBERS, SLANTED = 24.0, 96.0
+NUMBERS, SLANTED = 24.0, 104.0
 """Heights above the cells, for the responses' numbers and for their texts."""
-LEGEND = 64.0
+LEGEND = 70.0
 LEAST_WIDTH = 640.0
 EM = 11.0
 NAME, TEXT = 26, 20
 """Characters of a memory's name, and of a response."""
 STEPS = 40
 """Of the colour scale."""
-SCALE_LEFT, SCALE_WIDTH = 14.0, 240.0
+SCALE_LEFT, SCALE_WIDTH = 26.0, 240.0
 Anchor = Literal["start", "middle", "end"]
 Ink = Literal["ink", "muted", "white"]
 
@@ -108,7 +108,7 @@ def lay_out(chart: Chart) -> Layout:
                 labels.append(text)
     bottom = top + len(lines) * HEIGHT + (GAP if chart.together is not None and chart.lines else 0.0)
     width = max(LEAST_WIDTH, LEFT + len(places) * wide + RIGHT)
-    scale, signs, legend = _legend(chart, bottom + 22)
+    scale, signs, legend = _legend(chart, bottom + 30)
     height = bottom + LEGEND
     left_out = _left_out(chart, lines, places)
     return Layout(width, height, tuple(cells), (*labels, *legend), scale, signs, left_out)
@@ -174,14 +174,17 @@ def _legend(chart: Chart, y: float) -> tuple[tuple[Step, ...], tuple[Cell, ...],
         nats = share * abs(share) * most
         steps.append(Step(SCALE_LEFT + step * wide, y, wide, share_of(nats, chart.floor, most)))
     base = y + 26
-    ticks = [(share, words.nats(share * abs(share) * most) if share else "0") for share in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    ticks = [
+        (share, words.nats(share * abs(share) * most) if share else "0")
+        for share in ((-1.0, -0.5, 0.0, 0.5, 1.0) if most else (0.0,))
+    ]
     labels = [Label(SCALE_LEFT + (share + 1) / 2 * SCALE_WIDTH, base, text, "middle", "muted") for share, text in ticks]
-    title = f"{chart.unit}, square-root scale; white in the middle: noise, ±{chart.floor:.2g}"
+    title = f"{chart.unit}, square-root scale; no colour within the noise, ±{words.floor(chart)}"
     labels.append(Label(SCALE_LEFT, y - 6, title, ink="muted"))
     line, x, signs = chart.all_lines[0], SCALE_LEFT + SCALE_WIDTH + 40, list[Cell]()
     kinds: tuple[tuple[State, str], ...] = (
         ("noise", f"{words.NOISE} noise"),
-        ("after", f"{words.AFTER} after the response"),
+        ("after", f"{words.AFTER} comes after the response"),
         ("failed", f"{words.NO_SCORE} no score"),
     )
     for state, text in kinds:

@@ -43,8 +43,8 @@ def _memories(chart: Chart) -> str:
 
 def _responses(chart: Chart) -> str:
     rows: list[Cells] = []
-    for column, nats in list(zip(chart.columns, chart.dependence.tolist(), strict=True))[:MOST]:
-        given = words.NOISE if nats <= chart.floor else f"{nats:.2f}"
+    for place, column in enumerate(chart.columns[:MOST]):
+        given = words.given(chart, place)
         figures = [("number", str(column.number)), ("number", str(column.tokens)), ("number", given)]
         rows.append([*figures, ("text", excerpt(column.text, TEXT))])
     return _table(("response", "tokens", f"from memories ({chart.unit})", "text"), rows)

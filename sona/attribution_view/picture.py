@@ -81,7 +81,7 @@ def _shape(one: Cell, height: float) -> str:
 
 
 def _step(one: Step) -> str:
-    place = f'x="{one.x:.1f}" y="{one.y:.1f}" width="{one.width + 0.3:.1f}" height="14"'
+    place = f'x="{one.x:.1f}" y="{one.y:.1f}" width="{one.width:.1f}" height="14"'
     if one.share == 0:
         return f'<rect class="scale" {place} fill="var(--wash)"/>'
     return f'<rect class="scale" {place} {_fill(one.share)}/>'

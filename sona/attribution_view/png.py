@@ -7,7 +7,7 @@ from typing import Any
 
 from sona.attribution_view.chart import Chart, State
 from sona.attribution_view.colours import Rgb, as_hex, blended
-from sona.attribution_view.layout import EM, HEIGHT, Anchor, Ink, Label, lay_out
+from sona.attribution_view.layout import EM, HEIGHT, SCALE_LEFT, Anchor, Ink, Label, lay_out
 from sona.bank_view.png import INCHES, INK, MUTED, check_drawable
 from sona.excerpt import excerpt
 
@@ -49,7 +49,7 @@ def heat_png(chart: Chart, title: str) -> bytes:
         fill(step.x, step.y, step.width + 0.3, 14.0, as_hex(blended(step.share, GROUND)))
     for sign in layout.signs:
         fill(sign.x, sign.y, sign.width, 14.0, FILLS[sign.state], edgecolor=MUTED, linewidth=0.5)
-    head = Label(14.0, -12.0, excerpt(title, max(40, int(layout.width / 6.5))), bold=True)
+    head = Label(SCALE_LEFT, -12.0, excerpt(title, max(40, int(layout.width / 6.5))), bold=True)
     for label in (head, *layout.labels):
         axes.text(
             *(label.x, label.y, label.text),

@@ -57,9 +57,10 @@ def response_table(chart: Chart, places: Sequence[int]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
     for place in places:
-        column, nats = chart.columns[place], float(chart.dependence[place])
-        given = words.NOISE if nats <= chart.floors[place] else f"{nats:.2f}"
-        table.add_row(str(column.number), str(column.tokens), given, Text(excerpt(column.text, TEXT)))
+        column = chart.columns[place]
+        table.add_row(
+            str(column.number), str(column.tokens), words.given(chart, place), Text(excerpt(column.text, TEXT))
+        )
     return table
 
 

@@ -34,20 +34,32 @@ def weight(chart: Chart, line: Line) -> str:
     value = line.weight
     if math.isnan(value):
         return NO_SCORE
-    return NOISE if value <= chart.floor else nats(value).lstrip("+")
+    return nats(value).lstrip("+") if chart.is_finding(line) else NOISE
 
 
 def per_token(chart: Chart, line: Line) -> str:
     """The same for each token."""
     if math.isnan(line.weight):
         return NO_SCORE
-    return NOISE if line.weight <= chart.floor else f"{chart.per_token(line):.3f}"
+    return f"{chart.per_token(line):.3f}" if chart.is_finding(line) else NOISE
+
+
+def given(chart: Chart, place: int) -> str:
+    """What memories gave to a response."""
+    value = float(chart.dependence[place])
+    return NOISE if value <= chart.floors[place] else nats(value).lstrip("+")
+
+
+def floor(chart: Chart) -> str:
+    """How large the noise is."""
+    low, high = f"{chart.floors.min(initial=chart.floor):.2g}", f"{chart.floor:.2g}"
+    return high if low == high else f"{low} to {high}, by response"
 
 
 def key(chart: Chart) -> str:
     """What the signs in a table mean."""
     return (
-        f"{chart.unit}: above 0 it made the response likelier; {NOISE} within the noise of {chart.floor:.2g}; "
+        f"{chart.unit}: above 0 it made the response likelier; {NOISE} within the noise ({floor(chart)}); "
         f"{AFTER} it comes after the response; {NO_SCORE} no score"
     )
 
