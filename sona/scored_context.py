@@ -74,8 +74,8 @@ def _of_json(what: str) -> Context:
     context = from_messages(given.messages, given.memories)
     if lost := [key for key in given.memories if key not in context.keys]:
         raise InvalidInputError(
-            f"memory {lost[0]!r}: its text stands nowhere, word for word, in a message that is not the assistant's, "
-            "nor within another memory only; put it where the model was shown it"
+            f"memory {lost[0]!r}: its text stands nowhere in the messages, word for word; what the assistant says and "
+            "what lies within another memory do not count. Put it where the model was shown it, or leave it out"
         )
     if not context.keys:
         raise InvalidInputError(f"{what!r}: no memories; {HOW_TO_MARK}")

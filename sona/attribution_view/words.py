@@ -18,8 +18,9 @@ def name(line: Line, most: int = 80) -> str:
 
 
 def nats(value: float) -> str:
-    """A value with its sign and three figures, such as ``+1.25`` or ``-12.0``."""
-    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    """A value with its sign and three figures, such as ``+1.25`` or ``-12.0``; below 0.1 to a thousandth."""
+    size = abs(value)
+    digits = 3 if size < 0.0995 else 2 if size < 9.995 else 1 if size < 99.95 else 0
     return f"{value:+.{digits}f}"
 
 
@@ -78,6 +79,8 @@ def summary(chart: Chart) -> list[str]:
     """A line for each of the heaviest memories, with the responses that it changed most."""
     lines = []
     for one in chart.heaviest():
-        where = ", ".join(f"{chart.columns[place].number} ({value:.2f})" for place, value in one.responses)
-        lines.append(f"{excerpt(one.key, 40)}: {one.weight:.2f}" + (f", of responses {where}" if where else ""))
+        where = ", ".join(f"{chart.columns[place].number} ({nats(value)})" for place, value in one.responses)
+        lines.append(
+            f"{excerpt(one.key, 40)}: {nats(one.weight).lstrip('+')}" + (f", of responses {where}" if where else "")
+        )
     return lines
