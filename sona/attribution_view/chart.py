@@ -122,11 +122,17 @@ class Chart:
 
     @property
     def dependence(self) -> Float64:
-        """What memories gave each response, float64 (responses,): all at once where that is known, else their sum."""
-        if self.together is not None and not np.isnan(self.together.nats).any():
-            return np.maximum(self.together.nats, 0.0)
-        known = [np.nan_to_num(np.maximum(line.nats, 0.0)) for line in self.lines]
-        return np.sum(known, axis=0) if known else np.zeros(len(self.columns))
+        """What memories gave each response, float64 (responses,): all at once where that is known, else the sum of
+        what is; NaN where nothing is.
+        """
+        single = np.full((1, len(self.columns)), np.nan)
+        if self.lines:
+            single = np.stack([np.where(line.before, np.maximum(line.nats, 0.0), np.nan) for line in self.lines])
+        untouched = ~np.any([line.before for line in self.all_lines], axis=0)
+        total = np.where(np.isnan(single).all(axis=0), np.nan, np.nansum(single, axis=0))
+        if self.together is not None:
+            total = np.where(np.isnan(self.together.nats), total, np.maximum(self.together.nats, 0.0))
+        return np.asarray(np.where(untouched, 0.0, total), dtype=np.float64)
 
     def heaviest(self, count: int = HEAVIEST, above: float = HEAVY) -> list[Weighed]:
         """The memories of the largest weights with the responses (by their place) that each gave more than ``above``

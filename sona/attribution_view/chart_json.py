@@ -39,7 +39,7 @@ def _responses(chart: Chart) -> list[dict[str, Any]]:
             "number": column.number,
             "segment": column.index,
             "tokens": column.tokens,
-            "from_memories": nats,
+            "from_memories": _known(nats),
             "noise_floor": floor,
             "text": column.text,
         }

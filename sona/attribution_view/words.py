@@ -48,6 +48,8 @@ def per_token(chart: Chart, line: Line) -> str:
 def given(chart: Chart, place: int) -> str:
     """What memories gave to a response."""
     value = float(chart.dependence[place])
+    if math.isnan(value):
+        return NO_SCORE
     return NOISE if value <= chart.floors[place] else nats(value).lstrip("+")
 
 

@@ -128,6 +128,11 @@ def test_noise_is_no_finding() -> None:
     assert words.summary(found) == ["b: 0.50, of responses 1 (+0.30)"]
 
 
+def test_dependence_is_of_what_is_known() -> None:
+    found = chart(("a", [NAN, 1.0, AFTER]), ("b", [NAN, NAN, AFTER]))
+    assert [words.given(found, place) for place in range(3)] == [words.NO_SCORE, "1.00", words.NOISE]
+
+
 def test_a_narrow_terminal_shows_the_responses_that_depend_most() -> None:
     found = chart(("a", [1.0, 5.0, 2.0, 4.0, 3.0]))
     assert fitting(found, 120) == [0, 1, 2, 3, 4]
