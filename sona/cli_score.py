@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from sona.config import settings_of
 from sona.errors import InvalidInputError
+from sona.excerpt import printable
 from sona.output_file import check_target, write_file
 from sona.scored_context import context_of
 from sona.scoring_model import NO_SERVER, Opened, ServerOptions, local_scorer, server_scorer
@@ -125,7 +126,7 @@ def score(
         else:
             opened = server_scorer(model, settings, server, store)
         chart, stopped = _scored(context, opened, method, ablation)
-    about = f"{'stdin' if what == '-' else what}, scored by {opened.name}"
+    about = printable(f"{'stdin' if what == '-' else what}, scored by {opened.name}")
     if json:
         from sona.attribution_view.chart_json import as_builtins
 

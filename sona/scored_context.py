@@ -37,7 +37,7 @@ def context_of(what: str, store: Path | None) -> Context:
         InvalidInputError: no memory or response in it, or the file is no such JSON.
         StoreError: the store can't be read.
     """
-    if store is not None and what != "-":
+    if store is not None and what != "-" and _is_text(what):
         from sona.storage.store import Store
 
         with Store.open(store, read_only=True) as opened:
@@ -51,6 +51,15 @@ def context_of(what: str, store: Path | None) -> Context:
         f"{what!r}: no trajectory of {store} has this id, and no file is called so; one that was recorded just now may "
         "still be in the journal of the agent"
     )
+
+
+def _is_text(what: str) -> bool:
+    """Whether it may be an id: a path may hold bytes that are no text."""
+    try:
+        what.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _of_trajectory(trajectory: Trajectory) -> Context:

@@ -205,6 +205,22 @@ def test_a_row_that_failed_says_why(
     assert not set("\x1b\u202e") & set(told.out + told.err)
 
 
+def test_memories_that_say_the_same_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def either(*_: object) -> Iterator[Opened]:
+        codec = Words()
+        yield Opened(codec, Told(codec, lambda before: -1.0 if before & {"red", "rot"} else -9.0), "a rule")
+
+    monkeypatch.setattr(cli_score, "local_scorer", either)
+    talk = [{"role": "user", "content": "say red rot"}, {"role": "assistant", "content": "yes"}]
+    ended(written(tmp_path / "two.json", talk, {"a": "red", "b": "rot"}))
+    told = capsys.readouterr()
+    assert "warning: response 1: all memories together give it 8.00 nats, each by itself only 0.00 in sum" in told.err
+    assert "--method ablate" in told.err
+
+
 @pytest.mark.parametrize(
     ("messages", "memories", "said"),
     [
@@ -231,6 +247,8 @@ def test_stdin_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_there_is_told(store: Path, file: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownIdError, match="no trajectory"):
         score("t9", model="tiny", store=store)
+    with pytest.raises(UnknownIdError, match="no trajectory"):
+        score("\udcff", model="tiny", store=store)  # a byte on the command line that is no text
     with pytest.raises(UnknownIdError, match="no such file"):
         score("t9", model="tiny")
     with pytest.raises(InvalidInputError, match=r"no memories are marked in it.*t\.generate\(memories="):
