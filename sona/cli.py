@@ -6,22 +6,32 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import cyclopts
 from cyclopts import Parameter
 from msgspec.structs import replace
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import sona
-from sona import cli_bank, cli_candidates, cli_checkpoints, cli_serve, cli_store, cli_versions, review
+from sona import cli_bank, cli_candidates, cli_checkpoints, cli_score, cli_serve, cli_store, cli_versions, review
 from sona.config import settings_of
 from sona.errors import SonaError
 from sona.hooks.jsonl import check_file
-from sona.terminal import AsJson, ConfigPath, ModelName, StorePath, as_json, err, number, out, plain
+from sona.terminal import (
+    AsJson,
+    ConfigPath,
+    ModelName,
+    StorePath,
+    as_json,
+    err,
+    number,
+    out,
+    plain,
+    progress_bars,
+    show_on,
+)
 from sona.types import CycleReport
-from sona.types import Progress as Stage
 
 app = cyclopts.App(
     name="sona",
@@ -35,6 +45,7 @@ app.command(cli_bank.bank)
 app.command(cli_serve.serve)
 app.command(review.review)
 app.command(cli_candidates.candidates)
+app.command(cli_score.score)
 for command in (cli_store.status, cli_store.doctor, cli_store.backup, cli_store.prune, cli_store.erase):
     app.command(command)
 
@@ -94,8 +105,8 @@ def learn(
             before = engine.status().store.cycles
             if trajectories is not None:
                 _import(engine, trajectories, None)
-            with _bars(json) as bars:
-                report = engine.learn(_show_on(bars))
+            with progress_bars(json) as bars:
+                report = engine.learn(show_on(bars))
         if json:
             print(as_json(report))
         else:
@@ -156,29 +167,6 @@ def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _bars(quiet: bool) -> Progress:
-    columns = (
-        TextColumn("{task.description:>16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns, console=err, disable=quiet or not err.is_terminal)
-
-
-def _show_on(bars: Progress) -> Any:
-    """A progress callback that draws one bar a stage."""
-    tasks: dict[str, Any] = {}
-
-    def show_stage(stage: Stage) -> None:
-        if stage.stage not in tasks:
-            tasks[stage.stage] = bars.add_task(stage.stage, total=stage.total, note="")
-        bars.update(tasks[stage.stage], completed=stage.done, total=stage.total, note=stage.note)
-
-    return show_stage
 
 
 def _print_report(report: CycleReport) -> None:

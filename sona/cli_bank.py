@@ -12,6 +12,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from sona.errors import InvalidInputError, UnknownIdError
+from sona.output_file import check_target, write_file
 from sona.patterns import Pattern, PatternChange, Verdict
 from sona.terminal import AsJson, StorePath, as_json, number, out, plain, trajectories, when
 from sona.types import Record, Version
@@ -104,7 +105,7 @@ def map_(
     from sona.bank_view.png import bank_png, check_drawable
 
     for target in (page, *([png] if png else [])):
-        _check_target(target, store)
+        check_target(target, store)
     if png is not None:
         check_drawable()
         if png.resolve() == page.resolve():
@@ -112,9 +113,9 @@ def map_(
     held = _read(store, version)
     patterns = held.bank.patterns
     about = f"{store.resolve().name}, version {held.version.id}"
-    _write(page, map_page(patterns, TITLE, f"{about}: {held.summary()}.").encode())
+    write_file(page, map_page(patterns, TITLE, f"{about}: {held.summary()}.").encode())
     if png is not None:
-        _write(png, bank_png(patterns, f"{TITLE}: {about}"))
+        write_file(png, bank_png(patterns, f"{TITLE}: {about}"))
     for target in (page, *([png] if png else [])):
         out.print(
             f"{plain(str(target))}: {number(len(patterns), 'pattern', 'patterns')}", highlight=False, soft_wrap=True
@@ -230,20 +231,3 @@ def _whole(value: object) -> Any:
 def _check_positive(value: int | None, name: str) -> None:
     if value is not None and value < 1:
         raise InvalidInputError(f"{name} {value}; 1 or more is allowed")
-
-
-def _check_target(target: Path, store: Path) -> None:
-    """InvalidInputError where a file is not to be written: better now than when all is drawn."""
-    if target.is_dir() or not target.parent.is_dir():
-        raise InvalidInputError(f"{str(target)!r}: it can't be written; name a file in a folder that exists")
-    if target.resolve().is_relative_to(store.resolve()):
-        raise InvalidInputError(f"{str(target)!r}: it lies in the store, where only sona writes; name a file elsewhere")
-
-
-def _write(target: Path, data: bytes) -> None:
-    try:
-        target.write_bytes(data)
-    except OSError as error:
-        raise InvalidInputError(
-            f"{str(target)!r}: it can't be written ({error.strerror}); name a file where you may write"
-        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +11,11 @@ import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sona.checks import folder_of
 from sona.excerpt import printable
+from sona.types import Progress as Stage
 
 out = Console()
 err = Console(stderr=True)
@@ -57,3 +60,27 @@ def trajectories(count: int, kind: str = "") -> str:
 def number(count: int, one: str, many: str) -> str:
     """So many of something, as one says it."""
     return f"{count} {one if count == 1 else many}"
+
+
+def progress_bars(quiet: bool = False) -> Progress:
+    """Bars on stderr; none where that is no terminal."""
+    columns = (
+        TextColumn("{task.description:>16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=err, disable=quiet or not err.is_terminal)
+
+
+def show_on(bars: Progress) -> Callable[[Stage], None]:
+    """A progress callback that draws one bar a stage."""
+    tasks: dict[str, TaskID] = {}
+
+    def show_stage(stage: Stage) -> None:
+        if stage.stage not in tasks:
+            tasks[stage.stage] = bars.add_task(stage.stage, total=stage.total, note="")
+        bars.update(tasks[stage.stage], completed=stage.done, total=stage.total, note=plain(stage.note))
+
+    return show_stage

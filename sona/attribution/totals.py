@@ -10,6 +10,7 @@ import numpy as np
 
 from sona.attribution.comparison import CHUNK_TOKENS, Comparison
 from sona.attribution.context import Context, Drop
+from sona.attribution.effects import Found
 from sona.attribution.lasso import Float64
 from sona.attribution.scorer import Scorer
 from sona.attribution.tokens import Codec
@@ -40,17 +41,9 @@ class Totals:
         return self.whole - self.effects
 
 
-def total_log_probs(
-    context: Context,
-    codec: Codec,
-    scorer: Scorer,
-    drops: Sequence[Drop],
-    *,
-    chunk_tokens: int = CHUNK_TOKENS,
-    report: Report = ignore_progress,
-    stage: str = "ablate",
-) -> Totals:
-    """Score every response of the context, whole and without each of ``drops``.
+class TotalsRun:
+    """Totals in the making: :meth:`run` computes them, :meth:`totals` tells what is there at any time, also after what
+    broke it off.
 
     Args:
         context: in chunks where it is long, as in :class:`sona.attribution.comparison.Comparison`.
@@ -65,17 +58,71 @@ def total_log_probs(
         InvalidInputError: a turn with the fixed beginning is longer than the model takes.
         ModelError: the chat template refuses the context.
     """
-    comparison = Comparison(context, codec, scorer, chunk_tokens=chunk_tokens)
-    columns = {index: column for column, index in enumerate(comparison.tokens)}
-    whole, effects = np.full(len(columns), np.nan), np.zeros((len(drops), len(columns)))
-    failures, done = dict[int, str](), 0
-    of = sum(len(comparison.chunks_with(drop)) for drop in drops)
-    with closing(comparison.run(drops)) as founds:
-        for found in founds:
-            for index, effect in found.effects.items():
-                whole[columns[index]], effects[found.drop, columns[index]] = effect.whole_nats, effect.nats
-            if found.failure:
-                failures.setdefault(found.drop, found.failure)
-                effects[found.drop, [columns[index] for index in found.lost if index in columns]] = np.nan
-            report(Progress(stage=stage, done=(done := done + 1), total=of, note=found.failure))
-    return Totals(tuple(comparison.tokens), tuple(comparison.tokens.values()), whole, effects, failures)
+
+    def __init__(
+        self,
+        context: Context,
+        codec: Codec,
+        scorer: Scorer,
+        drops: Sequence[Drop],
+        *,
+        chunk_tokens: int = CHUNK_TOKENS,
+        report: Report = ignore_progress,
+        stage: str = "ablate",
+    ) -> None:
+        self._comparison = Comparison(context, codec, scorer, chunk_tokens=chunk_tokens)
+        self._drops, self._report, self._stage = drops, report, stage
+        self._columns = {index: column for column, index in enumerate(self._comparison.tokens)}
+        self._whole = np.full(len(self._columns), np.nan)
+        self._effects = np.zeros((len(drops), len(self._columns)))
+        self._failures: dict[int, str] = {}
+        self._open = [len(self._comparison.chunks_with(drop)) for drop in drops]
+        """Of each variant how many chunks are still to be done."""
+
+    @property
+    def missing(self) -> int:
+        """Variants that are not done."""
+        return sum(chunks > 0 for chunks in self._open)
+
+    def run(self) -> None:
+        """Score all of them."""
+        done, of = 0, sum(self._open)
+        with closing(self._comparison.run(self._drops)) as founds:
+            for found in founds:
+                self._take(found)
+                self._report(Progress(stage=self._stage, done=(done := done + 1), total=of, note=found.failure))
+
+    def _take(self, found: Found) -> None:
+        for index, effect in found.effects.items():
+            self._whole[self._columns[index]] = effect.whole_nats
+            self._effects[found.drop, self._columns[index]] = effect.nats
+        if found.failure:
+            self._failures.setdefault(found.drop, found.failure)
+            lost = [self._columns[index] for index in found.lost if index in self._columns]
+            self._effects[found.drop, lost] = np.nan
+        self._open[found.drop] -= 1
+
+    def totals(self) -> Totals:
+        """What is done by now; a variant that is not is NaN."""
+        effects = self._effects.copy()
+        effects[np.asarray(self._open, dtype=np.int64) > 0] = np.nan
+        tokens = self._comparison.tokens
+        return Totals(tuple(tokens), tuple(tokens.values()), self._whole.copy(), effects, dict(self._failures))
+
+
+def total_log_probs(
+    context: Context,
+    codec: Codec,
+    scorer: Scorer,
+    drops: Sequence[Drop],
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+    report: Report = ignore_progress,
+    stage: str = "ablate",
+) -> Totals:
+    """Score every response of the context, whole and without each of ``drops``; see :class:`TotalsRun` for the
+    arguments, and for what is raised.
+    """
+    run = TotalsRun(context, codec, scorer, drops, chunk_tokens=chunk_tokens, report=report, stage=stage)
+    run.run()
+    return run.totals()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
 from html import escape
 from typing import NamedTuple
 
 from sona.bank_view.colours import colour
 from sona.bank_view.picture import STYLE, bank_map
+from sona.bank_view.standalone import standalone_page
 from sona.bank_view.words import best_and_worst, interval, like, quality, quality_and_interval, trend
 from sona.excerpt import excerpt, printable
 from sona.patterns import Pattern, Verdict
@@ -18,29 +17,6 @@ from sona.terminal import number
 TITLE = "What the bank holds"
 MOST = 2000
 """Patterns on a page, those of most trajectories: as many as a bank holds by default."""
-PAGE_STYLE = (
-    """
-:root { color-scheme: light dark; --ink: #1d2733; --muted: #5d6b7a; --line: #dfe5ea; --wash: #f4f6f8; --page: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e9ee; --muted: #9aa7b4; --line: #303943; --wash: #1b2128; --page: #12161b; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 80rem; margin: 0 auto; padding: 2.5rem 1.5rem 5rem; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .5rem; }
-p { margin: .5rem 0; color: var(--muted); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .88rem; margin: 2rem 0 0; }
-th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--muted); font-weight: 500; white-space: nowrap; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.text { min-width: 12rem; overflow-wrap: anywhere; }
-.route { min-width: 7.5rem; overflow-wrap: anywhere; }
-tr:target td { background: var(--wash); }
-"""
-    + STYLE
-)
 
 
 class Column(NamedTuple):
@@ -75,20 +51,12 @@ COLUMNS = (
 def map_page(patterns: Sequence[Pattern], title: str, lead: str) -> str:
     """The whole page: the map of ``patterns``, and all of them in a table.
 
-    It may be opened anywhere: texts are escaped, and its content security policy allows its own style and nothing else.
+    It may be opened anywhere: see :func:`sona.bank_view.standalone.standalone_page`.
     """
     shown = sorted(patterns, key=lambda one: (-one.count, one.id))[:MOST]
     title, lead = printable(title), printable(lead)
-    policy = f"default-src 'none'; style-src 'sha256-{_digest(PAGE_STYLE)}'; base-uri 'none'; form-action 'none'"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{escape(lead)}</p>\n"
-        + (_content(shown, len(patterns)) if shown else "<p>No patterns yet: the first cycle makes them.</p>")
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    content = _content(shown, len(patterns)) if shown else "<p>No patterns yet: the first cycle makes them.</p>"
+    return standalone_page(title, f"<p>{escape(lead)}</p>\n{content}", STYLE)
 
 
 def pattern_rows(patterns: Sequence[Pattern], anchors: Mapping[str, str] | None = None) -> str:
@@ -123,7 +91,3 @@ def _swatch(verdict: Verdict) -> str:
     return (
         f'<svg class="swatch" viewBox="0 0 10 10" aria-hidden="true"><circle cx="5" cy="5" r="5" fill="{fill}"/></svg>'
     )
-
-
-def _digest(style: str) -> str:
-    return b64encode(sha256(style.encode()).digest()).decode()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from sona.config import ServeConfig
@@ -45,6 +45,20 @@ def load(
         _check_weights(name, found)
         base.requires_grad_(False)
         return base.eval().to(device), tokenizer
+
+
+def load_tokenizer(model: str | os.PathLike[str]) -> tuple[PreTrainedTokenizerBase, int]:
+    """The tokenizer of a model alone, and the model's longest text in tokens, 0 where its configuration names none.
+
+    Raises:
+        ModelNotFoundError: no such folder or hub id, or a file is missing.
+        ModelError: its files are damaged.
+    """
+    name, place = os.fspath(model), resolve(model)
+    with _quiet(), _explained(name, "cpu"):
+        tokenizer = _tokenizer(name, place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config()
+    return tokenizer, int(getattr(config, "max_position_embeddings", None) or 0)
 
 
 def _tokenizer(name: str, place: str) -> PreTrainedTokenizerBase:
