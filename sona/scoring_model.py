@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -45,7 +46,8 @@ class ServerOptions:
     token_file: Annotated[
         Path | None,
         Parameter(
-            name="--token-file", help="File with the server's token; of a sona server, else the store's service.token."
+            name="--token-file",
+            help="File with the server's token; else, of a sona server on this machine, the store's.",
         ),
     ] = None
 
@@ -113,8 +115,8 @@ def server_scorer(model: str, settings: ServeConfig, server: ServerOptions, stor
     from sona.attribution.vllm import VLLMChat, VLLMCompletions
 
     assert server.url is not None
-    common: dict[str, Any] = {"secret": _secret(server, store), "max_tokens": server.max_tokens}
     check_url(server.url)
+    common: dict[str, Any] = {"secret": _secret(server, store), "max_tokens": server.max_tokens}
     from sona.serving.chat import ChatCodec
     from sona.serving.loading import load_tokenizer
 
@@ -141,8 +143,10 @@ def server_scorer(model: str, settings: ServeConfig, server: ServerOptions, stor
 
 
 def _secret(server: ServerOptions, store: Path | None) -> Secret | None:
-    """The token to show; None where no file was named, nor one of the store's is there for a sona server."""
+    """The token to show; None where no file was named, nor one of the store's is there for a sona server beside it."""
     file = server.token_file
-    if file is None and server.kind == "sona" and store is not None and (store / FILE).is_file():
+    # Elsewhere it is not the store's own server, and its token none of that one's business.
+    beside = server.kind == "sona" and urlsplit(server.url or "").hostname in ("127.0.0.1", "::1", "localhost")
+    if file is None and beside and store is not None and (store / FILE).is_file():
         file = store / FILE
     return read_secret(file="" if file is None else str(file))

@@ -22,7 +22,7 @@ from sona.cli_score import Ablation, Pictures, score
 from sona.config import ServeConfig
 from sona.errors import ConfigError, InvalidInputError, ModelError, ScoringError, SonaError, UnknownIdError
 from sona.memory_spans import show
-from sona.scoring_model import Opened, ServerOptions
+from sona.scoring_model import Opened, ServerOptions, _secret
 from sona.serving.local import LocalModel
 from sona.storage.store import Store
 from sona.terminal import err, out
@@ -151,6 +151,20 @@ def test_a_server_scores_as_the_model_does(
     wanted = expected(model, from_messages(MESSAGES, MEMORIES))
     for memory, values in zip(told["memories"], wanted, strict=True):
         assert memory["values"] == pytest.approx(values, abs=1e-3)
+
+
+def test_the_stores_token_goes_to_no_other_machine(store: Path) -> None:
+    token = store / "service.token"
+    token.write_text("a-token-of-the-store-for-its-own-server")
+    try:
+        for url, known in (("http://127.0.0.1:1", True), ("http://localhost:1/x", True), ("http://10.0.0.9:1", False)):
+            assert (_secret(ServerOptions(url=url), store) is not None) is known
+        assert _secret(ServerOptions(url="http://127.0.0.1:1", kind="vllm"), store) is None
+        named = _secret(ServerOptions(url="http://10.0.0.9:1", token_file=token), store)
+        assert named is not None
+        assert "a-token" not in repr(named)
+    finally:
+        token.unlink()
 
 
 @contextmanager

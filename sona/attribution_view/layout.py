@@ -26,7 +26,7 @@ SLANTED_FROM, WRITTEN_FROM = 28.0, 42.0
 NUMBERS, SLANTED = 24.0, 104.0
 """Heights above the cells, for the responses' numbers and for their texts."""
 LEGEND = 70.0
-LEAST_WIDTH = 640.0
+LEAST_WIDTH = 740.0
 EM = 11.0
 NAME, TEXT = 26, 20
 """Characters of a memory's name, and of a response."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sona.attribution_view.colours import ABOVE, BELOW, blended, is_dark, opacity, share_of
-from sona.attribution_view.layout import HEIGHT, MOST_COLUMNS, MOST_LINES, lay_out
+from sona.attribution_view.layout import EM, HEIGHT, MOST_COLUMNS, MOST_LINES, lay_out
 from sona.attribution_view.page import heat_page
 from sona.attribution_view.png import DPI, GROUND, TITLE, heat_png
 from sona.bank_view.png import INCHES
@@ -118,9 +118,11 @@ def test_a_chart_of_noise_alone_can_be_drawn() -> None:
 
 
 def test_the_labels_stay_in_the_picture() -> None:
-    layout = lay_out(FOUND)
+    layout = lay_out(chart(("a", [1.0])))
     for label in layout.labels:
-        assert 0 < label.x < layout.width
+        wide = 0 if label.slanted else len(label.text) * EM * 0.6
+        left = label.x - {"start": 0, "middle": wide / 2, "end": wide}[label.anchor]
+        assert 0 < left <= left + wide < layout.width, label
         assert 0 < label.y < layout.height
 
 
