@@ -26,10 +26,11 @@ the question's embedding and each memory's, by word vectors (``--embeddings``) o
 and no method can find what it uses.
 
 What would make the figures misleading. The facts are short, and one rests on none but itself; real memories hold
-several things, and answers rest on several memories. Not every seed gives a small model that
-answers all questions: look at ``answered`` first, for one that hesitates makes every method look bad. A person of whom an earlier fact says the same place is left out of ``unique``. A linear
-forecast of a fact told twice can't be perfect. In ``context_cite`` the prompt, the tokens and the response are ours.
-Evidence is cut to fit a small model, around the answer, which helps the embeddings too.
+several things, and answers rest on several memories. Not every seed gives a small model that answers all questions:
+look at ``answered`` first, for one that hesitates makes every method look bad. A person of whom an earlier fact says
+the same place is left out of ``unique``. A linear forecast of a fact told twice can't be perfect. In ``context_cite``
+the prompt, the tokens and the response are ours. Evidence is cut to fit a small model, around the answer, which helps
+the embeddings too.
 """
 
 from __future__ import annotations
