@@ -6,6 +6,7 @@ question is like, which adapter answers it, and what two questions have in commo
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,9 +16,13 @@ from sona.checks import check_count, check_id, check_text, shown
 from sona.errors import InvalidInputError
 from sona.types import Message, Record, Trajectory
 
-METADATA_KEY = "memories"
+RESERVED = "sona."
+"""How keys of a trajectory's metadata begin that are ours."""
+METADATA_KEY = f"{RESERVED}memories"
 """Under it a trajectory's metadata says where its memories lie: the JSON of :func:`spans_as_text`."""
 SYSTEM_ROLES = ("system", "developer")
+MOST_SPANS = 1000
+"""In one conversation."""
 
 
 class MemorySpan(Record):
@@ -41,24 +46,35 @@ class MemorySpan(Record):
 def find_spans(messages: Sequence[Message], memories: Mapping[str, str]) -> tuple[MemorySpan, ...]:
     """Where the texts of ``memories`` (key to text) stand, word for word, in what is not the assistant's: wherever
     they do. A key whose text is nowhere has no span; where two texts share characters, the longer one has them.
+
+    Raises:
+        InvalidInputError: a memory without a text, or over :data:`MOST_SPANS` of them.
     """
-    found: list[MemorySpan] = []
+    taken: list[list[MemorySpan]] = [[] for _ in messages]  # of each message, by their beginnings
     for key, text in sorted(memories.items(), key=lambda item: -len(item[1])):
         check_text(text, f"memory {shown(key)}")
         for place, message in enumerate(messages):
-            if message.role == "assistant":
-                continue
-            start = message.content.find(text)
-            while start >= 0:
-                span = MemorySpan(key, place, start, start + len(text))
-                if not any(_overlap(span, other) for other in found):
-                    found.append(span)
-                start = message.content.find(text, span.end)
-    return tuple(sorted(found, key=lambda span: (span.message, span.start)))
+            if message.role != "assistant":
+                _take(taken[place], MemorySpan(key, place, 0, len(text)), text, message.content)
+    return tuple(span for spans in taken for span in spans)
 
 
-def _overlap(one: MemorySpan, other: MemorySpan) -> bool:
-    return one.message == other.message and one.start < other.end and other.start < one.end
+def _take(taken: list[MemorySpan], like: MemorySpan, text: str, content: str) -> None:
+    """Put in where the text stands, and nothing that is taken does."""
+    start = content.find(text)
+    while start >= 0:
+        end = start + len(text)
+        after = bisect_left(taken, end, key=lambda span: span.start)  # the first that begins behind it
+        if after and taken[after - 1].end > start:
+            start = content.find(text, taken[after - 1].end)
+            continue
+        taken.insert(after, MemorySpan(like.key, like.message, start, end))
+        if len(taken) > MOST_SPANS:
+            raise InvalidInputError(
+                f"memory {shown(like.key)}: more than {MOST_SPANS} memories stand in message {like.message}; a text "
+                "that says more stands there less often"
+            )
+        start = content.find(text, end)
 
 
 def with_memories(messages: Sequence[Message], memories: Mapping[str, str]) -> tuple[Message, ...]:
@@ -87,15 +103,27 @@ def without_memories(messages: Sequence[Message], spans: Sequence[MemorySpan]) -
     would.
     """
     kept: list[Message] = []
+    by_message: dict[int, list[MemorySpan]] = {}
+    for span in spans:
+        by_message.setdefault(span.message, []).append(span)
     for place, message in enumerate(messages):
-        own = sorted((span for span in spans if span.message == place), key=lambda span: -span.start)
+        own = _within(message.content, by_message.get(place, ()))
         content = message.content
-        for span in own:
+        for span in reversed(own):
             content = _joined(content[: span.start].rstrip(), content[span.end :])
         if own and not content.strip() and message.role != "tool":
             continue
         kept.append(msgspec.structs.replace(message, content=content) if own else message)
     return tuple(kept) or tuple(messages)
+
+
+def _within(content: str, spans: Sequence[MemorySpan]) -> list[MemorySpan]:
+    """Those that lie in a text and in none before them; whoever wrote the others meant another text."""
+    found: list[MemorySpan] = []
+    for span in sorted(spans, key=lambda span: span.start):
+        if (found[-1].end if found else 0) <= span.start < span.end <= len(content):
+            found.append(span)
+    return found
 
 
 def _joined(before: str, after: str) -> str:

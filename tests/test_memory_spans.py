@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,3 +83,38 @@ def test_a_memory_without_a_text_is_refused() -> None:
         show(to_messages("hi"), {"a": ""})
     with pytest.raises(InvalidInputError, match="memory"):
         MemorySpan("", 0, 0, 1)
+
+
+@given(
+    st.text("ab \n", max_size=12),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 15), st.integers(0, 15)), max_size=12),
+)
+def test_spans_that_somebody_made_up_only_ever_take_away(text: str, made_up: list[tuple[int, int, int]]) -> None:
+    messages = said(("user", f"a{text}"), ("user", "b"))
+    spans = [MemorySpan("k", message, start, end) for message, start, end in made_up]
+    left = without_memories(messages, spans)
+    assert sum(len(message.content) for message in left) <= sum(len(message.content) for message in messages)
+    if not any(span.start < span.end for span in spans):
+        assert left == messages
+
+
+@given(st.lists(st.sampled_from(["a", "ab", "b a", "aa", "bab"]), min_size=1, max_size=4), st.text("ab ", max_size=40))
+def test_spans_share_no_character_and_the_longer_text_comes_first(texts: list[str], content: str) -> None:
+    memories = {f"k{place}": text for place, text in enumerate(dict.fromkeys(texts))}
+    spans = find_spans(said(("user", f"x{content}")), memories)
+    for one, other in itertools.pairwise(spans):
+        assert one.end <= other.start
+    for span in spans:
+        assert f"x{content}"[span.start : span.end] == memories[span.key]
+    longest = max(memories.values(), key=len)
+    covered = {place for span in spans for place in range(span.start, span.end)}
+    found = f"x{content}".find(longest)
+    if found >= 0:
+        assert found in covered
+
+
+def test_a_text_that_stands_everywhere_is_refused_at_once() -> None:
+    began = time.perf_counter()
+    with pytest.raises(InvalidInputError, match="more than 1000 memories"):
+        show(to_messages("a" * 1_000_000), {"k": "a"})
+    assert time.perf_counter() - began < 5

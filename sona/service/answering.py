@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 
 import anyio
+import anyio.to_thread
 import msgspec
 import numpy as np
 from starlette.requests import Request
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from sona.checks import Int32, check_id
 from sona.errors import InvalidInputError, ModelError, SonaError
-from sona.memory_spans import show
+from sona.memory_spans import RESERVED, show
 from sona.service.body import decode, read_body
 from sona.service.formats import ChatFormat, CompletionFormat, Format
 from sona.service.hub import Hub
@@ -46,8 +47,17 @@ async def ask_chat(hub: Hub, request: Request) -> tuple[ChatRequest, Question]:
     asked.check()
     hub.check_model(asked.model)
     source = source_of(request, asked)
+    if any(key.startswith(RESERVED) for key in asked.metadata or ()):
+        raise ProblemError(
+            400,
+            f"metadata: keys that begin with {RESERVED!r} are the server's own; give memories in the field memories",
+            param="metadata",
+            code="invalid_value",
+        )
     try:
-        shown = show(to_messages(asked.conversation()), asked.memories)
+        given = to_messages(asked.conversation())
+        # In a thread: texts of megabytes are searched for each memory.
+        shown = await anyio.to_thread.run_sync(show, given, asked.memories) if asked.memories else show(given, None)
     except InvalidInputError as error:
         raise ProblemError(400, str(error), param="messages", code="invalid_value") from None
     return asked, Question(

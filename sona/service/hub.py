@@ -10,7 +10,6 @@ import anyio
 from starlette.types import Receive
 
 from sona.engine import Engine
-from sona.errors import SonaError
 from sona.service.answers import Answers, EngineAnswers
 from sona.service.beside import beside
 from sona.service.limits import Rate, Slots
@@ -105,7 +104,7 @@ class Hub:
             await self._learn.wait()
             try:
                 await self.engine.learn()
-            except SonaError:
+            except Exception:  # whatever it is, the server goes on
                 log.exception("the cycle that was asked for failed")
             finally:
                 self._learn = anyio.Event()

@@ -10,7 +10,7 @@ from sona.attribution.context import ALL_MEMORIES, Drop
 from sona.attribution.layout import lay_out
 from sona.attribution.marked import from_messages, from_trajectory
 from sona.errors import InvalidInputError
-from sona.memory_spans import MemorySpan, find_spans, spans_as_text
+from sona.memory_spans import METADATA_KEY, MemorySpan, find_spans, spans_as_text
 from sona.types import Message, ToolCall, Trajectory
 
 CALL = ToolCall(name="look", arguments='{"at": "sky"}', id="c1")
@@ -84,7 +84,7 @@ def test_a_span_outside_the_text_or_in_an_answer_is_refused(span: MemorySpan) ->
 def test_a_trajectory_says_in_its_metadata_where_its_memories_lie() -> None:
     spans = find_spans(MESSAGES[:2], MEMORIES)
     kept = Trajectory(
-        messages=MESSAGES[:2], response="Nine.", created_ns=7, metadata={"memories": spans_as_text(spans)}
+        messages=MESSAGES[:2], response="Nine.", created_ns=7, metadata={METADATA_KEY: spans_as_text(spans)}
     )
     context = from_trajectory(kept)
     assert context.keys == ("age",)
@@ -104,4 +104,4 @@ def test_a_trajectory_that_tells_too_little_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="no response"):
         from_trajectory(Trajectory(messages="hi", outcome="failed"))
     with pytest.raises(InvalidInputError, match="memory spans"):
-        from_trajectory(Trajectory(messages="hi", response="x", metadata={"memories": '[{"key": 3}]'}))
+        from_trajectory(Trajectory(messages="hi", response="x", metadata={METADATA_KEY: '[{"key": 3}]'}))

@@ -11,7 +11,7 @@ import torch
 
 import sona
 from sona.engine import Engine
-from sona.memory_spans import question_of, spans_of
+from sona.memory_spans import METADATA_KEY, question_of, spans_of
 from sona.service.hub import Hub
 from sona.serving.generation import base_of
 from sona.types import to_messages
@@ -378,3 +378,18 @@ async def test_memories_are_read_and_marked_in_the_trajectory(engine: Engine, cl
     assert [message.role for message in recorded.messages] == ["system", "user"]
     assert [span.key for span in spans_of(recorded)] == ["note-1"]
     assert question_of(recorded) == to_messages(HELLO)
+
+
+async def test_a_client_says_nothing_of_memories_in_its_metadata(engine: Engine, client: httpx.AsyncClient) -> None:
+    made_up = '[{"key": "k", "message": 0, "start": 20, "end": 0}]'
+    got = await client.post("/v1/chat/completions", json=chat(metadata={METADATA_KEY: made_up}))
+    assert (got.status_code, got.json()["error"]["param"]) == (400, "metadata")
+    honest = await client.post("/v1/chat/completions", json=chat(metadata={"memories": "the good old days"}))
+    assert honest.status_code == 200
+    assert question_of(await stored(engine, honest)) == to_messages(HELLO)
+
+
+async def test_a_memory_that_stands_everywhere_is_refused(client: httpx.AsyncClient) -> None:
+    asked = {"model": "sona", "messages": [{"role": "user", "content": "a" * 9000}], "memories": {"k": "a"}}
+    got = await client.post("/v1/chat/completions", json=asked)
+    assert (got.status_code, got.json()["error"]["param"]) == (400, "messages")

@@ -202,6 +202,25 @@ async def test_a_cycle_begins_when_it_is_asked_for_and_once_at_a_time(
         tasks.cancel_scope.cancel()
 
 
+async def test_a_cycle_that_fails_in_whatever_way_leaves_the_server_as_it_is(
+    engine: Engine, hub: Hub, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = anyio.Event()
+
+    async def broken() -> None:
+        failed.set()
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine, "learn", broken)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.learn_when_asked)
+        assert (await client.post("/learn")).status_code == 200
+        with anyio.fail_after(20):
+            await failed.wait()
+        assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+        tasks.cancel_scope.cancel()
+
+
 def test_a_server_learns_in_a_process_of_its_own_unless_it_is_told_otherwise() -> None:
     assert served(Config()).learner.mode == "process"
     thread = Config(learner=LearnerConfig(mode="thread"))
