@@ -122,7 +122,7 @@ def score(
     context = context_of(what, store)
     with ExitStack() as stack:
         if server.url is None:
-            opened = stack.enter_context(local_scorer(model, settings, store))
+            opened = stack.enter_context(local_scorer(model, settings, store, context))
         else:
             opened = server_scorer(model, settings, server, store)
         chart, stopped = _scored(context, opened, method, ablation)

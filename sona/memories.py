@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager as Block
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from sona.asked_model import AskedModel
 from sona.attribution.ablate import Ablated, ablate
 from sona.attribution.context import Context
 from sona.attribution.incremental import Incremental, score_incremental
 from sona.attribution.marked import from_messages, from_trajectory
 from sona.attribution.matrix import MemoryMatrix, Row
 from sona.attribution.memories import MatrixRun, score_memories
+from sona.attribution.redundancy import redundancies
 from sona.attribution.turns import ScoredResponse
+from sona.attribution.weights import after, first_weight
 from sona.candidate import Mattered, MemoryWeight
-from sona.checks import Int32
 from sona.config import CandidatesConfig
 from sona.errors import InvalidInputError, ModelError, ScoringError
 from sona.memory_spans import question_of
-from sona.ports import MemoryWeights, ModelTree, Report, ignore_progress
+from sona.ports import MemoryWeights, Report, ignore_progress
 from sona.types import Message, Trajectory
 
 if TYPE_CHECKING:
     from sona.attribution.leave_one_out import LeaveOneOut
     from sona.serving.local import LocalModel
 
+RUNS = 32
+"""Ablations of a turn whose memories stand in for each other."""
 KNOWN_TIMES = 3
 """A memory that was scored so often is known."""
 
@@ -46,40 +49,6 @@ class _OfSource(Protocol):
     def weight_of(self, key: str) -> MemoryWeight | None: ...
 
     def write_weight(self, weight: MemoryWeight) -> None: ...
-
-
-class AskedModel:
-    """The served model for whoever scores: it answers with the adapter that the question without its memories is like,
-    as it did when it wrote the response.
-    """
-
-    def __init__(self, model: LocalModel) -> None:
-        self._model = model
-        self._asked = threading.local()
-
-    @property
-    def max_tokens(self) -> int:
-        """The longest passage that it takes."""
-        return self._model.max_tokens
-
-    @property
-    def vocab_size(self) -> int:
-        """How many tokens it knows."""
-        return self._model.vocab_size
-
-    def lend_tree(self, prompt: Int32) -> Block[ModelTree]:
-        """See :meth:`sona.serving.local.LocalModel.lend_tree`."""
-        question = getattr(self._asked, "question", None)
-        return self._model.lend_tree(prompt if question is None else question)
-
-    @contextmanager
-    def asked(self, question: Int32 | None) -> Iterator[None]:
-        """In the block this thread's passages are answers to ``question`` (tokens,)."""
-        self._asked.question = question
-        try:
-            yield
-        finally:
-            self._asked.question = None
 
 
 class Memories:
@@ -173,9 +142,9 @@ class Memories:
             ModelError: no model, or its template refuses the context.
             InvalidInputError: nothing to score, or a turn that is longer than the model takes.
         """
-        context, question = self._context(what, memories)
+        context = _context(what, memories)
         asked, scorer, model = self._served
-        with asked.asked(question):
+        with asked.asked(context):
             return score_memories(context, model, scorer, strip_all=strip_all, on_row=on_row, report=report, stop=stop)
 
     def ablate(
@@ -188,9 +157,9 @@ class Memories:
         """By random ablations and a LASSO on log-odds (:func:`sona.attribution.ablate.ablate`): it also finds memories
         that say the same, of which leaving one out changes nothing.
         """
-        context, question = self._context(what, memories)
+        context = _context(what, memories)
         asked, scorer, model = self._served
-        with asked.asked(question):
+        with asked.asked(context):
             return ablate(context, model, scorer, runs=runs)
 
     def score_turn(self, trajectory: Trajectory) -> list[ScoredResponse]:
@@ -203,11 +172,8 @@ class Memories:
         context = from_trajectory(trajectory)
         if not context.keys:
             return []
-        with asked.asked(model.encode_prompt(question_of(trajectory))):
-            found = self._turn(trajectory, context, scorer, model)
-            for _ in score_incremental(context, model, scorer, self._rows.of(trajectory.source), self._incremental):
-                pass
-        return found
+        with asked.asked(context):
+            return self._turn(trajectory, context, scorer, model)
 
     def _turn(
         self, trajectory: Trajectory, context: Context, scorer: LeaveOneOut, model: LocalModel
@@ -220,6 +186,15 @@ class Memories:
             raise ScoringError(f"trajectory {trajectory.id!r}: {whole.failure}")
         if not len(whole.nats):  # all of the response is thinking
             return []
+        singles = {row.key: float(row.nats[0]) for row in rows.values() if row.key and not row.failure}
+        if redundancies(run.matrix()):  # by itself none of them seems to matter
+            found = ablate(context, model, scorer, runs=RUNS)
+            singles = dict(zip(found.keys, found.weights[:, found.responses.index(last)].tolist(), strict=True))
+            self._weigh(trajectory.source, singles)
+        else:
+            weights = self._rows.of(trajectory.source)
+            for _ in score_incremental(context, model, scorer, weights, self._incremental):
+                pass
         ids = trajectory.prompt_array()
         response = trajectory.response_array()
         return [
@@ -232,25 +207,22 @@ class Memories:
                 response=trajectory.response,
                 context_tail="\n".join(f"{one.role}: {one.content}" for one in trajectory.messages),
                 entry=len(trajectory.messages),
-                mattered=_mattered(rows.values(), scorer.noise_floor),
+                mattered=_mattered(singles, scorer.noise_floor),
             )
         ]
+
+    def _weigh(self, source: str, nats: Mapping[str, float]) -> None:
+        """Weights of memories that hold an answer up together, as ablations share it out among them."""
+        store, now_ns = self._rows.of(source), time.time_ns()
+        for key, value in nats.items():
+            if math.isfinite(value):
+                known, worth = store.weight_of(key), max(value, 0.0)
+                store.write_weight(after(known, worth, now_ns) if known else first_weight(key, worth, now_ns))
 
     @property
     def _incremental(self) -> Incremental:
         own = self._settings
         return Incremental(max_age_s=own.max_age_s, limit=own.weighed_a_turn)
-
-    def _context(
-        self, what: Trajectory | Context | Sequence[Message], memories: Mapping[str, str] | None
-    ) -> tuple[Context, Int32 | None]:
-        """What is scored, and its question as tokens, where it is known."""
-        if isinstance(what, Context):
-            return what, None
-        if isinstance(what, Trajectory):
-            question = self._served[2].encode_prompt(question_of(what)) if what.messages else None
-            return from_trajectory(what, memories), question
-        return from_messages(what, memories or {}), None
 
     @property
     def _served(self) -> tuple[AskedModel, LeaveOneOut, LocalModel]:
@@ -261,13 +233,17 @@ class Memories:
         return self._asked, self._scorer, self._model
 
 
-def _mattered(rows: Iterable[Row], noise_floor: float) -> list[Mattered]:
-    """The memories that made the one response likelier beyond noise, heaviest first."""
-    found = [
-        Mattered(key=row.key, nats=float(row.nats[0]))
-        for row in rows
-        if row.key and not row.failure and math.isfinite(row.nats[0]) and row.nats[0] > noise_floor
-    ]
+def _context(what: Trajectory | Context | Sequence[Message], memories: Mapping[str, str] | None) -> Context:
+    if isinstance(what, Context):
+        return what
+    if isinstance(what, Trajectory):
+        return from_trajectory(what, memories)
+    return from_messages(what, memories or {})
+
+
+def _mattered(nats: Mapping[str, float], noise_floor: float) -> list[Mattered]:
+    """The memories that made the response likelier beyond noise, heaviest first."""
+    found = [Mattered(key=key, nats=value) for key, value in nats.items() if value > noise_floor]  # NaN is not
     return sorted(found, key=lambda one: -one.nats)
 
 

@@ -18,6 +18,7 @@ from sona.http_client import Secret, check_url, read_secret
 from sona.service.bearer import FILE
 
 if TYPE_CHECKING:
+    from sona.attribution.context import Context
     from sona.attribution.scorer import Scorer
     from sona.attribution.tokens import Codec
 
@@ -76,14 +77,17 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def local_scorer(model: str, settings: ServeConfig, store: Path | None) -> Iterator[Opened]:
-    """The model in this process; with a store, as its version in force answers. The store is only read."""
+def local_scorer(model: str, settings: ServeConfig, store: Path | None, context: Context) -> Iterator[Opened]:
+    """The model in this process; with a store, as its version in force answers the
+    context's question. The store is only read.
+    """
     from sona.loops.version_files import read_served
     from sona.serving.resolve import resolve
     from sona.storage.store import Store
     from sona.storage.versions import Versions
 
     resolve(model)  # a wrong name is said at once, before transformers takes its seconds to import
+    from sona.asked_model import AskedModel
     from sona.attribution.leave_one_out import LeaveOneOut
     from sona.serving.local import LocalModel
 
@@ -97,7 +101,9 @@ def local_scorer(model: str, settings: ServeConfig, store: Path | None) -> Itera
                 raise ModelError(f"{store} was recorded with another base model than {model!r}; score with that one")
             served.swap(version.id, read_served(Versions(store), version.id))
             by = f"{model}, version {version.id}"
-        yield Opened(served, LeaveOneOut(served), by)
+        asked = AskedModel(served)
+        with asked.asked(context):
+            yield Opened(served, LeaveOneOut(asked), by)
     finally:
         served.close()
 

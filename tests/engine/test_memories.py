@@ -9,6 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 import sona
+from sona.asked_model import question_tokens
+from sona.attribution.marked import from_messages, from_trajectory
+from sona.attribution.redundancy import redundancies
 from sona.candidate import MemoryWeight
 from sona.config import CandidatesConfig
 from sona.errors import InvalidInputError, ModelError
@@ -81,6 +84,37 @@ def test_turns_are_scored_in_the_background_and_their_memories_weighed(tmp_path:
         kept = again.memories.get("told", "bot")
         assert kept is not None
         assert kept.times == 3
+
+
+def test_a_fact_that_is_told_twice_is_worth_something_in_both_places(tmp_path: Path) -> None:
+    twice = {"one": "amber falcon harbour it was", "two": "it was amber falcon harbour", "idle": KNOWN["idle"]}
+    with open_small(tmp_path / "store", config=WATCHING) as engine:
+        for _ in range(3):
+            with engine.trajectory(QUESTION, source="bot") as t:
+                t.respond(KNOWN["told"], memories=twice)
+        engine.flush()
+        matrix = engine.memories.score(engine.get(t.id).trajectory)
+        assert redundancies(matrix), "leaving out one of them hides what they are worth"
+        assert engine.candidates.wait_scored(60)
+        weights = {key: engine.memories.get(key, "bot") for key in twice}
+        found = {key: weight.weight for key, weight in weights.items() if weight is not None}
+        assert found["one"] > 1.0
+        assert found["two"] > 1.0
+        assert {one.key for one in engine.memories.prune_candidates(1.0, "bot")} <= {"idle"}
+        (shown, *_) = [one for one in engine.candidates.page().candidates if one.trajectory_id == t.id]
+        assert {one.key for one in shown.mattered} >= {"one", "two"}
+
+
+def test_whatever_is_scored_is_scored_by_the_adapter_that_its_question_is_like(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model="tiny") as engine:
+        shown = show(to_messages(QUESTION), KNOWN)
+        answer = Message(role="assistant", content=KNOWN["told"])
+        wanted = engine.model.encode_prompt(to_messages(QUESTION)).tolist()
+        trajectory = Trajectory(messages=shown.messages, response=answer.content, metadata=shown.metadata)
+        for context in (from_trajectory(trajectory), from_messages([*shown.messages, answer], KNOWN)):
+            tokens = question_tokens(context, engine.model)
+            assert tokens is not None
+            assert tokens.tolist() == wanted
 
 
 def test_what_a_recalled_pattern_was_worth_changes_its_place(tmp_path: Path) -> None:
