@@ -20,10 +20,11 @@ runs in its own.
   continuous batching, turn by turn; it keeps nothing of what it answers.
 * ``load``: 8 clients ask ``sona serve`` ten thousand requests, one after the other each, in blocks with nothing else
   (``idle``) and beside a cycle (``cycle``) in turn. Its learner is a process of one thread and low priority; in every
-  second cycle it is killed at a random moment, while another client does what should be refused, hangs up, or
-  reads slowly; between the cycles versions are rolled back and forth. ``p99.cycle_over_idle`` is of whole answers, of
-  the cycles that were not disturbed. ``refused`` and ``mixed`` are those of all ``requests``; each answer is computed
-  again, alone, after the server has ended. ``lost`` counts answers that are not in the store then.
+  second cycle it is killed at a random moment, while another client does what should be refused, hangs up, or reads
+  slowly; between the cycles versions are rolled back and forth. ``p99.cycle_over_idle`` is of whole answers, of the
+  cycles that were not disturbed, but for the first, which starts the process. ``refused`` and ``mixed`` are those of
+  all ``requests``; each answer is computed again, alone, after the server has ended. ``lost`` counts answers that are
+  not in the store then.
 * ``exact``: batches of 3 to 40 random prompts of 3 to 130 tokens, by the base and three adapters, that join at random
   moments; each answer is then written alone. ``exact.differ_share`` is the share of tokens that differ.
 

@@ -31,7 +31,7 @@ CHECKED, COOLING = 25, 400
 MASTERED = 0.84  # of all answers: .86 can be known, and a guess finds one in six of the rest, so a sure reader has .89
 QUESTIONS = 4  # to a story, so that a step has more answers to learn from
 STRANGER = 0.2  # this share of the questions is about anyone, told of or not
-PEAKS = (0.01, 0.01)  # of Muon for the layers' matrices, AdamW for the rest
+PEAKS = (0.002, 0.002)  # of Muon for the layers' matrices, AdamW for the rest
 IGNORED = -100
 
 
