@@ -59,7 +59,7 @@ SCENARIOS = {
     "follow-the-model": Scenario(model.follow_the_model, 8, 150),
     "kill-engine": Scenario(killed_engine.kill_engine, 4, 40),
     "kill-learner": Scenario(killed_learner.kill_learner, 3, 100),
-    "kill-server": Scenario(killed_server.kill_server, 2, 30),
+    "kill-server": Scenario(killed_server.kill_server, 1, 30),
 }
 
 
