@@ -164,7 +164,7 @@ class Engine:
         parts = await open_or_close(lambda: Parts.start(self.path, self._model_name, self.config), Parts.close)
         self._intake = Intake(parts, self.config.recording)
         self._cycles = Cycles(parts, self.config, self._model_name, self._distill)
-        self._memories = Memories(parts.store.memory_weights, parts.model, self.config.candidates)
+        self._memories = Memories(parts.store.memory_weights, parts.model, self.config.candidates, parts.store.get)
         self._host = TrajectoryHost(parts, self._intake, self.config.serve, self._memories.ranking)
         self._review = Review(
             parts.store,

@@ -22,7 +22,7 @@ from sona.candidate import Mattered, MemoryWeight
 from sona.config import CandidatesConfig
 from sona.errors import InvalidInputError, ModelError, ScoringError
 from sona.memory_spans import question_of
-from sona.ports import MemoryWeights, Report, ignore_progress
+from sona.ports import MemoryWeights, Report, Stored, ignore_progress
 from sona.types import Message, Trajectory
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 RUNS = 32
 """Ablations of a turn whose memories stand in for each other."""
+Scorable = str | Trajectory | Context | Sequence[Message]
+"""What has memories and responses; a text is a trajectory's id."""
 KNOWN_TIMES = 3
 """A memory that was scored so often is known."""
 
@@ -54,8 +56,14 @@ class _OfSource(Protocol):
 class Memories:
     """Weights that are kept, and scores that are made. Safe to call from any thread; scoring waits for the model."""
 
-    def __init__(self, rows: SourceWeightStore, model: LocalModel | None, settings: CandidatesConfig) -> None:
-        self._rows, self._model, self._settings = rows, model, settings
+    def __init__(
+        self,
+        rows: SourceWeightStore,
+        model: LocalModel | None,
+        settings: CandidatesConfig,
+        find: Callable[[str], Stored],
+    ) -> None:
+        self._rows, self._model, self._settings, self._find = rows, model, settings, find
         self._asked: AskedModel | None = None
         self._scorer: LeaveOneOut | None = None
         if model is not None:
@@ -120,7 +128,7 @@ class Memories:
 
     def score(
         self,
-        what: Trajectory | Context | Sequence[Message],
+        what: Scorable,
         memories: Mapping[str, str] | None = None,
         *,
         strip_all: bool = True,
@@ -131,7 +139,7 @@ class Memories:
         """Every memory against every response, exactly: what leaving it out does to the response's log-probability.
 
         Args:
-            what: a recorded trajectory, a context, or a conversation with ``memories``.
+            what: a recorded trajectory or its id, a context, or a conversation with its responses.
             memories: key to text, where ``what`` does not mark them itself.
             strip_all: leave out all at once, too, so that memories that stand in for each other show.
             on_row: told each memory's row as it is done.
@@ -141,15 +149,16 @@ class Memories:
         Raises:
             ModelError: no model, or its template refuses the context.
             InvalidInputError: nothing to score, or a turn that is longer than the model takes.
+            UnknownIdError: no trajectory has this id.
         """
-        context = _context(what, memories)
+        context = self._context(what, memories)
         asked, scorer, model = self._served
         with asked.asked(context):
             return score_memories(context, model, scorer, strip_all=strip_all, on_row=on_row, report=report, stop=stop)
 
     def ablate(
         self,
-        what: Trajectory | Context | Sequence[Message],
+        what: Scorable,
         memories: Mapping[str, str] | None = None,
         *,
         runs: int = 64,
@@ -157,7 +166,7 @@ class Memories:
         """By random ablations and a LASSO on log-odds (:func:`sona.attribution.ablate.ablate`): it also finds memories
         that say the same, of which leaving one out changes nothing.
         """
-        context = _context(what, memories)
+        context = self._context(what, memories)
         asked, scorer, model = self._served
         with asked.asked(context):
             return ablate(context, model, scorer, runs=runs)
@@ -224,6 +233,15 @@ class Memories:
         own = self._settings
         return Incremental(max_age_s=own.max_age_s, limit=own.weighed_a_turn)
 
+    def _context(self, what: Scorable, memories: Mapping[str, str] | None) -> Context:
+        if isinstance(what, Context):
+            return what
+        if isinstance(what, str):
+            what = self._find(what).trajectory
+        if isinstance(what, Trajectory):
+            return from_trajectory(what, memories)
+        return from_messages(what, memories or {})
+
     @property
     def _served(self) -> tuple[AskedModel, LeaveOneOut, LocalModel]:
         if self._asked is None or self._scorer is None or self._model is None:
@@ -231,14 +249,6 @@ class Memories:
                 "this engine has no model to score memories with; open it with model='path/or/hub-id' (or 'tiny')"
             )
         return self._asked, self._scorer, self._model
-
-
-def _context(what: Trajectory | Context | Sequence[Message], memories: Mapping[str, str] | None) -> Context:
-    if isinstance(what, Context):
-        return what
-    if isinstance(what, Trajectory):
-        return from_trajectory(what, memories)
-    return from_messages(what, memories or {})
 
 
 def _mattered(nats: Mapping[str, float], noise_floor: float) -> list[Mattered]:

@@ -39,7 +39,7 @@ def review(
     from sona.review_view import check_extra
 
     check_extra()
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # it draws on the last one
         raise InvalidInputError("sona review needs a terminal; 'sona candidates' does the same in scripts")
     reviewer = open_reviewer(store, url, token_file, settings_of(config))
     from sona.review_view.app import ReviewApp

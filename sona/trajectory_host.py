@@ -14,7 +14,7 @@ import numpy as np
 from sona.answer_stream import AnswerStream, completed
 from sona.bank.bank import Bank
 from sona.bank.prompting import with_text
-from sona.checks import Float32
+from sona.checks import Float32, check_count
 from sona.config import ServeConfig
 from sona.errors import ClosedError, ConfigError, DimensionMismatchError, ModelError, SonaError
 from sona.intake import Intake
@@ -65,6 +65,7 @@ class TrajectoryHost:
 
     async def recall(self, query: Query, k: int, source: str) -> list[Recall]:
         """See :meth:`sona.Engine.recall`."""
+        check_count(k, "k")
         model, rank = self._parts.model, self._ranking(source)
         count_tokens = None if model is None else model.count_tokens
 

@@ -26,7 +26,7 @@ class StateStore(Protocol):
         """Replace it, durably."""
 
 
-class Seen(Record, kw_only=True):
+class Seen(Record, kw_only=True, omit_defaults=False):
     """What background scoring has seen since the engine was opened."""
 
     turns: int = 0

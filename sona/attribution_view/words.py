@@ -8,7 +8,7 @@ from sona.attribution.redundancy import Redundancy
 from sona.attribution_view.chart import Chart, Line
 from sona.excerpt import excerpt
 
-NOISE, NO_SCORE, AFTER = "≈0", "?", "·"
+NOISE, NO_SCORE, AFTER, HARM = "≈0", "?", "·", "≤0"
 TOGETHER = "all at once"
 
 
@@ -35,7 +35,9 @@ def weight(chart: Chart, line: Line) -> str:
     value = line.weight
     if math.isnan(value):
         return NO_SCORE
-    return nats(value).lstrip("+") if chart.is_finding(line) else NOISE
+    if chart.is_finding(line):
+        return nats(value).lstrip("+")
+    return HARM if bool((line.nats < -chart.floors).any()) else NOISE
 
 
 def per_token(chart: Chart, line: Line) -> str:
@@ -63,7 +65,8 @@ def key(chart: Chart) -> str:
     """What the signs in a table mean."""
     return (
         f"{chart.unit}: above 0 it made the response likelier; {NOISE} within the noise ({floor(chart)}); "
-        f"{AFTER} it comes after the response; {NO_SCORE} no score"
+        f"{AFTER} it comes after the response; {NO_SCORE} no score; a weight leaves out what is below 0, {HARM} is all "
+        "of it"
     )
 
 

@@ -14,6 +14,8 @@ from sona.config import ServiceConfig
 from sona.service.problems import ProblemError
 
 T = TypeVar("T")
+PASS_OVER, PASS_OVER_S = 8, 2.0
+"""Of a body that is too large so many times the limit are read and forgotten, for at most so many seconds."""
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 _WHERE = re.compile(r" - at `\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
@@ -35,6 +37,7 @@ async def read_body(request: Request, limits: ServiceConfig) -> bytes:
         raise ProblemError(415, "content-type: application/json is allowed", code="unsupported_media_type")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limits.max_body_bytes:
+        await _pass_over(request.receive, limits)
         raise _too_large(limits)
     with anyio.move_on_after(limits.body_timeout_s):
         return await _collect(request.receive, limits)
@@ -50,9 +53,24 @@ async def _collect(receive: Receive, limits: ServiceConfig) -> bytes:
             raise ClientGoneError
         body += message.get("body", b"")
         if len(body) > limits.max_body_bytes:
+            del body
+            await _pass_over(receive, limits)
             raise _too_large(limits)
         if not message.get("more_body", False):
             return bytes(body)
+
+
+async def _pass_over(receive: Receive, limits: ServiceConfig) -> None:
+    """Read on for a while, and keep nothing: a connection that is closed with bytes unread is reset, and its client
+    may never see the answer that says why.
+    """
+    size = 0
+    with anyio.move_on_after(PASS_OVER_S):
+        while size < PASS_OVER * limits.max_body_bytes:
+            message = await receive()
+            size += len(message.get("body", b""))
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                return
 
 
 def _too_large(limits: ServiceConfig) -> ProblemError:
