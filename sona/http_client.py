@@ -256,17 +256,19 @@ class HttpClient:
         except httpx.TimeoutException as error:
             waits_to_connect = isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout))
             why = f"no whole answer within {self._timeout_s:g} s"
-            raise self._unreachable(path, why, again=waits_to_connect) from None
+            raise self._unreachable(path, why, again=waits_to_connect, was_connected=not waits_to_connect) from None
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, OSError) as error:
             if isinstance(error, RuntimeError) and not self._closed.is_set():  # httpx's, once it is closed
                 raise
-            raise self._unreachable(path, str(error) or type(error).__name__, again=True) from None
+            was_connected = not isinstance(error, (httpx.ConnectError, httpx.InvalidURL))
+            told = str(error) or type(error).__name__
+            raise self._unreachable(path, told, again=True, was_connected=was_connected) from None
 
-    def _unreachable(self, path: str, why: str, *, again: bool = False) -> UnreachableError:
+    def _unreachable(self, path: str, why: str, *, again: bool = False, was_connected: bool = True) -> UnreachableError:
         if self._closed.is_set():
             why, again = "the client was closed", False
         error = UnreachableError(f"{self.url}{path} gave no answer: {why}")
-        error.again = again
+        error.again, error.was_connected = again, was_connected
         return error
 
     def _remember(self, event: str, info: dict[str, Any]) -> None:

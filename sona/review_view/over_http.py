@@ -25,12 +25,17 @@ from sona.errors import (
 from sona.http_client import HttpClient, Secret
 from sona.reviewed import Page, Sent, Shown
 
-TIMEOUT_S, SEND_TIMEOUT_S = 10.0, 330.0
+TIMEOUT_S, SEND_TIMEOUT_S = 10.0, 630.0  # what was lost may be sent again first, and each may take 300
 MAX_BYTES = 256 * 1024 * 1024
 """Of an answer: a page of texts, however long its contexts are."""
 T = TypeVar("T")
 
-_ERRORS: dict[int, type[SonaError]] = {404: UnknownIdError, 409: StateChangeError, 502: SendError}
+_ERRORS: dict[int, Callable[[str], SonaError]] = {
+    404: UnknownIdError,
+    409: StateChangeError,
+    502: SendError,
+    504: partial(SendError, outcome="unknown"),
+}
 
 
 class _Changed(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from sona.cli import app as command
 from sona.config import CandidatesConfig
 from sona.engine import Engine
 from sona.errors import ConfigError, ReviewError, SendError, StateChangeError, StoreLockedError, UnknownIdError
-from sona.http_client import Secret
+from sona.http_client import HttpClient, Secret
 from sona.review import open_reviewer
 from sona.review_view.over_http import HttpReviewer
 from sona.service.hub import Hub
@@ -173,6 +173,27 @@ async def test_sending_says_what_is_missing_and_what_came_back(
     assert "nothing was marked as sent" in got.json()["error"]["message"]
 
 
+async def test_an_answer_that_is_lost_leaves_them_not_confirmed(
+    hub: Hub, client: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("slow", request=request)
+
+    reviewer = HttpReviewer("http://127.0.0.1:8000", Secret(TOKEN), transport=Bridge(hub))
+    monkeypatch.setattr(
+        "sona.attribution.training_service.HttpClient",
+        lambda url, secret, **how: HttpClient(url, secret, **how, transport=httpx.MockTransport(slow)),
+    )
+    monkeypatch.setattr(engine.candidates, "_settings", CandidatesConfig(train_url="http://127.0.0.1:9"))
+    engine.candidates.approve(1)
+    got = await client.post("/candidates/send")
+    assert (got.status_code, got.json()["error"]["code"], state(engine, 1)) == (504, "not_confirmed", "sent")
+    assert (await client.get("/candidates")).json()["unconfirmed"] == 1
+    with pytest.raises(SendError, match="send again to find out") as caught:
+        await anyio.to_thread.run_sync(reviewer.send)
+    assert caught.value.outcome == "unknown"
+
+
 async def test_background_scoring_shows_on_the_page(client: httpx.AsyncClient, engine: Engine) -> None:
     engine.candidates.watch(ToldScorer(lambda one: [dependence(5, 7.0)]))
     engine.record(turn(5))
@@ -262,16 +283,17 @@ def test_the_training_service_s_answer_decides(monkeypatch: pytest.MonkeyPatch, 
         return httpx.Response(next(statuses), json={"job_id": 12})
 
     client = httpx.Client
-    monkeypatch.setattr(httpx, "Client", lambda **how: client(**how, transport=httpx.MockTransport(answer)))
+    monkeypatch.setattr(httpx, "Client", lambda **how: client(**how | {"transport": httpx.MockTransport(answer)}))
     settings = CandidatesConfig(train_url="http://127.0.0.1:9/base/")
     monkeypatch.setattr(engine.candidates, "_settings", settings)
     engine.candidates.approve(1)
     for status in (500, 302):
-        with pytest.raises(SendError, match=f"answered {status}; nothing was marked"):
+        with pytest.raises(SendError, match=f"status {status}.*; nothing was marked as sent"):
             engine.candidates.send()
         assert state(engine, 1) == "approved"
     sent = engine.candidates.send()
     assert (sent.ids, sent.job, state(engine, 1)) == ([1], "12", "sent")
+    assert len({body.pop("id") for body in bodies}) == 1, "what was refused is the same request"
     assert bodies[-1] == {"training_data": {"samples": [{"context_ids": [1, 3], "continuation_ids": [4, 5]}]}}
     assert engine._started().store.candidates.add([one_again()]) == [0], "what is sent is no candidate again"
     with pytest.raises(StateChangeError, match="it was not sent"):
