@@ -41,6 +41,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+Outcome = Literal["refused", "failed", "unknown"]
+"""Of a request to train: see :attr:`SendError.outcome`."""
+
 
 class SonaError(Exception):
     """Base of everything that sona raises on purpose."""
@@ -170,11 +173,12 @@ class ReviewError(SonaError):
 class SendError(SonaError):
     """A training service did not accept what was sent, or nobody knows whether it did."""
 
-    def __init__(self, message: str, *, outcome: Literal["refused", "failed", "unknown"] = "refused") -> None:
+    def __init__(self, message: str, *, outcome: Outcome = "refused") -> None:
         super().__init__(message)
         self.outcome = outcome
-        """``refused``: it has nothing of it. ``failed``: it had taken it before, and has given it up. ``unknown``: it
-        may have taken it, so nothing else may train the same."""
+        """``refused``: it took nothing of this request. ``failed``: it had taken it before, and has given it up.
+        ``unknown``: it may have taken it, so nothing else may train the same.
+        """
 
 
 class TrainingError(SonaError):

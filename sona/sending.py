@@ -6,16 +6,18 @@
                                                         ├── refused: approved again
                                                         └── no answer, a crash: they stay as sent, not confirmed
 
-A batch that is not confirmed is sent again with the next one, under the id that it had: the hash of its samples.
+A batch that is not confirmed is sent again before the next one, under the id that it had: the hash of its samples. It
+stays not confirmed until the service accepts it, says that the job failed, or a person says what came of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -24,7 +26,7 @@ from sona.attribution.preferences import StateStore
 from sona.attribution.training_service import TrainingService, TrainOn, samples_of
 from sona.candidate import Candidate
 from sona.config import CandidatesConfig
-from sona.errors import SendError, SonaError, StoreCorruptError, UnknownIdError
+from sona.errors import Outcome, SendError, SonaError, StoreCorruptError, UnknownIdError
 from sona.ports import CandidateStore
 from sona.reviewed import Sent
 from sona.types import Record
@@ -34,6 +36,16 @@ log = logging.getLogger("sona.reviewing")
 STATE = "review/sending"
 NOT_ACCEPTED = "not accepted"
 """What is noted of answers that a service refused; any other way back from ``sent`` is a job that it gave up."""
+
+STANDS: Mapping[Outcome, str] = MappingProxyType(
+    {
+        "refused": "nothing was marked as sent",
+        "failed": "the answers are approved again",
+        "unknown": "it may have taken the answers, so they stay as sent, not confirmed, and no cycle takes them; send "
+        "again to find out (the request has an id), or say what came of them (engine.candidates.confirm)",
+    }
+)
+"""How things stand then, for a person."""
 
 
 class Batch(Record, kw_only=True):
@@ -76,7 +88,7 @@ class Sending:
         """
         batches = [batch for batch in self._batches() if any(one.state == "sent" for one in self._candidates(batch))]
         self._keep(batches)  # of the others none was posted, or each was confirmed by hand
-        done = [self._post(service, batch) for batch in batches if self._is_whole(batch, service)]
+        done = [self._post(service, batch, is_again=True) for batch in batches if self._is_whole(batch, service)]
         if approved := self._store.candidates.approved(self._settings.max_approved):
             done.append(self._post(service, self._begin(service, approved)))
         if not done:
@@ -91,16 +103,18 @@ class Sending:
         self._store.candidates.change(seqs, "sent", by=service.name, note=f"request {batch.id}, not confirmed")
         return batch
 
-    def _post(self, service: TrainingService, batch: Batch) -> Sent:
+    def _post(self, service: TrainingService, batch: Batch, *, is_again: bool = False) -> Sent:
         rows, by = self._store.candidates, service.name
         try:
             job = service.train(samples_of(self._candidates(batch), batch.train_on), batch.id)
         except SendError as error:
-            if error.outcome != "unknown":
-                note = NOT_ACCEPTED if error.outcome == "refused" else "the service gave the job up"
+            # Who refuses it when it is asked again, or can't be reached, says nothing of what it was asked before.
+            outcome: Outcome = "unknown" if is_again and error.outcome == "refused" else error.outcome
+            if outcome != "unknown":
+                note = NOT_ACCEPTED if outcome == "refused" else "the service gave the job up"
                 rows.change(batch.seqs, "approved", by=by, note=note)
                 self._forget(batch)
-            raise
+            raise SendError(f"{error}; {STANDS[outcome]}", outcome=outcome) from error
         try:
             rows.change(batch.seqs, "sent", by=by, note=job, again=True)
             self._forget(batch)

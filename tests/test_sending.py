@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,15 +78,25 @@ def test_what_may_have_been_taken_is_sent_again_as_the_same_request(store: Store
 
 
 def test_what_was_refused_is_approved_again_and_the_same_request(store: Store) -> None:
-    review, service = review_of(store), Service(REFUSED, UNKNOWN, REFUSED)
+    review, service = review_of(store), Service(REFUSED)
     review.approve(1)
-    for state in ("approved", "sent", "approved", "sent"):
-        with suppress(SendError):
+    with pytest.raises(SendError, match="nothing was marked as sent"):
+        review.send(service)
+    assert (states(store)[0], review.page().unconfirmed) == ("approved", 0)
+    assert review.send(service).ids == [1]
+    assert service.asked[0] == service.asked[1]
+
+
+def test_a_refusal_says_nothing_of_what_was_asked_before(store: Store) -> None:
+    review, service = review_of(store), Service(UNKNOWN, REFUSED)
+    review.approve(1)
+    for _ in range(2):
+        with pytest.raises(SendError, match="not confirmed") as caught:
             review.send(service)
-        assert states(store)[0] == state
-    assert len(service.asked) == 4
+        assert caught.value.outcome == "unknown"
+        assert (states(store)[0], review.page().unconfirmed) == ("sent", 1)
+    assert review.send(service).ids == [1]
     assert len({asked for asked, _ in service.asked}) == 1
-    assert review.page().unconfirmed == 0
 
 
 def test_what_a_service_gave_up_is_another_job_when_it_is_sent_again(store: Store) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from sona.candidate import Candidate
-from sona.errors import ConfigError, RemoteRefusedError, RemoteUnclearError, SendError, UnreachableError
+from sona.errors import ConfigError, Outcome, RemoteRefusedError, RemoteUnclearError, SendError, UnreachableError
 from sona.http_client import HttpClient, Secret
 
 TrainOn = Literal["without_memories", "with_memories"]
@@ -18,10 +18,6 @@ MAX_BYTES = 1024 * 1024
 """Of an answer; it holds the number of a job."""
 LOST = (502, 504)
 """What stands before a service says so when the service did not answer: it may have taken the job."""
-RESOLVE = (
-    "the answers stay as sent, not confirmed, and no cycle takes them; send again to find out (the request has an id), "
-    "or say what came of them (engine.candidates.confirm)"
-)
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,11 +86,10 @@ class HttpTrainingService:
         except RemoteUnclearError:  # 2xx, at length: it was accepted all the same
             return ""
         except UnreachableError as error:
-            raise _unanswered(error) from None
+            raise SendError(str(error), outcome="unknown" if error.was_connected else "refused") from None
         except RemoteRefusedError as error:
-            if error.status in LOST:
-                raise SendError(f"{error}; {RESOLVE}", outcome="unknown") from None
-            raise SendError(f"{error}; nothing was marked as sent{_remedy(error.status)}") from None
+            outcome: Outcome = "unknown" if error.status in LOST else "refused"
+            raise SendError(f"{error}{_remedy(error.status)}", outcome=outcome) from None
         return self._job(said)
 
     def _client(self, url: str) -> HttpClient:
@@ -110,14 +105,8 @@ class HttpTrainingService:
             return ""
         if job.status == "failed":  # a job of this id that was taken before
             why = f"{self._url}/train took this before, as job {job.job_id}, which failed there"
-            raise SendError(f"{why}; the answers are approved again", outcome="failed")
+            raise SendError(why, outcome="failed")
         return str(job.job_id)
-
-
-def _unanswered(error: UnreachableError) -> SendError:
-    if error.was_connected:
-        return SendError(f"{error}; {RESOLVE}", outcome="unknown")
-    return SendError(f"{error}; nothing was marked as sent")
 
 
 def _remedy(status: int) -> str:
