@@ -408,8 +408,17 @@ class CandidatesConfig(Settings, kw_only=True):
     """Length, at most, of what the model answers without memories."""
     train_url: str = ""
     """Where a training service takes approved answers (``POST <url>/train``) when they are sent; empty: nowhere."""
+    train_token_env: str = ""
+    """The environment variable that holds its bearer token; empty: none."""
+    train_token_file: str = ""
+    """... or the file that does."""
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
     """Turns that wait to be scored; beyond it they are recorded, but not scored, and counted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_token_env and self.train_token_file:
+            raise ConfigError("candidates: train_token_env and train_token_file; one of them is allowed")
 
 
 class LearnerConfig(Settings, kw_only=True):

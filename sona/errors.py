@@ -29,7 +29,7 @@
     │   ├── RemoteRefusedError              it answered that it does not do it
     │   └── RemoteUnclearError              its answer is not what such a server says
     ├── ReviewError                         a server could not be asked for its candidates
-    ├── SendError                           a training service did not accept what was sent
+    ├── SendError                           a training service did not accept what was sent, or may not have
     ├── TrainingError                       no full-weight training, as things are
     │   └── ModelTooLargeError              ... of a model of this size, on this machine
     └── CycleError                          a cycle of the background loop failed
@@ -38,6 +38,11 @@
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+Outcome = Literal["refused", "failed", "unknown"]
+"""Of a request to train: see :attr:`SendError.outcome`."""
 
 
 class SonaError(Exception):
@@ -138,6 +143,10 @@ class RemoteError(SonaError):
 class UnreachableError(RemoteError):
     """There was no connection, or no whole answer in time."""
 
+    was_connected: bool = True
+    """False: the last try had no connection, so it asked the server nothing. True: that may have done what it was
+    asked."""
+
 
 class RemoteRefusedError(RemoteError):
     """The server answered with an error status."""
@@ -162,7 +171,14 @@ class ReviewError(SonaError):
 
 
 class SendError(SonaError):
-    """A training service did not accept what was sent; nothing was marked as sent."""
+    """A training service did not accept what was sent, or nobody knows whether it did."""
+
+    def __init__(self, message: str, *, outcome: Outcome = "refused") -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        """``refused``: it took nothing of this request. ``failed``: it had taken it before, and has given it up.
+        ``unknown``: it may have taken it, so nothing else may train the same.
+        """
 
 
 class TrainingError(SonaError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import random
@@ -91,6 +92,15 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def is_on_this_machine(url: str) -> bool:
+    """Whether ``url`` names this machine by its loopback; what names it otherwise, or is no address, does not."""
+    try:
+        host = httpx.URL(url).host  # as the client itself takes it apart
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except (httpx.InvalidURL, ValueError):
+        return False
+
+
 class HttpClient:
     """Asks one server; safe to call from several threads.
 
@@ -108,6 +118,7 @@ class HttpClient:
         tries: int = TRIES,
         backoff_s: float = BACKOFF_S,
         max_bytes: int = MAX_BYTES,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         """
         Args:
@@ -117,6 +128,7 @@ class HttpClient:
             tries: how often a request is sent at most, from 1.
             backoff_s: before the second; twice as long before each that follows.
             max_bytes: a longer answer is not taken.
+            transport: for tests; None: a socket.
         """
         self.url = check_url(url)
         self._timeout_s, self._tries, self._backoff_s, self._max_bytes = timeout_s, tries, backoff_s, max_bytes
@@ -127,6 +139,7 @@ class HttpClient:
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
             follow_redirects=False,
             trust_env=False,
+            transport=transport,
             verify=ssl.create_default_context(),  # the system's certificates, or those that SSL_CERT_FILE names
         )
 
@@ -243,17 +256,19 @@ class HttpClient:
         except httpx.TimeoutException as error:
             waits_to_connect = isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout))
             why = f"no whole answer within {self._timeout_s:g} s"
-            raise self._unreachable(path, why, again=waits_to_connect) from None
+            raise self._unreachable(path, why, again=waits_to_connect, was_connected=not waits_to_connect) from None
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, OSError) as error:
             if isinstance(error, RuntimeError) and not self._closed.is_set():  # httpx's, once it is closed
                 raise
-            raise self._unreachable(path, str(error) or type(error).__name__, again=True) from None
+            was_connected = not isinstance(error, (httpx.ConnectError, httpx.InvalidURL))
+            told = str(error) or type(error).__name__
+            raise self._unreachable(path, told, again=True, was_connected=was_connected) from None
 
-    def _unreachable(self, path: str, why: str, *, again: bool = False) -> UnreachableError:
+    def _unreachable(self, path: str, why: str, *, again: bool = False, was_connected: bool = True) -> UnreachableError:
         if self._closed.is_set():
             why, again = "the client was closed", False
         error = UnreachableError(f"{self.url}{path} gave no answer: {why}")
-        error.again = again
+        error.again, error.was_connected = again, was_connected
         return error
 
     def _remember(self, event: str, info: dict[str, Any]) -> None:

@@ -157,8 +157,12 @@ class CandidateStore(Approved, Protocol):
     def knows(self, trajectory_id: str, at_ns: int) -> bool:
         """Whether a response is a candidate, in whatever state."""
 
-    def change(self, seqs: Sequence[int], state: State, *, by: str, note: str = "") -> list[Candidate]:
-        """Bring all into ``state``, durably, or none, and return them; StateChangeError, UnknownIdError."""
+    def change(
+        self, seqs: Sequence[int], state: State, *, by: str, note: str = "", again: bool = False
+    ) -> list[Candidate]:
+        """Bring all into ``state``, durably, or none, and return them; what is in it already stays as it is, or with
+        ``again`` gets the note as well. StateChangeError, UnknownIdError.
+        """
 
     def set_alternate(self, seq: int, text: str) -> None:
         """Keep what the model answers without memories, durably."""

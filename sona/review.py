@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from sona.config import Config, settings_of
 from sona.errors import ConfigError, InvalidInputError
-from sona.service.bearer import FILE, SHORTEST
+from sona.service.bearer import secret_for
 from sona.terminal import ConfigPath, StorePath
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Url = Annotated[
 ]
 TokenFile = Annotated[
     Path | None,
-    Parameter(name="--token-file", help="File with its bearer token; otherwise the store's service.token."),
+    Parameter(name="--token-file", help="File with its bearer token; else, of a server on this machine, the store's."),
 ]
 
 
@@ -71,27 +71,12 @@ def open_reviewer(
         check_extra()
         from sona.review_view.over_http import HttpReviewer
 
-        return HttpReviewer(url, _token(store, token_file))
+        return HttpReviewer(url, secret_for(url, store, token_file))
     if token_file is not None:
         raise ConfigError("--token-file without --url: name the server that it is for")
     from sona.review_view.of_store import StoreReviewer
 
     return StoreReviewer(store, config, _who())
-
-
-def _token(store: Path, token_file: Path | None) -> str | None:
-    """The token to show; None where no file was named and the store has none."""
-    file = store / FILE if token_file is None else token_file
-    if token_file is None and not file.exists():
-        return None
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigError(f"token file {str(file)!r} can't be read: {why}") from None
-    if len(text) < SHORTEST or not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigError(f"token file {str(file)!r} holds no token; one line of printable ASCII is allowed")
-    return text
 
 
 def _who() -> str:

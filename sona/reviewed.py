@@ -61,6 +61,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """What is done in the background, in one line."""
     train_url: str
     """Where sent ones go; "" where nowhere is set."""
+    unconfirmed: int = 0
+    """Sent ones of which nobody knows whether the service took them; sending asks again."""
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +70,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
     ids: list[int]
     job: str
-    """Its number for it; "" where it gave none."""
+    """Its number for it; "" where it gave none. Several, with commas, where some were sent again."""
 
 
 class Reviewer(Protocol):
@@ -140,6 +142,8 @@ def why_empty(page: Page) -> list[str]:
             lines.append(f"{what}: {count}.")
     lines.append(f"Last error: {seen.last_error or 'none'}")
     done: Mapping[State, int] = page.counts
+    if page.unconfirmed:
+        lines.append(f"Sent, and not confirmed: {page.unconfirmed}; s sends them again, as the same request.")
     lines.append(
         f"Sent: {done.get('sent', 0)}; trained: {done.get('trained', 0)}; rejected: {done.get('rejected', 0)}."
     )

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager as Block
 from contextlib import contextmanager, nullcontext
-from typing import Protocol
 
 from sona.attribution.candidates import CandidateFinder
-from sona.attribution.preferences import Preferences, Seen, StateStore
-from sona.attribution.training_service import HttpTrainingService, TrainingService, samples_of
+from sona.attribution.preferences import Preferences, Seen
+from sona.attribution.training_service import HttpTrainingService, TrainingService
 from sona.attribution.turns import Answering, TurnScorer
 from sona.candidate import KEPT_REJECTED, State
 from sona.config import CandidatesConfig
-from sona.errors import ConfigError, SendError, SonaError, StateChangeError
-from sona.ports import CandidateStore
+from sona.errors import ConfigError, StateChangeError
+from sona.http_client import read_secret
 from sona.reviewed import Page, Sent, Shown, shown
+from sona.sending import Sending, SendingStore
 from sona.types import Trajectory
-
-log = logging.getLogger("sona.reviewing")
 
 PAGE = 200
 """So many of a state are shown at most."""
@@ -28,20 +25,12 @@ REVIEWABLE: tuple[State, ...] = ("new", "approved", "rejected")
 """States that a person may bring a candidate into; the others are what training says."""
 
 
-class ReviewStore(StateStore, Protocol):
-    """A store, as far as review takes it."""
-
-    @property
-    def candidates(self) -> CandidateStore:
-        """Its candidates."""
-
-
 class Review:
     """Candidates to see, approve and reject. Safe to call from any thread; each change is durable when it returns."""
 
     def __init__(
         self,
-        store: ReviewStore,
+        store: SendingStore,
         settings: CandidatesConfig,
         *,
         reviewer: str = "reviewer",
@@ -61,7 +50,7 @@ class Review:
         """
         self._store, self._settings, self._reviewer, self._model = store, settings, reviewer, model
         self._activity, self._alone, self._listen = activity, alone, listen
-        self._preferences = Preferences(store)
+        self._preferences, self._sending = Preferences(store), Sending(store, settings)
         self._finder: CandidateFinder | None = None
         self._lock = threading.Lock()
 
@@ -120,6 +109,7 @@ class Review:
             is_scoring=self._finder is not None,
             activity=self._told(seen),
             train_url=self._settings.train_url,
+            unconfirmed=len(self._sending.unconfirmed),
         )
 
     def _told(self, seen: Seen) -> str:
@@ -165,31 +155,23 @@ class Review:
     # ---------------------------------------------------------------------------------------------- sending
 
     def send(self, service: TrainingService | None = None) -> Sent:
-        """Send all that is approved to a training service, and mark it as sent once that has accepted it (2xx).
+        """Send all that is approved to a training service, and what was sent before and is not confirmed again.
+
+        Before a service is asked the answers are marked as sent, so that no cycle can take what it may have. Where it
+        did not accept them they are approved again. Where nobody knows (no answer, a crash), they stay as sent, not
+        confirmed, and the next ``send`` asks again under the same id; or :meth:`confirm` says what came of them.
 
         Args:
             service: takes it; None: the one at ``candidates.train_url``.
 
         Raises:
-            SendError: it did not accept, or nothing is approved; nothing is marked.
-            ConfigError: no address is set.
+            SendError: it did not accept, or nobody knows (``outcome``), or there is nothing to send.
+            ConfigError: no address is set, or its token can't be read.
             CycleError: a cycle, which may take the same, is under way.
         """
         service = service or self._service()
         with self._alone("answers are sent"):
-            approved = self._store.candidates.approved(self._settings.max_approved)
-            if not approved:
-                raise SendError("nothing is approved, so nothing was sent; approve candidates first")
-            job = service.train(samples_of(approved, self._settings.train_on))
-            ids = [one.seq for one in approved]
-            try:
-                self._store.candidates.change(ids, "sent", by=service.name, note=job)
-            except SonaError:
-                log.exception(
-                    "%s accepted job %r of candidates %s, and they could not be marked", service.name, job, ids
-                )
-                raise
-        return Sent(ids=ids, job=job)
+            return self._sending.send(service)
 
     def confirm(self, ids: Sequence[int], *, trained: bool, by: str, note: str = "") -> list[Shown]:
         """What came of sent ones: they are in the weights, or the service gave the job up and they are approved again.
@@ -206,4 +188,5 @@ class Review:
     def _service(self) -> TrainingService:
         if not self._settings.train_url:
             raise ConfigError("candidates.train_url is not set; name a training service, or let a cycle learn them")
-        return HttpTrainingService(self._settings.train_url)
+        secret = read_secret(self._settings.train_token_env, self._settings.train_token_file)
+        return HttpTrainingService(self._settings.train_url, secret)

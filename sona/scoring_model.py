@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
 from sona.checks import Int32
 from sona.config import ServeConfig
 from sona.errors import ConfigError, InvalidInputError, ModelError
-from sona.http_client import Secret, check_url, read_secret
-from sona.service.bearer import FILE
+from sona.http_client import Secret, check_url
+from sona.service.bearer import secret_for
 
 if TYPE_CHECKING:
     from sona.attribution.context import Context
@@ -149,10 +148,6 @@ def server_scorer(model: str, settings: ServeConfig, server: ServerOptions, stor
 
 
 def _secret(server: ServerOptions, store: Path | None) -> Secret | None:
-    """The token to show; None where no file was named, nor one of the store's is there for a sona server beside it."""
-    file = server.token_file
-    # Elsewhere it is not the store's own server, and its token none of that one's business.
-    beside = server.kind == "sona" and urlsplit(server.url or "").hostname in ("127.0.0.1", "::1", "localhost")
-    if file is None and beside and store is not None and (store / FILE).is_file():
-        file = store / FILE
-    return read_secret(file="" if file is None else str(file))
+    """The token to show; of servers that are no sona the store's is none of their business."""
+    assert server.url is not None
+    return secret_for(server.url, store if server.kind == "sona" else None, server.token_file)

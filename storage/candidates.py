@@ -44,9 +44,11 @@ class CandidateRows:
         """
         return self._transact(lambda connection: [_add(connection, one) for one in candidates])
 
-    def change(self, seqs: Sequence[int], state: State, *, by: str, note: str = "") -> list[Candidate]:
+    def change(
+        self, seqs: Sequence[int], state: State, *, by: str, note: str = "", again: bool = False
+    ) -> list[Candidate]:
         """Bring all into ``state``, durably, or none; returns them as they are then. What is in it already stays as it
-        is. Of the rejected ones the ten newest are kept.
+        is, or with ``again`` gets the change into its history as well. Of the rejected ones the ten newest are kept.
 
         Raises:
             UnknownIdError: there is no candidate of such a number.
@@ -56,7 +58,7 @@ class CandidateRows:
         moved = Change(state=state, at_ns=time.time_ns(), by=by, note=note)
 
         def work(connection: apsw.Connection) -> list[Candidate]:
-            changed = [_changed(connection, _get(connection, seq), moved) for seq in dict.fromkeys(seqs)]
+            changed = [_changed(connection, _get(connection, seq), moved, again) for seq in dict.fromkeys(seqs)]
             if state == "rejected":
                 _drop_rejected(connection)
             return changed
@@ -210,9 +212,9 @@ def _values(candidate: Candidate) -> tuple[Any, ...]:
     return (*key, encode(candidate))
 
 
-def _changed(connection: apsw.Connection, candidate: Candidate, change: Change) -> Candidate:
+def _changed(connection: apsw.Connection, candidate: Candidate, change: Change, again: bool = False) -> Candidate:
     check_change(candidate.state, change.state, str(candidate.seq))
-    if candidate.state == change.state:
+    if candidate.state == change.state and not again:
         return candidate
     changed = msgspec.structs.replace(candidate, state=change.state, changes=(*candidate.changes, change))
     _put(connection, changed)

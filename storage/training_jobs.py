@@ -87,6 +87,14 @@ class TrainingJobs:
         except OSError as error:
             raise store_error(error, self.folder) from error
 
+    def forget(self, number: int) -> None:
+        """Remove what became of a job, if that is still there; StoreError where the disk does not let it go."""
+        try:
+            (self.folder / f"{number:08}.job").unlink(missing_ok=True)  # first: without a result it would wait again
+            (self.folder / f"{number:08}.done").unlink(missing_ok=True)
+        except OSError as error:
+            raise store_error(error, self.folder) from error
+
     def clean(self) -> None:
         """Remove what crashes have left, and results beyond the newest :data:`KEEP`; for the one that writes.
 

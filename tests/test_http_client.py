@@ -173,9 +173,10 @@ def test_who_is_not_there_is_told_as_unreachable() -> None:
         port = taken.getsockname()[1]
     with (
         client_of(f"http://127.0.0.1:{port}", tries=2) as client,
-        pytest.raises(UnreachableError, match="gave no answer"),
+        pytest.raises(UnreachableError, match="gave no answer") as caught,
     ):
         client.get("/x")
+    assert not caught.value.was_connected
 
 
 def hang_up(handler: BaseHTTPRequestHandler) -> None:
@@ -203,6 +204,13 @@ def wait_long(handler: BaseHTTPRequestHandler) -> None:
 def test_a_connection_that_breaks_is_tried_again() -> None:
     with served(hang_up, ok(2)) as desk, client_of(desk.url) as client:
         assert client.get_json("/x", int) == 2
+
+
+def test_a_connection_that_breaks_may_have_done_what_was_asked() -> None:
+    with served(hang_up) as desk, client_of(desk.url, tries=1) as client:
+        with pytest.raises(UnreachableError) as caught:
+            client.post("/x", 1)
+        assert caught.value.was_connected
 
 
 @pytest.mark.parametrize("slow", [drip, wait_long])

@@ -124,6 +124,7 @@ class Queue:
         result = _failed(entry, why)
         self._folder.jobs.settle(result, is_damaged=is_damaged)
         entry.result = result
+        self._trim()
 
     def saved(self, made: CheckpointMade) -> None:
         """A checkpoint holds all that is in the weights."""
@@ -135,10 +136,7 @@ class Queue:
                 self._folder.jobs.settle(entry.result)
             except StoreError:  # the checkpoint says it too, and the next start settles it
                 log.exception("what became of job %s could not be written", entry.id)
-        settled = [entry for entry in self if entry.is_settled]
-        for entry in settled[:-KEEP]:
-            del self._entries[entry.number]
-            self._ids.pop(entry.id, None)
+        self._trim()
 
     def catch_up(self) -> None:
         """A process died when it had published a checkpoint, and had not said so yet.
@@ -153,6 +151,18 @@ class Queue:
         for entry in self:
             if not entry.is_settled:
                 entry.result, entry.is_running, entry.steps_done = None, False, 0
+
+    def _trim(self) -> None:
+        """Forget the oldest settled jobs beyond :data:`KEEP`, here and on the disk."""
+        settled = sorted((entry for entry in self if entry.is_settled), key=lambda entry: entry.number)
+        for entry in settled[:-KEEP]:
+            del self._entries[entry.number]
+            if self._ids.get(entry.id) is entry:
+                del self._ids[entry.id]
+            try:
+                self._folder.jobs.forget(entry.number)
+            except StoreError:  # the next start tries again
+                log.exception("the result of job %s could not be removed", entry.id)
 
     def _put(self, entry: Entry) -> Entry:
         self._entries[entry.number] = self._ids[entry.id] = entry

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from typing import Literal, Protocol
 
 import msgspec
 
 from sona.candidate import Candidate
-from sona.errors import ConfigError, ExtraMissingError, SendError
+from sona.errors import ConfigError, Outcome, RemoteRefusedError, RemoteUnclearError, SendError, UnreachableError
+from sona.http_client import HttpClient, Secret
 
+TrainOn = Literal["without_memories", "with_memories"]
 TIMEOUT_S = 300.0
-MOST_BYTES = 1024 * 1024
+MAX_BYTES = 1024 * 1024
 """Of an answer; it holds the number of a job."""
+LOST = (502, 504)
+"""What stands before a service says so when the service did not answer: it may have taken the job."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,15 +34,16 @@ class TrainingService(Protocol):
     def name(self) -> str:
         """What is noted as who took them."""
 
-    def train(self, samples: Sequence[Sample]) -> str:
-        """The id of the job, once the service has accepted it.
+    def train(self, samples: Sequence[Sample], request_id: str) -> str:
+        """The id of the job, once the service has accepted it. The same samples under the same id are one job.
 
         Raises:
-            SonaError: it did not; nothing is known to be trained then.
+            SendError: it did not accept it, or nobody knows: :attr:`SendError.outcome` says which. Of any other error
+                it is not known either.
         """
 
 
-def samples_of(candidates: Sequence[Candidate], train_on: Literal["without_memories", "with_memories"]) -> list[Sample]:
+def samples_of(candidates: Sequence[Candidate], train_on: TrainOn) -> list[Sample]:
     """The samples of candidates; see ``candidates.train_on``."""
     name: Literal["bare_ids", "context_ids"] = "bare_ids" if train_on == "without_memories" else "context_ids"
     return [
@@ -48,62 +54,60 @@ def samples_of(candidates: Sequence[Candidate], train_on: Literal["without_memor
 
 class _Job(msgspec.Struct, frozen=True):
     job_id: str | int
+    status: str = ""
 
 
 class HttpTrainingService:
-    """One at an address. A request is sent once: who can't tell whether it was taken must not train twice."""
+    """One at an address. A request is sent once, so that what is told of it is true; who sends it again gives the same
+    id, by which the service knows it (``sona serve`` does).
+    """
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """``url`` is that of the service; ``/train`` is asked for below it.
+    def __init__(self, url: str, secret: Secret | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        """``url`` is that of the service; ``/train`` is asked for below it. ``secret`` is shown to it.
 
         Raises:
             ConfigError: it is no http or https address without a password.
-            ExtraMissingError: httpx is not installed.
         """
-        try:
-            import httpx
-        except ImportError:
-            raise ExtraMissingError("sending to a training service needs httpx: pip install 'sona[tui]'") from None
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL:
-            raise ConfigError("train_url: it is no address; http://host:port is allowed") from None
-        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
-            raise ConfigError("train_url: http://host:port or https://host:port, without a password, is allowed")
-        self._url, self._timeout_s = url.rstrip("/"), timeout_s
+        self._secret, self._timeout_s = secret, timeout_s
+        with closing(self._client(url)) as client:
+            self._url = client.url
 
     @property
     def name(self) -> str:
         """Its address."""
         return self._url
 
-    def train(self, samples: Sequence[Sample]) -> str:
-        """See :meth:`TrainingService.train`; SendError says what came instead of 2xx."""
-        import httpx
+    def train(self, samples: Sequence[Sample], request_id: str) -> str:
+        """See :meth:`TrainingService.train`."""
+        body = {"id": request_id, "training_data": {"samples": list(samples)}}
+        try:
+            with closing(self._client(self._url)) as client:
+                said = client.post("/train", body)
+        except RemoteUnclearError:  # 2xx, at length: it was accepted all the same
+            return ""
+        except UnreachableError as error:
+            raise SendError(str(error), outcome="unknown" if error.was_connected else "refused") from None
+        except RemoteRefusedError as error:
+            outcome: Outcome = "unknown" if error.status in LOST else "refused"
+            raise SendError(f"{error}{_remedy(error.status)}", outcome=outcome) from None
+        return self._job(said)
 
-        body = msgspec.json.encode({"training_data": {"samples": list(samples)}})
-        headers = {"content-type": "application/json"}
+    def _client(self, url: str) -> HttpClient:
         try:
-            with (
-                httpx.Client(timeout=self._timeout_s, trust_env=False) as client,
-                client.stream("POST", f"{self._url}/train", content=body, headers=headers) as answer,
-            ):
-                status = answer.status_code
-                said = b"".join(_bounded(answer.iter_bytes()))
-        except httpx.HTTPError as error:
-            raise SendError(f"{self._url}/train: {type(error).__name__}: {error}; nothing was marked as sent") from None
-        if not 200 <= status < 300:
-            raise SendError(f"{self._url}/train answered {status}; nothing was marked as sent")
+            return HttpClient(url, self._secret, timeout_s=self._timeout_s, tries=1, max_bytes=MAX_BYTES)
+        except ConfigError as error:
+            raise ConfigError(f"candidates.train_{error}") from None  # it begins with "url:"
+
+    def _job(self, said: bytes) -> str:
         try:
-            return str(msgspec.json.decode(said, type=_Job).job_id)
+            job = msgspec.json.decode(said, type=_Job)
         except msgspec.DecodeError:  # it was accepted all the same
             return ""
+        if job.status == "failed":  # a job of this id that was taken before
+            why = f"{self._url}/train took this before, as job {job.job_id}, which failed there"
+            raise SendError(why, outcome="failed")
+        return str(job.job_id)
 
 
-def _bounded(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    size = 0
-    for piece in pieces:
-        size += len(piece)
-        if size > MOST_BYTES:
-            return
-        yield piece
+def _remedy(status: int) -> str:
+    return "; set candidates.train_token_env or train_token_file to its token" if status == 401 else ""

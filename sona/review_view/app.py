@@ -210,7 +210,8 @@ class ReviewApp(App[None]):
     def action_send(self) -> None:
         """Send what is approved to the training service, after a question."""
         count = 0 if self._latest is None else self._latest.counts.get("approved", 0)
-        if not count:
+        again = 0 if self._latest is None else self._latest.unconfirmed
+        if not count and not again:
             self._say("nothing is approved, so there is nothing to send")
             return
 
@@ -223,7 +224,8 @@ class ReviewApp(App[None]):
                 self._clear_said()
                 self._jobs.put_nowait(work)
 
-        self.push_screen(Confirm(f"Send {count} approved candidates?"), answered)
+        too = f", and {again} that are not confirmed again" if again else ""
+        self.push_screen(Confirm(f"Send {count} approved candidates{too}?"), answered)
 
     def action_filter(self) -> None:
         """Type a filter; enter applies it."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sona.errors import ConfigError
+from sona.http_client import Secret, is_on_this_machine, read_secret
 
 FILE = "service.token"
 SHORTEST = 16
@@ -66,6 +67,19 @@ def read_token(file: Path) -> BearerToken:
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         log.warning("token file %s can be read by others than its owner; chmod 600", file)
     return BearerToken(text)
+
+
+def secret_for(url: str, store: Path | None, token_file: Path | None) -> Secret | None:
+    """The token to show to a sona server: that of the file that was named, or else the store's own, which is the
+    business of no server but one on this machine; None where there is neither.
+
+    Raises:
+        ConfigError: the file can't be read, or holds none. It says where, and never what.
+    """
+    file = token_file
+    if file is None and store is not None and is_on_this_machine(url) and (store / FILE).is_file():
+        file = store / FILE
+    return read_secret(file="" if file is None else str(file))
 
 
 def own_token(store: Path) -> BearerToken:

@@ -124,12 +124,14 @@ async def alternates(hub: Hub, request: Request) -> Alternates:
 
 
 async def send(hub: Hub, request: Request) -> Sent:
-    """Send all that is approved to the training service that the settings name."""
+    """Send all that is approved to the training service that the settings name; 504: it may have taken it."""
     try:
         return await anyio.to_thread.run_sync(hub.engine.candidates.send)
     except ConfigError as error:
         raise ProblemError(409, str(error), code="no_training_service") from None
     except SendError as error:
+        if error.outcome == "unknown":
+            raise ProblemError(504, str(error), code="not_confirmed") from None
         raise ProblemError(502, str(error), code="not_sent") from None
 
 

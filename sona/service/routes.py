@@ -119,7 +119,7 @@ ENDPOINTS = (
         gives=review.Alternates,
         errors=(400, 408, 413, 415, 503),
     ),
-    Endpoint("POST", "/candidates/send", review.send, gives=Sent, errors=(409, 502, 503)),
+    Endpoint("POST", "/candidates/send", review.send, gives=Sent, errors=(409, 502, 503, 504)),
     Endpoint("GET", "/events", watching.events, media="text/event-stream"),
     Endpoint("GET", "/metrics", watching.metrics, media="text/plain"),
     Endpoint("GET", "/healthz", watching.health, gives=watching.Health, errors=(503,)),

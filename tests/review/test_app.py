@@ -155,11 +155,11 @@ async def test_s_sends_what_is_approved_after_a_question(store: Path, monkeypatc
     class Service:
         name = "a service"
 
-        def train(self, samples: list[object]) -> str:
+        def train(self, samples: list[object], request_id: str) -> str:
             sent.append(len(samples))
             return "job-7"
 
-    monkeypatch.setattr("sona.reviewing.HttpTrainingService", lambda url: Service())
+    monkeypatch.setattr("sona.reviewing.HttpTrainingService", lambda url, secret: Service())
     app = app_on(store, Config(candidates=CandidatesConfig(train_url="http://127.0.0.1:9")))
     async with piloted(app) as pilot:
         await press(app, pilot, "s")

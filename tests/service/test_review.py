@@ -20,6 +20,7 @@ from sona.cli import app as command
 from sona.config import CandidatesConfig
 from sona.engine import Engine
 from sona.errors import ConfigError, ReviewError, SendError, StateChangeError, StoreLockedError, UnknownIdError
+from sona.http_client import HttpClient, Secret
 from sona.review import open_reviewer
 from sona.review_view.over_http import HttpReviewer
 from sona.service.hub import Hub
@@ -172,6 +173,27 @@ async def test_sending_says_what_is_missing_and_what_came_back(
     assert "nothing was marked as sent" in got.json()["error"]["message"]
 
 
+async def test_an_answer_that_is_lost_leaves_them_not_confirmed(
+    hub: Hub, client: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("slow", request=request)
+
+    reviewer = HttpReviewer("http://127.0.0.1:8000", Secret(TOKEN), transport=Bridge(hub))
+    monkeypatch.setattr(
+        "sona.attribution.training_service.HttpClient",
+        lambda url, secret, **how: HttpClient(url, secret, **how, transport=httpx.MockTransport(slow)),
+    )
+    monkeypatch.setattr(engine.candidates, "_settings", CandidatesConfig(train_url="http://127.0.0.1:9"))
+    engine.candidates.approve(1)
+    got = await client.post("/candidates/send")
+    assert (got.status_code, got.json()["error"]["code"], state(engine, 1)) == (504, "not_confirmed", "sent")
+    assert (await client.get("/candidates")).json()["unconfirmed"] == 1
+    with pytest.raises(SendError, match="send again to find out") as caught:
+        await anyio.to_thread.run_sync(reviewer.send)
+    assert caught.value.outcome == "unknown"
+
+
 async def test_background_scoring_shows_on_the_page(client: httpx.AsyncClient, engine: Engine) -> None:
     engine.candidates.watch(ToldScorer(lambda one: [dependence(5, 7.0)]))
     engine.record(turn(5))
@@ -209,7 +231,7 @@ class Bridge(httpx.BaseTransport):
 
 async def test_the_terminal_reviews_over_it(hub: Hub, engine: Engine) -> None:
     def scenario() -> None:
-        reviewer = HttpReviewer("http://127.0.0.1:8000", TOKEN, transport=Bridge(hub))
+        reviewer = HttpReviewer("http://127.0.0.1:8000", Secret(TOKEN), transport=Bridge(hub))
         assert [one.id for one in reviewer.page().candidates] == [2, 1]
         assert reviewer.change([1, 2], "approved", "fine")[1].state == "approved"
         assert reviewer.get(1).changes[-1].note == "fine"
@@ -225,23 +247,28 @@ async def test_the_terminal_reviews_over_it(hub: Hub, engine: Engine) -> None:
                 work()
         reviewer.close()
         with pytest.raises(ReviewError, match="does not take the token"):
-            HttpReviewer("http://127.0.0.1:8000", "x" * 20, transport=Bridge(hub)).page()
+            HttpReviewer("http://127.0.0.1:8000", Secret("x" * 20), transport=Bridge(hub)).page()
+        with pytest.raises(ReviewError, match="asks for a token"):
+            HttpReviewer("http://127.0.0.1:8000", transport=Bridge(hub)).page()
 
     await anyio.to_thread.run_sync(scenario)
 
 
 def test_a_server_that_is_not_there_or_another_s_is_told() -> None:
     with pytest.raises(ReviewError, match="see that 'sona serve' runs there"):
-        HttpReviewer("http://127.0.0.1:9", None).page()
+        HttpReviewer("http://127.0.0.1:9").page()
     other = httpx.MockTransport(lambda request: httpx.Response(200, text="<html>"))
     with pytest.raises(ReviewError, match=r"none of sona's"):
-        HttpReviewer("http://127.0.0.1:9", None, transport=other).page()
+        HttpReviewer("http://127.0.0.1:9", transport=other).page()
     away = httpx.MockTransport(lambda request: httpx.Response(302, headers={"location": "http://elsewhere/"}))
     with pytest.raises(ReviewError, match="it answered 302"):
-        HttpReviewer("http://127.0.0.1:9", TOKEN, transport=away).page()
+        HttpReviewer("http://127.0.0.1:9", Secret(TOKEN), transport=away).page()
+    long = httpx.MockTransport(lambda request: httpx.Response(200, content=b"[" + b" " * 1000 + b"]"))
+    with pytest.raises(ReviewError, match=r"none of sona's .*more than 1000 bytes, which is not taken"):
+        HttpReviewer("http://127.0.0.1:9", max_bytes=1000, transport=long).page()
     for wrong in ("ftp://x", "http://user:secret@host", "//", "http://"):
         with pytest.raises(ConfigError, match="--url") as caught:
-            HttpReviewer(wrong, None)
+            HttpReviewer(wrong)
         assert "secret" not in str(caught.value)
 
 
@@ -256,16 +283,17 @@ def test_the_training_service_s_answer_decides(monkeypatch: pytest.MonkeyPatch, 
         return httpx.Response(next(statuses), json={"job_id": 12})
 
     client = httpx.Client
-    monkeypatch.setattr(httpx, "Client", lambda **how: client(**how, transport=httpx.MockTransport(answer)))
+    monkeypatch.setattr(httpx, "Client", lambda **how: client(**how | {"transport": httpx.MockTransport(answer)}))
     settings = CandidatesConfig(train_url="http://127.0.0.1:9/base/")
     monkeypatch.setattr(engine.candidates, "_settings", settings)
     engine.candidates.approve(1)
     for status in (500, 302):
-        with pytest.raises(SendError, match=f"answered {status}; nothing was marked"):
+        with pytest.raises(SendError, match=f"status {status}.*; nothing was marked as sent"):
             engine.candidates.send()
         assert state(engine, 1) == "approved"
     sent = engine.candidates.send()
     assert (sent.ids, sent.job, state(engine, 1)) == ([1], "12", "sent")
+    assert len({body.pop("id") for body in bodies}) == 1, "what was refused is the same request"
     assert bodies[-1] == {"training_data": {"samples": [{"context_ids": [1, 3], "continuation_ids": [4, 5]}]}}
     assert engine._started().store.candidates.add([one_again()]) == [0], "what is sent is no candidate again"
     with pytest.raises(StateChangeError, match="it was not sent"):
@@ -350,13 +378,38 @@ def test_the_token_of_the_store_is_shown_to_its_server(closed: Path, tmp_path: P
     (closed / "service.token").write_text(TOKEN + "\n")
     reviewer = open_reviewer(closed, "http://127.0.0.1:9", None, SMALL)
     assert isinstance(reviewer, HttpReviewer)
-    assert reviewer._client.headers["authorization"] == AUTH["authorization"]
-    assert TOKEN not in repr(reviewer) + repr(reviewer._client.headers)
-    (tmp_path / "short").write_text("short")
+    assert shown_by(reviewer) == AUTH["authorization"]
+    assert TOKEN not in repr(vars(reviewer)) + repr(vars(reviewer._client))
+    (tmp_path / "short").write_text("two words")
     with pytest.raises(ConfigError, match="holds no token"):
         open_reviewer(closed, "http://127.0.0.1:9", tmp_path / "short", SMALL)
     with pytest.raises(ConfigError, match="without --url"):
         open_reviewer(closed, None, tmp_path / "short", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_here"),
+    [
+        ("http://127.0.0.1:9", True),
+        ("http://localhost:9", True),
+        ("http://[::1]:9", True),
+        ("http://10.0.0.9:9", False),
+        ("http://127.0.0.1.elsewhere.test", False),
+        ("https://elsewhere.test/127.0.0.1", False),
+    ],
+)
+def test_the_token_of_the_store_goes_to_no_other_machine(closed: Path, url: str, is_here: bool) -> None:
+    (closed / "service.token").write_text(TOKEN + "\n")
+    reviewer = open_reviewer(closed, url, None, SMALL)
+    assert shown_by(reviewer) == (AUTH["authorization"] if is_here else None)
+    reviewer = open_reviewer(closed, url, closed / "service.token", SMALL)
+    assert shown_by(reviewer) == AUTH["authorization"], "which was named for it"
+
+
+def shown_by(reviewer: object) -> str | None:
+    assert isinstance(reviewer, HttpReviewer)
+    shown: str | None = reviewer._client._client.headers.get("authorization")
+    return shown
 
 
 async def test_a_client_of_it_has_no_model(hub: Hub) -> None:

@@ -1,0 +1,177 @@
+"""Approved answers on their way to a training service: no answer is free for a cycle while a service may have it.
+
+::
+
+    approved ── noted as a batch, marked as sent ── POST ── accepted: the job is noted
+                                                        ├── refused: approved again
+                                                        └── no answer, a crash: they stay as sent, not confirmed
+
+A batch that is not confirmed is sent again before the next one, under the id that it had: the hash of its samples. It
+stays not confirmed until the service accepts it, says that the job failed, or a person says what came of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Protocol
+
+import msgspec
+
+from sona.attribution.preferences import StateStore
+from sona.attribution.training_service import TrainingService, TrainOn, samples_of
+from sona.candidate import Candidate
+from sona.config import CandidatesConfig
+from sona.errors import Outcome, SendError, SonaError, StoreCorruptError, UnknownIdError
+from sona.ports import CandidateStore
+from sona.reviewed import Sent
+from sona.types import Record
+
+log = logging.getLogger("sona.reviewing")
+
+STATE = "review/sending"
+NOT_ACCEPTED = "not accepted"
+"""What is noted of answers that a service refused; any other way back from ``sent`` is a job that it gave up."""
+
+STANDS: Mapping[Outcome, str] = MappingProxyType(
+    {
+        "refused": "nothing was marked as sent",
+        "failed": "the answers are approved again",
+        "unknown": "it may have taken the answers, so they stay as sent, not confirmed, and no cycle takes them; send "
+        "again to find out (the request has an id), or say what came of them (engine.candidates.confirm)",
+    }
+)
+"""How things stand then, for a person."""
+
+
+class Batch(Record, kw_only=True):
+    """Answers of one request that nobody has confirmed yet."""
+
+    id: str
+    """Of the request: the hash of its samples."""
+    service: str
+    """Who was asked."""
+    train_on: TrainOn
+    """As it was then: the same id has to mean the same samples."""
+    seqs: tuple[int, ...]
+    """The candidates."""
+
+
+class SendingStore(StateStore, Protocol):
+    """A store, as far as sending takes it."""
+
+    @property
+    def candidates(self) -> CandidateStore:
+        """Its candidates."""
+
+
+class Sending:
+    """What is sent, and what of it is not confirmed. One at a time may send."""
+
+    def __init__(self, store: SendingStore, settings: CandidatesConfig) -> None:
+        self._store, self._settings = store, settings
+
+    @property
+    def unconfirmed(self) -> list[int]:
+        """Candidates of which nobody knows whether a service has them; StoreCorruptError where that can't be read."""
+        return [one.seq for batch in self._batches() for one in self._candidates(batch) if one.state == "sent"]
+
+    def send(self, service: TrainingService) -> Sent:
+        """Send what is not confirmed again, then all that is approved.
+
+        Raises:
+            SendError: one was not accepted, or there is nothing to send.
+        """
+        batches = [batch for batch in self._batches() if any(one.state == "sent" for one in self._candidates(batch))]
+        self._keep(batches)  # of the others none was posted, or each was confirmed by hand
+        done = [self._post(service, batch, is_again=True) for batch in batches if self._is_whole(batch, service)]
+        if approved := self._store.candidates.approved(self._settings.max_approved):
+            done.append(self._post(service, self._begin(service, approved)))
+        if not done:
+            raise SendError(self._nothing())
+        return Sent(ids=[id for sent in done for id in sent.ids], job=", ".join(sent.job for sent in done if sent.job))
+
+    def _begin(self, service: TrainingService, approved: Sequence[Candidate]) -> Batch:
+        """Note a batch and mark its answers, before anybody is asked: whatever happens then, no cycle takes them."""
+        train_on, seqs = self._settings.train_on, tuple(one.seq for one in approved)
+        batch = Batch(id=request_id(approved, train_on), service=service.name, train_on=train_on, seqs=seqs)
+        self._keep([*self._batches(), batch])
+        self._store.candidates.change(seqs, "sent", by=service.name, note=f"request {batch.id}, not confirmed")
+        return batch
+
+    def _post(self, service: TrainingService, batch: Batch, *, is_again: bool = False) -> Sent:
+        rows, by = self._store.candidates, service.name
+        try:
+            job = service.train(samples_of(self._candidates(batch), batch.train_on), batch.id)
+        except SendError as error:
+            # Who refuses it when it is asked again, or can't be reached, says nothing of what it was asked before.
+            outcome: Outcome = "unknown" if is_again and error.outcome == "refused" else error.outcome
+            if outcome != "unknown":
+                note = NOT_ACCEPTED if outcome == "refused" else "the service gave the job up"
+                rows.change(batch.seqs, "approved", by=by, note=note)
+                self._forget(batch)
+            raise SendError(f"{error}; {STANDS[outcome]}", outcome=outcome) from error
+        try:
+            rows.change(batch.seqs, "sent", by=by, note=job, again=True)
+            self._forget(batch)
+        except SonaError:
+            log.exception("%s accepted job %r of candidates %s, and that could not be noted", by, job, batch.seqs)
+            raise
+        return Sent(ids=list(batch.seqs), job=job)
+
+    def _is_whole(self, batch: Batch, service: TrainingService) -> bool:
+        """Whether a batch can be sent again as it was, and to whom it was sent."""
+        found = self._candidates(batch)
+        if batch.service != service.name or any(one.state != "sent" for one in found):
+            return False
+        return len(found) == len(batch.seqs) and request_id(found, batch.train_on) == batch.id
+
+    def _nothing(self) -> str:
+        if left := self.unconfirmed:
+            return (
+                f"nothing is approved, and candidates {left} can't be sent again, as they went to another service or "
+                "their texts are gone; say what came of them (engine.candidates.confirm)"
+            )
+        return "nothing is approved, so nothing was sent; approve candidates first"
+
+    def _candidates(self, batch: Batch) -> list[Candidate]:
+        """Those that are left: an erasure takes them too."""
+        found = []
+        for seq in batch.seqs:
+            with suppress(UnknownIdError):
+                found.append(self._store.candidates.get(seq))
+        return found
+
+    def _batches(self) -> list[Batch]:
+        raw = self._store.read_state(STATE)
+        try:
+            return [] if raw is None else msgspec.json.decode(raw, type=list[Batch])
+        except msgspec.DecodeError as error:
+            raise StoreCorruptError(
+                f"state {STATE!r} can't be read ({error}); restore the store from a backup"
+            ) from None
+
+    def _keep(self, batches: Sequence[Batch]) -> None:
+        if list(batches) != self._batches():
+            self._store.write_state(STATE, msgspec.json.encode(batches))
+
+    def _forget(self, batch: Batch) -> None:
+        self._keep([one for one in self._batches() if one != batch])
+
+
+def request_id(candidates: Sequence[Candidate], train_on: TrainOn) -> str:
+    """The SHA-256 of their samples, and of how often a service has given each up: a job that failed is another then."""
+    given_up = [_times_given_up(one) for one in candidates]
+    digest = hashlib.sha256(msgspec.msgpack.encode((samples_of(candidates, train_on), given_up)))
+    return f"sona-{digest.hexdigest()}"
+
+
+def _times_given_up(candidate: Candidate) -> int:
+    return sum(
+        (before.state, after.state) == ("sent", "approved") and after.note != NOT_ACCEPTED
+        for before, after in pairwise(candidate.changes)
+    )
