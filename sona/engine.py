@@ -192,6 +192,7 @@ class Engine:
             return
         with anyio.CancelScope(shield=True):  # Ctrl-C must not lose what waits for the disk
             await self._cycles.stop()
+            self._memories.close()
             await self._in_thread(self._review.close)
             await self._in_thread(self._training.close)
             await self._in_thread(self._intake.close)

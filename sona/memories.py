@@ -64,6 +64,7 @@ class Memories:
         find: Callable[[str], Stored],
     ) -> None:
         self._rows, self._model, self._settings, self._find = rows, model, settings, find
+        self._closing = threading.Event()
         self._asked: AskedModel | None = None
         self._scorer: LeaveOneOut | None = None
         if model is not None:
@@ -184,12 +185,18 @@ class Memories:
         with asked.asked(context):
             return self._turn(trajectory, context, scorer, model)
 
+    def close(self) -> None:
+        """End the turn that is being scored, after the memory under way."""
+        self._closing.set()
+
     def _turn(
         self, trajectory: Trajectory, context: Context, scorer: LeaveOneOut, model: LocalModel
     ) -> list[ScoredResponse]:
         last = context.responses[-1]
-        run = MatrixRun(context, model, scorer, strip_all=True, responses=[last])
+        run = MatrixRun(context, model, scorer, strip_all=True, responses=[last], stop=self._closing)
         rows = {row.key: row for row in run.rows()}
+        if self._closing.is_set():
+            return []
         whole = rows[""]
         if whole.failure:
             raise ScoringError(f"trajectory {trajectory.id!r}: {whole.failure}")
@@ -202,7 +209,7 @@ class Memories:
             self._weigh(trajectory.source, singles)
         else:
             weights = self._rows.of(trajectory.source)
-            for _ in score_incremental(context, model, scorer, weights, self._incremental):
+            for _ in score_incremental(context, model, scorer, weights, self._incremental, stop=self._closing):
                 pass
         ids = trajectory.prompt_array()
         response = trajectory.response_array()

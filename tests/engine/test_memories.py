@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +159,14 @@ def test_without_a_model_nothing_is_scored(tmp_path: Path) -> None:
         sona.open_sync(tmp_path / "store", config=WATCHING)
     with open_small(tmp_path / "store", model=None) as engine, pytest.raises(ModelError, match="model="):
         engine.memories.score(to_messages(QUESTION))
+
+
+def test_closing_waits_for_no_turn_that_is_being_scored(tmp_path: Path) -> None:
+    many = {f"note-{place}": f"it is the {place} th of may , and nothing has come" for place in range(24)}
+    with open_small(tmp_path / "store", config=WATCHING) as engine:
+        for _ in range(40):
+            with engine.trajectory(QUESTION, source="bot") as t:
+                t.respond("amber falcon", memories=many)
+        began = time.monotonic()
+    assert time.monotonic() - began < 15
+    assert not [one.name for one in threading.enumerate() if one.name == "sona-candidates"]
