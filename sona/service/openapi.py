@@ -57,6 +57,9 @@ def _operation(one: Endpoint, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]
     parameters = [_path_parameter(name) for name in re.findall(r"{(\w+)}", one.path)]
     if one.streams is not None:
         parameters.append(_source_parameter())
+    parameters += [
+        {"name": name, "in": "query", "description": about, "schema": {"type": "string"}} for name, about in one.query
+    ]
     if parameters:
         operation["parameters"] = parameters
     if one.takes:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sona.errors import ConfigError, SendError
+from sona.review_filter import parse_filter
 from sona.reviewed import Page, Sent, Shown
 from sona.service.bearer import password_of
 from sona.service.body import decode, read_body
@@ -84,7 +85,9 @@ async def page(hub: Hub, request: Request) -> Response:
 
 async def candidates(hub: Hub, request: Request) -> Page:
     """What there is to review, and why it is empty."""
-    return await anyio.to_thread.run_sync(hub.engine.candidates.page)
+    wanted = parse_filter(request.query_params.get("filter", ""))
+    page = await anyio.to_thread.run_sync(hub.engine.candidates.page)
+    return msgspec.structs.replace(page, candidates=wanted.of(page.candidates))
 
 
 async def candidate(hub: Hub, request: Request) -> Shown:

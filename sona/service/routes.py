@@ -36,6 +36,8 @@ class Endpoint:
     """The type of a server-sent event's data, where the response may be a stream."""
     media: str = "application/json"
     """The response's."""
+    query: tuple[tuple[str, str], ...] = ()
+    """What may stand behind the path's ``?``: a name, and what it is for."""
     errors: tuple[int, ...] = ()
     """Statuses beside those that every endpoint may have."""
 
@@ -91,7 +93,14 @@ ENDPOINTS = (
     Endpoint("POST", "/versions/{id}/rollback", history.rollback, gives=history.VersionInfo, errors=(404, 409)),
     Endpoint("POST", "/learn", history.learn, gives=history.LearnBegun, errors=(409,)),
     Endpoint("GET", "/review", review.page, media="text/html"),
-    Endpoint("GET", "/candidates", review.candidates, gives=Page, errors=(503,)),
+    Endpoint(
+        "GET",
+        "/candidates",
+        review.candidates,
+        gives=Page,
+        query=(("filter", "As a reviewer types it: source:agent memory:key state:new nats>2 words."),),
+        errors=(400, 503),
+    ),
     Endpoint("GET", "/candidates/{id}", review.candidate, gives=Shown, errors=(404, 503)),
     Endpoint("POST", "/candidates/{id}/approve", review.approve, gives=Shown, errors=(404, 409, 503)),
     Endpoint("POST", "/candidates/{id}/reject", review.reject, gives=Shown, errors=(404, 409, 503)),

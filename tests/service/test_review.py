@@ -108,6 +108,18 @@ async def test_a_change_that_can_t_be_is_a_409(client: httpx.AsyncClient, engine
     assert "it is sent, which can't become rejected" in got.json()["error"]["message"]
 
 
+async def test_the_list_is_filtered_as_in_the_terminal(client: httpx.AsyncClient) -> None:
+    everything = (await client.get("/candidates")).json()["candidates"]
+    heaviest = everything[0]
+    words = f"nats>={heaviest['divergence']} state:{heaviest['state']}"
+    found = (await client.get("/candidates", params={"filter": words})).json()["candidates"]
+    assert [one["id"] for one in found] == [heaviest["id"]]
+    assert (await client.get("/candidates", params={"filter": "source:nobody"})).json()["candidates"] == []
+    wrong = await client.get("/candidates", params={"filter": "sorce:bot"})
+    assert wrong.status_code == 400
+    assert "did you mean 'source'" in wrong.json()["error"]["message"]
+
+
 async def test_threshold_and_alternates_are_kept(client: httpx.AsyncClient, engine: Engine) -> None:
     assert (await client.post("/candidates/threshold", json={"nats": 1.5})).json() == {"nats": 1.5}
     assert (await client.post("/candidates/alternates", json={"wanted": True})).json() == {"wanted": True}
