@@ -432,8 +432,7 @@ class Store:
 def _make(folder: Path) -> None:
     """The folders, with their names synced into the folders above."""
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds what users said
-    (folder / VERSIONS).mkdir(exist_ok=True)
+    (folder / VERSIONS).mkdir(parents=True, exist_ok=True)
     for made in missing:
         _sync(made.parent)
 
