@@ -18,9 +18,19 @@ def sizes_of(database: Path, journal: Path, versions: Path, training: Path) -> S
         database=_bytes([database]),
         log=_bytes(database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm")),
         journal=_bytes(journal.glob("*")),
-        versions=_bytes(versions.rglob("*")),
-        training=_bytes(training.rglob("*")),
+        versions=_bytes(files_below(versions)),
+        training=_bytes(files_below(training)),
     )
+
+
+def files_below(*folders: Path) -> Iterator[Path]:
+    """All that is not a folder in ``folders`` and theirs. What goes away meanwhile is passed over, which `Path.rglob`
+    does not do before Python 3.13.
+    """
+    for folder in folders:
+        for found, _, names in os.walk(folder):
+            for name in names:
+                yield Path(found, name)
 
 
 class FolderBytes(NamedTuple):
@@ -33,8 +43,7 @@ class FolderBytes(NamedTuple):
 
 def bytes_in(folders: Iterable[Path]) -> FolderBytes:
     """What lies in ``folders`` together; a file that stands in several of them counts once."""
-    walks = (walk for folder in folders for walk in os.walk(folder))  # which passes over what goes away meanwhile
-    found = list(_regular(Path(folder, name) for folder, _, names in walks for name in names))
+    found = list(_regular(files_below(*folders)))
     names = Counter((one.st_dev, one.st_ino) for one in found)
     files = {(one.st_dev, one.st_ino): one for one in found}
     own = sum(one.st_size for inode, one in files.items() if names[inode] == one.st_nlink)

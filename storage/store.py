@@ -39,7 +39,7 @@ from sona.storage.quality import Policy, adopt_policy, rated, read_policy
 from sona.storage.replay import Replay
 from sona.storage.retention import Limits, Pruned, Retention
 from sona.storage.schema import check_library
-from sona.storage.sizes import sizes_of
+from sona.storage.sizes import files_below, sizes_of
 from sona.storage.state import read_state, write_state
 from sona.storage.transactions import Transactions
 from sona.storage.versions import Versions
@@ -355,7 +355,7 @@ class Store:
     def counts(self) -> StoreCounts:
         """Sizes of the store."""
         with self._snapshot() as connection:
-            return reading.counts(connection, self.path.rglob("*"))
+            return reading.counts(connection, files_below(self.path))
 
     def uncollected(self) -> int:
         """How many trajectories :meth:`collect` would give without a limit, as :meth:`counts` counts them."""
