@@ -86,8 +86,9 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
         return
     out.print(
         f"[bold]{plain(str(store))}[/]: version [bold]{version.id}[/], {megabytes(counts.bytes_on_disk)}: "
-        f"database {megabytes(sizes.database)}, its log {megabytes(sizes.log)}, journal {megabytes(sizes.journal)}, "
-        f"versions {megabytes(sizes.versions)}"
+        f"database {megabytes(sizes.database)}, its log {megabytes(sizes.log)}, "
+        + (f"blobs {megabytes(sizes.blobs)}, " if sizes.blobs else "")
+        + f"journal {megabytes(sizes.journal)}, versions {megabytes(sizes.versions)}"
         + (f", full-weight training {megabytes(sizes.training)}" if sizes.training else ""),
         highlight=False,
         soft_wrap=True,

@@ -84,6 +84,11 @@ class StoreConfig(Settings, kw_only=True):
     linger_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.02
     """A commit waits so long for more records, unless a batch is full or somebody waits for what is there (``flush``,
     ``durable``): a host that records a thousand a second has fifty commits then and not a thousand. 0: no wait."""
+    blob_batch_bytes: Annotated[int, Meta(ge=0, le=2**40)] = 128 * 1024
+    """A commit whose trajectories have at least so many bytes puts them into a blob file, where each is written once,
+    for another sync; a smaller one into the database, through its log. 0: always into a blob file."""
+    blob_file_bytes: Annotated[int, Meta(ge=4096, le=2**30)] = 32 * 1024 * 1024
+    """Once a blob file is so long the next one is begun; a file goes when all of its trajectories are deleted."""
     close_timeout_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
     """Where nothing can be stored, on a full disk, closing tries for so long; then it raises what keeps it, and what
     waits is stored at the next start (``journal = "file"``) or lost (``"memory"``)."""

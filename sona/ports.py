@@ -112,6 +112,8 @@ class StoreSizes(Record, kw_only=True):
     """Bytes on disk, by what they are for."""
 
     database: int
+    blobs: int
+    """Trajectories that came many at a time, beside the database."""
     log: int
     """SQLite's write-ahead log and its index, part of the database."""
     journal: int

@@ -7,15 +7,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import apsw
 
 from sona.errors import InvalidInputError, SonaError, StoreCorruptError, StoreError, UnknownIdError
+from sona.storage.blob_files import Gate, path_of
+from sona.storage.blobs import BlobRow, read_blobs
 from sona.storage.connection import open_reader, store_error
 from sona.storage.draft import rename_folder
 from sona.storage.head import read_head, read_versions
+from sona.storage.layout import BLOBS
 from sona.storage.sources import read_all_totals
 from sona.storage.training_folder import TrainingFolder
 from sona.storage.versions import Versions
@@ -43,11 +46,12 @@ class Backup(Record, kw_only=True):
     size_bytes: int
 
 
-def back_up(database: Path, folders: Versions, target: Path) -> Backup:
+def back_up(database: Path, gate: Gate, folders: Versions, target: Path) -> Backup:
     """Copy the committed records and the versions' files to ``target``, while others read and write.
 
     The database is copied by ``VACUUM INTO`` (sqlite.org/lang_vacuum.html) in one read transaction; until it ends the
-    WAL of the original only grows. A version's files never change, so on the same disk they are hard links.
+    WAL of the original only grows, and what is deleted meanwhile is not overwritten. A version's files never change, so
+    on the same disk they are hard links.
 
     Raises:
         InvalidInputError: there is something at ``target``, or it lies within the store.
@@ -58,7 +62,7 @@ def back_up(database: Path, folders: Versions, target: Path) -> Backup:
     _check(database.parent, target)
     draft = target.with_name(f"{target.name}.part-{new_id()}")
     try:
-        backup = _fill(database, folders, draft, target)
+        backup = _fill(database, gate, folders, draft, target)
         rename_folder(draft, target)  # SQLite does not sync what ``VACUUM INTO`` wrote
     except OSError as error:
         raise store_error(error, target) from error
@@ -74,12 +78,15 @@ def _check(store: Path, target: Path) -> None:
         raise InvalidInputError(f"{target} lies within the store; give the backup a place outside of it")
 
 
-def _fill(database: Path, folders: Versions, draft: Path, target: Path) -> Backup:
+def _fill(database: Path, gate: Gate, folders: Versions, draft: Path, target: Path) -> Backup:
     for attempt in range(ATTEMPTS):
         shutil.rmtree(draft, ignore_errors=True)
         (draft / folders.folder.name).mkdir(parents=True)
         copy = draft / database.name
-        copy_database(database, copy)
+        with gate.shared():
+            copy_database(database, copy)
+            with closing(open_reader(copy)) as connection:
+                _take_blobs(database.parent / BLOBS, draft / BLOBS, read_blobs(connection))
         with closing(open_reader(copy)) as connection:
             current, versions = read_head(connection).version, read_versions(connection)
             trajectories = sum(totals.trajectories for totals in read_all_totals(connection))
@@ -116,6 +123,16 @@ def copy_database(database: Path, copy: Path) -> None:
             connection.execute("VACUUM INTO ?", (os.fspath(copy),))
     except apsw.Error as error:
         raise store_error(error, database) from error
+
+
+def _take_blobs(folder: Path, into: Path, rows: list[BlobRow]) -> None:
+    """Copies, not links: what is deleted later is overwritten in its place. What is missing there is missing here."""
+    for row in rows:
+        into.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):
+            copy = path_of(into, row.file)
+            shutil.copyfile(path_of(folder, row.file), copy)
+            os.truncate(copy, min(row.size, copy.stat().st_size))
 
 
 def take_training(source: TrainingFolder, into: Path) -> TrainingFolder:

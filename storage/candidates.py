@@ -15,7 +15,7 @@ from sona.errors import CycleError, StateChangeError, UnknownIdError
 from sona.storage.rows import check_crc, decode, encode, row_crc
 
 if TYPE_CHECKING:
-    from sona.storage.retention import Snapshot, Transact
+    from sona.storage.transactions import Snapshot, Transact
 
 _COLUMNS = "seq, trajectory, at_ns, source, state, divergence, payload, crc"
 _BY_SEQ = f"SELECT {_COLUMNS} FROM candidates WHERE seq = ?"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sona.storage.rows import Value, row_crc
@@ -12,6 +12,10 @@ Row = dict[str, Value]
 _KEY_WIDTHS = {"claim_groups": 4, "learned": 2, "memory_weights": 2, "candidates": 3}
 """So many of its first columns tell a table's row from others; where it is not named here, one."""
 _KINDS: dict[type, str] = {int: "i", float: "r", str: "t", bytes: "b", type(None): "n"}
+
+
+def _itself(value: Value) -> Value:
+    return value
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,13 @@ class Table:
     """Whether it is a tree of rows by number; otherwise of rows by key."""
     numbered: bool = True
     """Whether its first column is the row's number, and so not among the values in the file."""
+    in_blobs: tuple[str, ...] = ()
+    """Columns whose bytes may lie in a blob file."""
+
+    @property
+    def selection(self) -> str:
+        """All columns, with the bytes themselves, wherever they lie."""
+        return ", ".join(f"content({name})" if name in self.in_blobs else name for name in self.columns)
 
     def row(self, number: int | None, values: Sequence[Value]) -> Row | None:
         """The values by name; None where they are not those of a row of this table."""
@@ -43,10 +54,11 @@ class Table:
             row[name] = fits
         return row
 
-    def is_whole(self, row: Row) -> bool:
-        """Whether the row's checksum is that of its values."""
+    def is_whole(self, row: Row, content: Callable[[Value], Value] = _itself) -> bool:
+        """Whether the row's checksum is that of its values; ``content`` gives what lies in a blob file."""
         try:
-            return row_crc(*(row[name] for name in self.summed)) == row["crc"]
+            values = (content(row[name]) if name in self.in_blobs else row[name] for name in self.summed)
+            return row_crc(*values) == row["crc"]
         except UnicodeEncodeError:  # a text that was none any more
             return False
 
@@ -62,6 +74,7 @@ TRAJECTORIES = Table(
     "trajectories",
     {"seq": "i", "id": "t", "source": "t", "created_ns": "i", "embedding": "bn", "payload": "b", "crc": "i"},
     ("id", "source", "created_ns", "embedding", "payload"),
+    in_blobs=("embedding", "payload"),
 )
 FEEDBACK = Table(
     "feedback",
@@ -166,6 +179,12 @@ MEMORY_WEIGHTS = Table(
     numbered=False,
 )
 
+BLOBS = Table(
+    "blobs",
+    {"file": "i", "size": "i", "live": "i", "wiped": "i", "first": "i", "crc": "i"},
+    ("file", "size", "live", "wiped", "first"),
+)
+
 TABLES = (
     TRAJECTORIES,
     FEEDBACK,
@@ -180,5 +199,6 @@ TABLES = (
     CLAIM_GROUPS,
     CANDIDATES,
     MEMORY_WEIGHTS,
+    BLOBS,
 )
 """All of the schema in force."""

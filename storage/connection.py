@@ -25,6 +25,8 @@ from sona.errors import (
     StoreReadOnlyError,
     StoreVersionError,
 )
+from sona.storage.blob_files import Content, Gate
+from sona.storage.layout import BLOBS
 from sona.storage.schema import CREATION_PRAGMAS, READER_PRAGMAS, SCHEMA_VERSION, WRITER_PRAGMAS, form_of, migrate
 from sona.storage.wal import write_again
 
@@ -46,13 +48,36 @@ def store_error(error: apsw.Error | UnicodeDecodeError | OSError, path: Path, nu
         return StoreFullError(f"{what}; no room is left: free space on its disk, what is queued is stored then")
     if isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError)) or number in _READ_ONLY:
         return StoreReadOnlyError(f"{what}; it can't be written to: grant write permission to the folder and its files")
-    if isinstance(error, _DAMAGE):
+    if isinstance(error, _DAMAGE) or is_cut_short(error):
         return StoreCorruptError(
             f"{what}; it is damaged or no store: 'sona doctor' says which, and repairs what can be"
         )
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return StoreLockedError(f"{what}; another program keeps it locked: end that one")
     return StoreError(f"{what}; see that its folder exists and can be read, and that its disk works")
+
+
+def is_cut_short(error: Exception) -> bool:
+    """Whether a file ends within what it should hold. Of most pages SQLite takes the rest for zeros; of an overflow
+    page, which it reads past its cache, this is an I/O error.
+    """
+    return getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHORT_READ  # of errors not SQLite's it is missing
+
+
+class Connection(apsw.Connection):
+    """A connection in whose statements ``content(column)`` gives what a column holds, also where that lies in a blob
+    file of the database's folder; NULL where it is not there.
+    """
+
+    def __init__(self, filename: str, flags: int = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) -> None:
+        super().__init__(filename, flags)
+        self._content = content = Content(Path(self.filename).parent / BLOBS)
+        self.create_scalar_function("content", content, 1)  # type: ignore[arg-type]
+
+    def close(self, force: bool = False) -> None:
+        """Close it, and the files that it reads from."""
+        super().close(force)
+        self._content.close()
 
 
 def _configure(connection: apsw.Connection, pragmas: tuple[str, ...]) -> None:
@@ -66,7 +91,7 @@ def open_writer(path: Path) -> apsw.Connection:
     What it sees is durable, whatever became of the connection before it.
     """
     write_again(path)
-    connection = apsw.Connection(os.fspath(path))
+    connection = Connection(os.fspath(path))
     try:
         if form_of(connection, path) == 0:
             _configure(connection, CREATION_PRAGMAS)
@@ -102,7 +127,7 @@ def open_reader(path: Path) -> apsw.Connection:
 
 def _reader(path: Path, how: str) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    connection = apsw.Connection(f"{path.absolute().as_uri()}?{how}", flags=flags)
+    connection = Connection(f"{path.absolute().as_uri()}?{how}", flags)
     try:
         _configure(connection, READER_PRAGMAS)
         if (form := form_of(connection, path)) != SCHEMA_VERSION:
@@ -131,20 +156,32 @@ class Readers:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.gate = Gate(path.parent / BLOBS)
+        """Entered by each snapshot: what it may still see is not overwritten."""
         self._idle: deque[apsw.Connection] = deque()
         self._closed = False
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
         """A connection inside a read transaction: all that the block reads is of one moment."""
-        connection = self._borrow()
+        with self._entered():
+            connection = self._borrow()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            except FAILURES as error:
+                raise store_error(error, self._path, connection.system_errno) from error
+            finally:
+                self._give_back(connection)
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """The gate, with what the disk does as the store's own error."""
         try:
-            connection.execute("BEGIN")
-            yield connection
-        except FAILURES as error:
-            raise store_error(error, self._path, connection.system_errno) from error
-        finally:
-            self._give_back(connection)
+            with self.gate.shared():
+                yield
+        except OSError as error:
+            raise store_error(error, self._path) from error
 
     def _borrow(self) -> apsw.Connection:
         if self._closed:
@@ -178,5 +215,6 @@ class Readers:
     def forked(self) -> None:
         """In a forked child: touch nothing of the parent's."""
         self._closed = True
+        self.gate.forked()
         while self._idle:
             leak(self._idle.pop())

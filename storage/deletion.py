@@ -6,6 +6,7 @@ the numbers run without gaps and replay needs one lookup a draw, as before.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,17 +14,27 @@ from typing import Any, NamedTuple
 import apsw
 
 from sona.errors import StoreCorruptError
+from sona.storage.blobs import free, lengths_of
 from sona.storage.candidates import forget_candidates, has_approved
 from sona.storage.claims import CLAIM_COLUMNS, DRAWN, ClaimRow, read_claim, shrink_group
 from sona.storage.cycles import shrink_cycle
 from sona.storage.head import read_head, write_head
 from sona.storage.quality import Policy, effective
 from sona.storage.replay import renew
-from sona.storage.rows import FeedbackRow, TrajectoryRow, check_crc, damaged, read_feedback, read_trajectory, row_crc
+from sona.storage.rows import (
+    TRAJECTORY_COLUMNS,
+    FeedbackRow,
+    TrajectoryRow,
+    check_crc,
+    damaged,
+    read_feedback,
+    read_trajectory,
+    row_crc,
+)
 from sona.storage.sources import Totals, read_totals, write_totals
 from sona.types import Trajectory
 
-_TRAJECTORY = "SELECT id, source, created_ns, embedding, payload, crc FROM trajectories WHERE seq = ?"
+_TRAJECTORY = f"SELECT {TRAJECTORY_COLUMNS}, embedding, payload FROM trajectories WHERE seq = ?"
 _FEEDBACK = "SELECT seq, id, trajectory, quality, payload, crc FROM feedback WHERE trajectory = ? ORDER BY seq"
 _CLAIM = f"SELECT {CLAIM_COLUMNS} FROM claims c WHERE c.seq = ?"
 _BY_ORDINAL = f"SELECT {CLAIM_COLUMNS} FROM claims c WHERE c.cycle = ? AND c.role = ? AND c.ordinal = ?"
@@ -57,6 +68,8 @@ class _Whole(NamedTuple):
 
     seq: int
     record: Trajectory
+    lengths: Counter[int]
+    """Its bytes in blob files, by file."""
     qualities: list[float]
     """In the order of arrival."""
     last_feedback: int
@@ -121,7 +134,8 @@ def _read(connection: apsw.Connection, seq: int) -> _Whole | None:
     row = connection.execute(_TRAJECTORY, (seq,)).get
     if row is None:
         return None
-    record = read_trajectory(TrajectoryRow(*row))
+    *content, embedding, payload = row
+    record = read_trajectory(TrajectoryRow(*content))
     rows: list[Any] = connection.execute(_FEEDBACK, (seq,)).fetchall()
     given = [read_feedback(FeedbackRow(*row[1:])) for row in rows]
     found = connection.execute(_CLAIM, (seq,)).get
@@ -133,7 +147,8 @@ def _read(connection: apsw.Connection, seq: int) -> _Whole | None:
         raise damaged(f"trajectory {record.id!r}", "the feedback that its claim names is not found at it")
     last_feedback = rows[-1][0] if rows else 0
     approved = has_approved(connection, record.id)
-    return _Whole(seq, record, [one.quality for one in given], last_feedback, claim, approved)
+    lengths = lengths_of(embedding, payload)
+    return _Whole(seq, record, lengths, [one.quality for one in given], last_feedback, claim, approved)
 
 
 @dataclass
@@ -148,6 +163,7 @@ class _Deletion:
     def __post_init__(self) -> None:
         self._head = self._head_before = read_head(self.connection)
         self._totals: dict[str, Totals] = {}
+        self._lengths = Counter[int]()
         self._drawn = False
 
     def delete(self, whole: _Whole) -> None:
@@ -156,6 +172,7 @@ class _Deletion:
         forget_candidates(self.connection, whole.record.id)
         self.connection.execute("DELETE FROM feedback WHERE trajectory = ?", (whole.seq,))
         self.connection.execute("DELETE FROM trajectories WHERE seq = ?", (whole.seq,))
+        self._lengths += whole.lengths
         source = whole.record.source
         if source not in self._totals:
             self._totals[source] = read_totals(self.connection, source)
@@ -165,6 +182,7 @@ class _Deletion:
         self.done.feedback += len(whole.qualities)
 
     def finish(self) -> None:
+        free(self.connection, self._lengths)
         for totals in self._totals.values():
             write_totals(self.connection, totals)
         if self._head != self._head_before:

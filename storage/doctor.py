@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 
 from sona.errors import SonaError, StoreCorruptError, StoreVersionError, UnknownIdError
-from sona.storage.connection import store_error
+from sona.storage.connection import Connection, is_cut_short, store_error
 from sona.storage.findings import Diagnosis, Finding, Severity
 from sona.storage.layout import DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
@@ -111,7 +111,10 @@ def _examine_database(found: Examination, database: Path, *, alone: bool) -> Non
         _examine_pages(found, database, str(error), alone=alone)
         return
     except apsw.Error as error:
-        raise store_error(error, database) from error
+        if not is_cut_short(error):
+            raise store_error(error, database) from error
+        _examine_pages(found, database, "it is cut short", alone=alone)
+        return
     if beyond:
         what = f"{beyond} transactions lie beyond damage, where SQLite passes them over"
         found.add("damaged", f"{DATABASE}-wal", what, ANEW)
@@ -130,7 +133,7 @@ def _beyond(database: Path) -> int:
 def _read(found: Examination, database: Path) -> Checked | None:
     """What SQLite can tell; None where the tables are of another form."""
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    with closing(apsw.Connection(f"{database.as_uri()}?mode=ro", flags=flags)) as connection:
+    with closing(Connection(f"{database.as_uri()}?mode=ro", flags)) as connection:
         for pragma in READER_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("BEGIN")

@@ -15,17 +15,21 @@ from typing import Any
 import apsw
 import msgspec
 
-from sona.errors import SonaError, StoreCorruptError, StoreError, UnknownIdError
+from sona.errors import SonaError, StoreCorruptError, StoreError, StoreLockedError, UnknownIdError
 from sona.storage.candidates import cycles_of
 from sona.storage.deletion import Deleted, delete
 from sona.storage.head import read_version, read_versions
 from sona.storage.quality import Policy
-from sona.storage.retention import CHUNK, Snapshot, Transact
+from sona.storage.retention import CHUNK
 from sona.storage.rows import check_crc, damaged, decode, encode, row_crc
 from sona.storage.state import read_state, write_state
+from sona.storage.transactions import Snapshot, Transact
 from sona.storage.versions import Versions
+from sona.storage.wiping import Wiping
 from sona.types import Record, Version
 
+READERS_S = 10.0
+"""So long it waits for readers to end."""
 MARK = "erasure"
 """The state that says that an erasure is under way."""
 
@@ -61,18 +65,26 @@ class Erasure:
     """One source's, step by step; each may be done again."""
 
     def __init__(
-        self, source: str, transact: Transact, apart: Transact, snapshot: Snapshot, folders: Versions, policy: Policy
+        self,
+        source: str,
+        transact: Transact,
+        apart: Transact,
+        snapshot: Snapshot,
+        wiping: Wiping,
+        folders: Versions,
+        policy: Policy,
     ) -> None:
         """Args:
         source: its name.
         transact: does work in one durable transaction.
         apart: does work on the writing connection outside of any.
         snapshot: a reading connection, of one moment.
+        wiping: of the blob files.
         folders: of the versions.
         policy: what the totals count as a trajectory's quality.
         """
         self._source, self._transact, self._apart, self._snapshot = source, transact, apart, snapshot
-        self._folders, self._policy = folders, policy
+        self._wiping, self._folders, self._policy = wiping, folders, policy
 
     def check_known(self) -> None:
         """See that there is something to erase, or to take to its end.
@@ -179,16 +191,21 @@ class Erasure:
         return self._transact(work)
 
     def scrub(self) -> None:
-        """Overwrite what was deleted: write the database anew, and empty the WAL.
+        """Overwrite what was deleted: write the database anew, empty the WAL, and put zeros into the blob files.
 
         Deleting overwrites what it deletes, but a page that was split may still hold a copy of what moved to another.
         It takes the time and the room of one copy of the database, during which records wait in the queue.
 
         Raises:
-            StoreLockedError: a reader keeps the WAL.
+            StoreLockedError: a reader keeps the WAL, or sees what is to be overwritten.
             StoreFullError: there is no room for the copy.
         """
         self._apart(_scrub)
+        self._wiping.cut()
+        if not self._wiping.run(READERS_S).is_all:
+            raise StoreLockedError(
+                f"erase {self._source!r}: a reader still sees what is to be overwritten; end it, and erase again"
+            )
 
     def end(self) -> None:
         """Take the mark away."""

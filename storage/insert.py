@@ -21,9 +21,11 @@ from sona.errors import (
     UnknownIdError,
 )
 from sona.storage.arrivals import count_arrivals
+from sona.storage.blobs import Blobs, free, lengths_of
 from sona.storage.head import read_head, write_head
 from sona.storage.quality import Policy, effective
 from sona.storage.rows import (
+    TRAJECTORY_COLUMNS,
     FeedbackRow,
     TrajectoryRow,
     Value,
@@ -42,7 +44,7 @@ _INSERT_TRAJECTORY = """
 INSERT INTO trajectories (id, source, created_ns, embedding, payload, crc) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
-_SAME_TRAJECTORY = "SELECT seq, id, source, created_ns, embedding, payload, crc FROM trajectories WHERE id = ?"
+_SAME_TRAJECTORY = f"SELECT seq, {TRAJECTORY_COLUMNS} FROM trajectories WHERE id = ?"
 
 _INSERT_FEEDBACK = """
 INSERT INTO feedback (id, trajectory, quality, payload, crc) VALUES (?, ?, ?, ?, ?)
@@ -77,10 +79,14 @@ _NONE_BEFORE: Fates = MappingProxyType({})
 
 
 def insert(
-    connection: apsw.Connection, records: Sequence[Trajectory | Feedback], policy: Policy, before: Fates = _NONE_BEFORE
+    connection: apsw.Connection,
+    records: Sequence[Trajectory | Feedback],
+    policy: Policy,
+    blobs: Blobs,
+    before: Fates = _NONE_BEFORE,
 ) -> list[Exception | None]:
     """Store ``records`` in the transaction under way; for each None, or the error that left it out. By ``policy`` the
-    totals count a trajectory's quality.
+    totals count a trajectory's quality; ``blobs`` takes what many trajectories consist of.
 
     A feedback belongs to the nearest trajectory of its id before it, here or ``before`` these records in the same
     batch, and is left out where that one is; where there is none, to the one in the store or later in the batch.
@@ -91,7 +97,7 @@ def insert(
         UnstorableError: one of them failed half-way; roll the transaction back and give them to :func:`insert_apart`.
     """
     try:
-        batch = _Batch(connection, policy)
+        batch = _Batch(connection, policy, blobs)
         results = batch.add(records, before)
         batch.finish()
     except Exception as error:
@@ -102,22 +108,26 @@ def insert(
 
 
 def insert_apart(
-    connection: apsw.Connection, records: Sequence[Trajectory | Feedback], policy: Policy, before: Fates = _NONE_BEFORE
+    connection: apsw.Connection,
+    records: Sequence[Trajectory | Feedback],
+    policy: Policy,
+    blobs: Blobs,
+    before: Fates = _NONE_BEFORE,
 ) -> list[Exception | None]:
     """As :func:`insert`, with each record that can't be stored left out. Its savepoints cost a tenth more."""
     connection.execute("SAVEPOINT part")
     results: list[Exception | None]
     try:
-        results = insert(connection, records, policy, before)
+        results = insert(connection, records, policy, blobs, before)
     except UnstorableError as error:
         connection.execute("ROLLBACK TO part")
         if len(records) == 1:
             results = [_unstorable(records[0], error.__cause__)]
         else:
             half = len(records) // 2
-            results = insert_apart(connection, records[:half], policy, before)
+            results = insert_apart(connection, records[:half], policy, blobs, before)
             fates = {**before, **_fates(records[:half], results)}
-            results += insert_apart(connection, records[half:], policy, fates)
+            results += insert_apart(connection, records[half:], policy, blobs, fates)
     connection.execute("RELEASE part")
     return results
 
@@ -158,8 +168,8 @@ def _check_came_with(record: Feedback, fate: Exception | None) -> None:
 class _Batch:
     """Trajectories first, then feedback: nothing is lost by the order, and one statement takes all trajectories."""
 
-    def __init__(self, connection: apsw.Connection, policy: Policy) -> None:
-        self._connection, self._policy = connection, policy
+    def __init__(self, connection: apsw.Connection, policy: Policy, blobs: Blobs) -> None:
+        self._connection, self._policy, self._blobs = connection, policy, blobs
         self._head = self._head_before = read_head(connection)
         self._width = self._head.width
         self._totals: dict[str, Totals] = {}
@@ -207,19 +217,22 @@ class _Batch:
         if not rows:
             return
         last = self._connection.execute("SELECT coalesce(max(seq), 0) FROM trajectories").get
+        stored = self._blobs.put(self._connection, list(rows.values()), last)
         before = self._connection.total_changes()
-        self._connection.executemany(_INSERT_TRAJECTORY, rows.values())
+        self._connection.executemany(_INSERT_TRAJECTORY, stored)
         repeated = self._connection.total_changes() - before != len(rows)
         first = {row.id: place for place, row in reversed(rows.items())} if repeated else {}
-        for place, row in rows.items():
+        for (place, row), there in zip(rows.items(), stored, strict=True):
             record = records[place]
             assert isinstance(record, Trajectory)
-            try:
-                if repeated and not self._is_new(record, row, after=last, first=first[row.id] == place):
+            if repeated:
+                try:
+                    is_new = self._is_new(record, row, after=last, first=first[row.id] == place)
+                except _PER_RECORD as error:
+                    results[place], is_new = error, False
+                if not is_new:
+                    free(self._connection, lengths_of(there.embedding, there.payload))
                     continue
-            except _PER_RECORD as error:
-                results[place] = error
-                continue
             self._totals[record.source].add_trajectory(record)
             self._new_trajectories += 1
             if record.embedding is not None and self._head.width is None:

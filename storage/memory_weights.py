@@ -12,7 +12,7 @@ from sona.candidate import MemoryWeight
 from sona.storage.rows import check_crc, row_crc
 
 if TYPE_CHECKING:
-    from sona.storage.retention import Snapshot, Transact
+    from sona.storage.transactions import Snapshot, Transact
 
 _COLUMNS = "source, key, weight, last_scored_ns, times, crc"
 _GET = f"SELECT {_COLUMNS} FROM memory_weights WHERE source = ? AND key = ?"

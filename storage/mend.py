@@ -14,10 +14,12 @@ import apsw
 import msgspec
 
 from sona.errors import SonaError
+from sona.storage.blobs import count_blobs, write_blobs
 from sona.storage.catalogue import CLAIMS, FEEDBACK, TRAJECTORIES, Row, Table
 from sona.storage.claims import CLAIM_COLUMNS, insert_group, read_claim
 from sona.storage.cycles import watermark_after
 from sona.storage.head import Head
+from sona.storage.layout import BLOBS
 from sona.storage.pins import PREFIX as PIN
 from sona.storage.pins import read_pins
 from sona.storage.quality import Policy
@@ -122,7 +124,7 @@ class _Mending:
         self._set_aside_whole(lost, "a cycle has taken it, and what says so is lost: it must not be learned twice")
         width = self._width(head)
         if width is not None:
-            sql = f"SELECT seq FROM trajectories WHERE length(embedding) <> {4 * width}"
+            sql = f"SELECT seq FROM trajectories WHERE length(content(embedding)) <> {4 * width}"
             self._set_aside_whole(self._seqs(sql), f"its embedding has not the width {width} of the others")
         damaged: list[int] = []
         count_totals(self._connection, "last", damaged.append)
@@ -135,7 +137,7 @@ class _Mending:
         if head is not None and head.width is not None:
             return head.width
         size = self._connection.execute(
-            "SELECT length(embedding) FROM trajectories WHERE embedding IS NOT NULL ORDER BY seq LIMIT 1"
+            "SELECT length(content(embedding)) FROM trajectories WHERE embedding IS NOT NULL ORDER BY seq LIMIT 1"
         ).get
         return None if size is None else size // 4
 
@@ -232,6 +234,7 @@ class _Mending:
     def _count(self, policy: Policy) -> None:
         for totals in count_totals(self._connection, policy).values():
             write_totals(self._connection, totals)
+        write_blobs(self._connection, count_blobs(self._connection, self._folders.folder.parent / BLOBS))
 
     def _read_head(self) -> Head | None:
         row: Any = self._connection.execute("SELECT version, watermark, left_out, width FROM head").get

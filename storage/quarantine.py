@@ -10,13 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sona.storage.blob_files import Content
 from sona.storage.catalogue import Row, Table
-from sona.storage.layout import QUARANTINE
+from sona.storage.layout import BLOBS, QUARANTINE
+from sona.storage.rows import Value
 
 
 class Quarantine:
-    """The file ``quarantine/rows-<number>.jsonl`` in a store's folder: one row a line, with why it was set aside, blobs
-    as ``{"base64": ...}``. There is no file where there is no row.
+    """The file ``quarantine/rows-<number>.jsonl`` in a store's folder: one row a line, with why it was set aside, bytes
+    as ``{"base64": ...}``, also those of blob files where they can be read. There is no file where there is no row.
     """
 
     def __init__(self, store: Path, number: int) -> None:
@@ -25,6 +27,7 @@ class Quarantine:
         self.counts = Counter[str]()
         """By table, how many rows are in it."""
         self.path.unlink(missing_ok=True)
+        self._content = Content(store / BLOBS)
 
     def __enter__(self) -> Self:
         return self
@@ -32,18 +35,23 @@ class Quarantine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._content.close()
         if self.counts:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def add(self, table: Table, row: Row, why: str) -> None:
         """Keep a row."""
-        values = {name: _plain(value) for name, value in row.items()}
+        values = {name: _plain(self._read(value)) for name, value in row.items()}
         line = json.dumps({"table": table.name, "why": why, "row": values}, ensure_ascii=True)
         self.path.parent.mkdir(exist_ok=True)
         with self.path.open("a", encoding="ascii") as file:
             file.write(line + "\n")
         self.counts[table.name] += 1
+
+    def _read(self, value: Value) -> Value:
+        content = self._content(value)
+        return value if content is None else content
 
 
 def _plain(value: object) -> object:

@@ -14,13 +14,13 @@ import apsw
 from sona.errors import StoreCorruptError
 from sona.ports import Role
 from sona.storage.quality import Policy, effective
-from sona.storage.rows import TrajectoryRow, read_trajectory
+from sona.storage.rows import TRAJECTORY_COLUMNS, TrajectoryRow, read_trajectory
 from sona.storage.sources import Totals
 
 Group = tuple[int, Role, str, str]
 """Cycle, role, skill, pattern."""
 
-_TRAJECTORIES = "SELECT seq, id, source, created_ns, embedding, payload, crc FROM trajectories ORDER BY seq"
+_TRAJECTORIES = f"SELECT seq, {TRAJECTORY_COLUMNS} FROM trajectories ORDER BY seq"
 _QUALITIES = "SELECT trajectory, quality FROM feedback ORDER BY trajectory, seq"
 _GROUPS = """
 SELECT cycle, role, skill, pattern, count(*) FROM claims WHERE role <> 'left_out' GROUP BY cycle, role, skill, pattern

@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 
 from sona.errors import SonaError, StoreCorruptError
-from sona.storage.connection import open_reader, store_error
+from sona.storage.connection import Connection, open_reader, store_error
 from sona.storage.doctor import Examination, diagnose, examine
 from sona.storage.exchange import decide, exchange, next_number
 from sona.storage.findings import Diagnosis
@@ -92,7 +92,7 @@ def _rebuild(folder: Path, found: Examination, done: list[str]) -> None:
     rows = by_pages(database) if found.by_pages else by_sqlite(database)
     with Quarantine(folder, next_number(folder)) as quarantine:
         salvaged = rebuild(rows, target, quarantine)
-        with closing(apsw.Connection(str(target))) as connection:
+        with closing(Connection(str(target))) as connection:
             connection.execute("BEGIN")
             done += mend(connection, Versions(folder), quarantine, _policy(connection))
             connection.execute("COMMIT")

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -16,6 +15,8 @@ from sona.config import StoreConfig
 from sona.storage.deletion import Deleted, delete
 from sona.storage.quality import Policy
 from sona.storage.sources import read_all_totals
+from sona.storage.transactions import Snapshot, Transact
+from sona.storage.wiping import Wiping
 from sona.types import Record
 
 CHUNK = 250
@@ -26,16 +27,8 @@ FREED_PAGES = 256
 """Pages given back in one transaction: 4 MiB."""
 NS_A_DAY = 86_400 * 10**9
 
-_T = TypeVar("_T")
-Snapshot = Callable[[], AbstractContextManager[apsw.Connection]]
-
-
-class Transact(Protocol):
-    """Does work in one durable transaction, and returns what it returned."""
-
-    def __call__(self, work: Callable[[apsw.Connection], _T], /) -> _T:
-        """Raises StoreError, and whatever ``work`` raises; nothing was changed then."""
-
+WAIT_S = 1.0
+"""For readers, before what was deleted from blob files is overwritten; else it is at the next time."""
 
 # Only the heads of the rows are read, not the vectors and payloads.
 _WALK = """
@@ -80,8 +73,8 @@ class Limits(NamedTuple):
 class Retention:
     """Deletes what is beyond the limits."""
 
-    def __init__(self, transact: Transact, snapshot: Snapshot, policy: Policy) -> None:
-        self._transact, self._snapshot, self._policy = transact, snapshot, policy
+    def __init__(self, transact: Transact, snapshot: Snapshot, policy: Policy, wiping: Wiping) -> None:
+        self._transact, self._snapshot, self._policy, self._wiping = transact, snapshot, policy, wiping
 
     def apply(self, limits: Limits, now_ns: int | None = None) -> Pruned:
         """Delete, oldest arrival first, what is older than ``limits.days`` before ``now_ns``, and what is not among the
@@ -102,7 +95,7 @@ class Retention:
             claims=done.claims,
             unlearned=done.unlearned,
             damaged=done.damaged,
-            freed_bytes=self._give_back() if done.trajectories else 0,
+            freed_bytes=(self._give_back() if done.trajectories else 0) + self._wiping.run(WAIT_S).bytes,
         )
 
     def _delete(self, seqs: list[int], limits: Limits) -> Deleted:

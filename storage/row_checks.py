@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
 
 from sona.errors import StoreCorruptError
+from sona.storage.blob_files import numbers_in, path_of
+from sona.storage.blobs import Named, count_named, read_blobs
 from sona.storage.catalogue import TABLES, Row
 from sona.storage.erasure import is_under_way
 from sona.storage.findings import Finding
 from sona.storage.head import Head, read_head, read_versions
+from sona.storage.layout import BLOBS as FOLDER
 from sona.storage.pins import read_pins
 from sona.storage.quality import Policy
 from sona.storage.recount import count_groups, count_left_out, count_totals, gaps, is_about, passed_by
@@ -39,12 +43,15 @@ class Checked(NamedTuple):
 
 def check(connection: apsw.Connection, policy: Policy) -> Checked:
     """Look at every row; reads one snapshot."""
-    findings = list(_rows(connection))
+    folder = Path(connection.filename).parent / FOLDER
+    named = count_named(connection)
+    findings = [*_rows(connection), *_blob_files(named, folder)]
     if findings:  # what is counted of damaged rows can't be true
         return Checked(findings, *_versions(connection))
     head = read_head(connection)
     findings += _totals(connection, policy)
     findings += _claims(connection)
+    findings += _blobs(connection, named, folder)
     findings += _marks(connection, head)
     findings += _references(connection)
     if is_under_way(connection):
@@ -70,7 +77,7 @@ def _pinned(connection: apsw.Connection) -> frozenset[str]:
 def _rows(connection: apsw.Connection) -> Iterator[Finding]:
     for table in TABLES:
         damaged = 0
-        for values in connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}"):
+        for values in connection.execute(f"SELECT {table.selection} FROM {table.name}"):
             row: Row = dict(zip(table.columns, values, strict=True))
             if table.is_whole(row):
                 continue
@@ -111,6 +118,34 @@ def _totals(connection: apsw.Connection, policy: Policy) -> Iterator[Finding]:
             )
 
 
+def _blob_files(named: Mapping[int, Named], folder: Path) -> Iterator[Finding]:
+    """Those that lack what rows name of them; the rows are told of beside them."""
+    for file, of in named.items():
+        path = path_of(folder, file)
+        size = path.stat().st_size if path.exists() else None
+        if size is None or size < of.end:
+            how = "is missing" if size is None else f"ends at byte {size}"
+            what = f"it {how}, and rows name {of.live} bytes of it, up to byte {of.end}"
+            yield Finding(severity="damaged", where=f"{FOLDER}/{path.name}", what=what, repair="sets the rows aside")
+
+
+def _blobs(connection: apsw.Connection, named: Mapping[int, Named], folder: Path) -> Iterator[Finding]:
+    known = {row.file: row for row in read_blobs(connection)}
+    for file, of in named.items():
+        row = known.get(file)
+        if row is None or row.live != of.live or row.size < of.end or row.first > of.first:
+            what = f"{row or 'nothing'} is not what its rows come to, {of}"
+            yield Finding(severity="repairable", where=f"blobs, file {file}", what=what, repair=_COUNTS)
+    for file in known.keys() - named.keys():
+        if known[file].live:
+            what = f"{known[file].live} bytes are counted, and no row names any"
+            yield Finding(severity="repairable", where=f"blobs, file {file}", what=what, repair=_COUNTS)
+    for file in numbers_in(folder):
+        if file not in known:
+            what = "no row names anything of it; a crash left it, or a repair"
+            yield Finding(severity="note", where=f"{FOLDER}/{path_of(folder, file).name}", what=what)
+
+
 def _claims(connection: apsw.Connection) -> Iterator[Finding]:
     counted = count_groups(connection)
     rows: list[Any] = connection.execute("SELECT cycle, role, skill, pattern, size FROM claim_groups").fetchall()
@@ -149,7 +184,7 @@ def _marks(connection: apsw.Connection, head: Head) -> Iterator[Finding]:
         what = f"{len(passed)} trajectories have no claim, and no cycle would collect them: their claims are lost"
         yield Finding(severity="damaged", where="claims", what=what, repair="sets them aside")
     width = head.width or 0
-    other = "SELECT count(*) FROM trajectories WHERE embedding IS NOT NULL AND length(embedding) <> ?"
+    other = "SELECT count(*) FROM trajectories WHERE embedding IS NOT NULL AND length(content(embedding)) <> ?"
     if wrong := connection.execute(other, (4 * width,)).get:
         what = f"{wrong} embeddings have not the store's width, {head.width}"
         yield Finding(severity="damaged", where="trajectories", what=what, repair="sets them aside")

@@ -82,6 +82,10 @@ class TrajectoryRow(NamedTuple):
     crc: int
 
 
+TRAJECTORY_COLUMNS = "id, source, created_ns, content(embedding), content(payload), crc"
+"""What to select for a :class:`TrajectoryRow`: with the bytes themselves, wherever they lie."""
+
+
 class FeedbackRow(NamedTuple):
     """The columns of a feedback, in the table's order."""
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import apsw
 
+from sona.storage.blob_files import Content
 from sona.storage.catalogue import (
+    BLOBS,
     CANDIDATES,
     CLAIM_GROUPS,
     LEARNED,
@@ -21,13 +23,14 @@ from sona.storage.catalogue import (
     Row,
     Table,
 )
-from sona.storage.connection import open_reader
+from sona.storage.connection import Connection, open_reader
+from sona.storage.layout import BLOBS as FOLDER
 from sona.storage.pages import Cell, Pages
 from sona.storage.quarantine import Quarantine
 from sona.storage.rows import Value, row_crc
 from sona.storage.schema import CREATION_PRAGMAS, migrate
 
-COUNTED = (SOURCES, CLAIM_GROUPS)
+COUNTED = (SOURCES, CLAIM_GROUPS, BLOBS)
 """Tables that are counted anew from the others, so nothing is taken over."""
 _SEQUENCES = "sqlite_sequence"
 _NUMBERED = ("trajectories", "feedback", "versions", "candidates")
@@ -63,31 +66,35 @@ class Salvaged(NamedTuple):
 
 def by_sqlite(database: Path) -> Iterator[Found]:
     """All rows, as SQLite finds them; for a database that it says is in order, and of the schema in force."""
-    with closing(open_reader(database)) as connection:
+    with closing(open_reader(database)) as connection, closing(_content(database)) as content:
         connection.execute("BEGIN")
         for table in TABLES:
             for values in connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}"):
                 row: Row = dict(zip(table.columns, values, strict=True))
-                yield Found(table, row, table.is_whole(row))
+                yield Found(table, row, table.is_whole(row, content))
         for name, last in connection.execute(f"SELECT name, seq FROM {_SEQUENCES}"):
             yield Found(SEQUENCE, {"name": name, "seq": last}, True)
 
 
 def by_pages(database: Path) -> Iterator[Found]:
     """All rows that lie in the leaves of the file, in any order; some, of pages no longer in use, more than once."""
-    with closing(Pages(database)) as pages:
+    with closing(Pages(database)) as pages, closing(_content(database)) as content:
         for cell in pages.cells():
-            if (found := _recognise(cell)) is not None:
+            if (found := _recognise(cell, content)) is not None:
                 yield found
 
 
-def _recognise(cell: Cell) -> Found | None:
+def _content(database: Path) -> Content:
+    return Content(database.parent / FOLDER)
+
+
+def _recognise(cell: Cell, content: Content) -> Found | None:
     """The row of the table whose checksum fits, or else whose form does."""
     alike: Found | None = None
     for table in (*TABLES, OLD_CLAIMS):
         if table.has_rowid != cell.has_rowid or (row := table.row(cell.number, cell.values)) is None:
             continue
-        if table.is_whole(row):
+        if table.is_whole(row, content):
             return Found(table, _in_force(table, row), True)
         if table not in (LEARNED, MEMORY_WEIGHTS, *COUNTED):  # entries of indexes have the same form, and no checksum
             alike = alike or Found(table, row, False)
@@ -117,7 +124,7 @@ def rebuild(found: Iterator[Found], target: Path, quarantine: Quarantine) -> Sal
     """
     salvaged = Salvaged(Counter(), Counter())
     sequences: dict[str, int] = {}
-    with closing(apsw.Connection(str(target))) as connection:
+    with closing(Connection(str(target))) as connection:
         for pragma in (*CREATION_PRAGMAS, "journal_mode = OFF", "synchronous = OFF"):
             connection.execute(f"PRAGMA {pragma}")
         migrate(connection, target)

@@ -214,6 +214,19 @@ CREATE TABLE memory_weights (
 ) STRICT, WITHOUT ROWID;
 """
 
+# How far each blob file is written, how many of its bytes rows name, how many of the others are overwritten, and from
+# which `seq` on rows may name it.
+BLOBS = """
+CREATE TABLE blobs (
+    file  INTEGER PRIMARY KEY,
+    size  INTEGER NOT NULL,
+    live  INTEGER NOT NULL,
+    wiped INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    crc   INTEGER NOT NULL
+) STRICT;
+"""
+
 
 class Migration(NamedTuple):
     """One step from a form of the tables to the next."""
@@ -264,6 +277,7 @@ MIGRATIONS = (
     Migration(GROUPS, _group_old_claims),
     Migration(DELETIONS, _count_arrivals_from_now),
     Migration(REVIEW, lambda connection: None),
+    Migration(BLOBS, lambda connection: None),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 

@@ -12,11 +12,12 @@ from typing import NamedTuple
 from sona.ports import StoreSizes
 
 
-def sizes_of(database: Path, journal: Path, versions: Path, training: Path) -> StoreSizes:
+def sizes_of(database: Path, blobs: Path, journal: Path, versions: Path, training: Path) -> StoreSizes:
     """Of the store with this file and these folders, now. A file that goes away meanwhile counts as gone."""
     return StoreSizes(
         database=_bytes([database]),
         log=_bytes(database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm")),
+        blobs=_blocks(blobs.glob("*")),
         journal=_bytes(journal.glob("*")),
         versions=_bytes(files_below(versions)),
         training=_bytes(files_below(training)),
@@ -53,6 +54,11 @@ def bytes_in(folders: Iterable[Path]) -> FolderBytes:
 def _bytes(files: Iterable[Path]) -> int:
     """Of regular files; one that stands under several names counts once."""
     return sum({(one.st_dev, one.st_ino): one.st_size for one in _regular(files)}.values())
+
+
+def _blocks(files: Iterable[Path]) -> int:
+    """Of regular files, without the room that they have given back."""
+    return sum(min(one.st_size, one.st_blocks * 512) for one in _regular(files))
 
 
 def _regular(files: Iterable[Path]) -> Iterator[os.stat_result]:

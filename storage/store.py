@@ -23,6 +23,7 @@ from sona.ports import Arrivals, Claim, Collected, Role, SourceCounts, StoreCoun
 from sona.storage import cycles, forked, reading
 from sona.storage.arrivals import read_arrivals
 from sona.storage.backup import Backup, back_up
+from sona.storage.blobs import Blobs
 from sona.storage.candidates import CandidateRows
 from sona.storage.claims import read_claims, read_trained_on
 from sona.storage.connection import Readers, store_error
@@ -30,7 +31,7 @@ from sona.storage.earlier import with_learned
 from sona.storage.erasure import Erasure, settle
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
-from sona.storage.layout import DATABASE, LOCK, REBUILT, TRAINING, VERSIONS
+from sona.storage.layout import BLOBS, DATABASE, LOCK, REBUILT, TRAINING, VERSIONS
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.memory_weights import MemoryWeightRows
@@ -43,6 +44,7 @@ from sona.storage.sizes import files_below, sizes_of
 from sona.storage.state import read_state, write_state
 from sona.storage.transactions import Transactions
 from sona.storage.versions import Versions
+from sona.storage.wiping import Wiping
 from sona.types import CycleReport, Feedback, Trajectory, Version
 
 __all__ = ["DATABASE", "LOCK", "VERSIONS", "Store"]
@@ -69,6 +71,8 @@ class Store:
         self._database = path / DATABASE
         self._readers = Readers(self._database)
         self._transactions = Transactions(self._database)
+        self._blobs = Blobs(path / BLOBS, batch_bytes=config.blob_batch_bytes, file_bytes=config.blob_file_bytes)
+        self._wiping = Wiping(self._blobs, self._readers.gate, self._transact, self._snapshot)
         self._replay = Replay()
         self.candidates = CandidateRows(self._transact, self._snapshot)
         """Answers that depend on memory, for review."""
@@ -131,6 +135,7 @@ class Store:
     def _begin(self, connection: apsw.Connection) -> None:
         """What a new writer does first."""
         read_head(connection)
+        self._blobs.settle(connection)
         settle(connection, Versions(self.path))
         self._policy = self.config.quality or read_policy(connection)
         adopt_policy(connection, self._policy)
@@ -143,6 +148,7 @@ class Store:
             self._closed = True
             self._readers.close()
             self._transactions.close()
+            self._blobs.close()
             if self._lock is not None:
                 self._lock.release()
 
@@ -176,9 +182,9 @@ class Store:
             StoreFullError, StoreReadOnlyError, StoreError: nothing was acknowledged; the same batch may be given again.
         """
         try:
-            return self._transact(lambda connection: insert(connection, records, self._policy))
+            return self._transact(lambda connection: insert(connection, records, self._policy, self._blobs))
         except UnstorableError:
-            return self._transact(lambda connection: insert_apart(connection, records, self._policy))
+            return self._transact(lambda connection: insert_apart(connection, records, self._policy, self._blobs))
 
     def commit_cycle(
         self, report: CycleReport, claims: Sequence[Claim], version: Version | None, settled: Sequence[Settled] = ()
@@ -225,14 +231,15 @@ class Store:
 
         What is deleted is not known any more: the same trajectory sent again is a new one.
         """
-        retention = Retention(self._transact, self._snapshot, self._policy)
+        retention = Retention(self._transact, self._snapshot, self._policy, self._wiping)
         return retention.apply(Limits.of(self.config) if limits is None else limits, now_ns)
 
     def erasure(self, source: str) -> Erasure:
         """The steps by which all of a source is erased: see :mod:`sona.storage.erasure`. Whoever takes them sees to it
         that no cycle runs meanwhile.
         """
-        return Erasure(source, self._transact, self._apart, self._snapshot, Versions(self.path), self._policy)
+        work = (self._transact, self._apart, self._snapshot, self._wiping)
+        return Erasure(source, *work, Versions(self.path), self._policy)
 
     def write_state(self, name: str, value: bytes) -> None:
         """Replace a value kept beside the records, durably."""
@@ -365,7 +372,7 @@ class Store:
     def sizes(self) -> StoreSizes:
         """Bytes on disk, by what they are for."""
         self._check_open()
-        return sizes_of(self._database, self.path / JOURNAL, self.path / VERSIONS, self.path / TRAINING)
+        return sizes_of(self._database, *(self.path / name for name in (BLOBS, JOURNAL, VERSIONS, TRAINING)))
 
     def arrivals(self) -> dict[str, Arrivals]:
         """What came in within the last ``minute``, ``hour`` and ``day``: see :func:`sona.storage.arrivals`."""
@@ -391,7 +398,7 @@ class Store:
                 :func:`sona.storage.backup.back_up`.
         """
         self._check_open()
-        return back_up(self._database, Versions(self.path), Path(target))
+        return back_up(self._database, self._readers.gate, Versions(self.path), Path(target))
 
     @property
     def embedding_width(self) -> int | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import apsw
 
@@ -13,6 +13,15 @@ from sona.errors import StoreError, StoreFullError, StoreReadOnlyError
 from sona.storage.connection import FAILURES, leak, open_writer, store_error
 
 _T = TypeVar("_T")
+Snapshot = Callable[[], AbstractContextManager[apsw.Connection]]
+"""A reading connection, of one moment."""
+
+
+class Transact(Protocol):
+    """Does work in one durable transaction, and returns what it returned."""
+
+    def __call__(self, work: Callable[[apsw.Connection], _T], /) -> _T:
+        """Raises StoreError, and whatever ``work`` raises; nothing was changed then."""
 
 
 class _CommitError(Exception):
@@ -78,7 +87,7 @@ class Transactions:
         try:
             connection.execute("BEGIN IMMEDIATE")
             result = work(connection)
-        except FAILURES as error:
+        except (*FAILURES, OSError) as error:
             translated = self._translated(error, connection)
             self._undo(connection)
             raise translated from error
@@ -98,7 +107,7 @@ class Transactions:
         connection = self._connection()
         try:
             return work(connection)
-        except FAILURES as error:
+        except (*FAILURES, OSError) as error:
             raise self._translated(error, connection) from error
 
     def _undo(self, connection: apsw.Connection) -> None:
@@ -116,5 +125,7 @@ class Transactions:
                 raise store_error(error, self._path) from error
         return self._writer
 
-    def _translated(self, error: apsw.Error | UnicodeDecodeError, connection: apsw.Connection | None) -> StoreError:
+    def _translated(
+        self, error: apsw.Error | UnicodeDecodeError | OSError, connection: apsw.Connection | None
+    ) -> StoreError:
         return store_error(error, self._path, 0 if connection is None else connection.system_errno)

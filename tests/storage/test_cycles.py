@@ -13,6 +13,7 @@ import pytest
 from sona.checks import pack_tokens
 from sona.errors import CycleError, InvalidInputError, StoreCorruptError, UnknownIdError
 from sona.ports import Claim
+from sona.storage.connection import Connection
 from sona.storage.reading import COLLECT
 from sona.storage.replay import DRAW
 from sona.storage.store import DATABASE, Store
@@ -291,7 +292,7 @@ def test_only_what_was_taken_for_good_is_drawn(store: Store) -> None:
 
 def steps_of(path: Path, watermark: int, limit: int) -> int:
     """Instructions that SQLite's machine runs for one collect: a count of work that no clock disturbs."""
-    connection = apsw.Connection(str(path / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
+    connection = Connection(str(path / DATABASE), apsw.SQLITE_OPEN_READONLY)
     steps = 0
 
     def count() -> bool:
@@ -306,7 +307,7 @@ def steps_of(path: Path, watermark: int, limit: int) -> int:
 
 
 def watermark_of(path: Path) -> int:
-    connection = apsw.Connection(str(path / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
+    connection = Connection(str(path / DATABASE), apsw.SQLITE_OPEN_READONLY)
     watermark: int = connection.execute("SELECT watermark FROM head").get
     connection.close()
     return watermark
@@ -338,7 +339,7 @@ def test_the_cost_of_collecting_corrections_follows_what_is_new(store: Store) ->
 
 
 def test_collecting_and_drawing_walk_through_no_table(store: Store) -> None:
-    connection = apsw.Connection(str(store.path / DATABASE), flags=apsw.SQLITE_OPEN_READONLY)
+    connection = Connection(str(store.path / DATABASE), apsw.SQLITE_OPEN_READONLY)
     for sql, values in ((COLLECT, (0, 1)), (DRAW, (1, "train", 0))):
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
         scans = [line for line in plan if line.startswith("SCAN") and line != "SCAN fresh"]

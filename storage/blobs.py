@@ -1,0 +1,310 @@
+"""Which blob files there are, and how much of each is in use: appending to them, and overwriting what was deleted.
+
+The table ``blobs`` has a row a file: how far it is written, how many of its bytes rows name, and how many of the
+others are overwritten. All of it moves with the transaction that changes the rows, so whatever is cut short is found
+again: beyond ``size`` lies what a failed transaction left, and where ``live + wiped`` falls short of ``size``
+something that was deleted waits to be overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from sona.storage.blob_files import PLACE_BYTES, BlobFile, Place, numbers_in, path_of, place_of
+from sona.storage.rows import TrajectoryRow, Value, check_crc, damaged, row_crc
+
+_COLUMNS = "file, size, live, wiped, first"
+_LAST = f"SELECT {_COLUMNS}, crc FROM blobs ORDER BY file DESC LIMIT 1"
+_ONE = f"SELECT {_COLUMNS}, crc FROM blobs WHERE file = ?"
+_ALL = f"SELECT {_COLUMNS}, crc FROM blobs ORDER BY file"
+_WRITE = f"INSERT OR REPLACE INTO blobs ({_COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?)"
+_KNOWN = "SELECT EXISTS (SELECT 1 FROM trajectories WHERE id = ?)"
+# SQLite tells a blob's length without reading it.
+_NAMED = f"""
+SELECT seq, embedding, payload FROM trajectories
+WHERE seq >= ? AND seq < ? AND (length(payload) = {PLACE_BYTES} OR length(embedding) = {PLACE_BYTES})
+ORDER BY seq
+"""
+_BEYOND = 2**63 - 1
+
+
+class BlobRow(NamedTuple):
+    """What the store knows of a blob file."""
+
+    file: int
+    """Its number; none is given twice."""
+    size: int
+    """Where the next part goes."""
+    live: int
+    """Bytes that rows name."""
+    wiped: int
+    """Of the others: overwritten."""
+    first: int
+    """Rows that name it have this ``seq`` or a later one, up to the next file's."""
+
+
+class Blobs:
+    """The blob files of a store, for its writer."""
+
+    def __init__(self, folder: Path, *, batch_bytes: int, file_bytes: int) -> None:
+        """Args:
+        folder: of the files; made when it is needed.
+        batch_bytes: a batch below it keeps its bytes in its rows, where one sync covers all.
+        file_bytes: once a file is so long, the next one is begun.
+        """
+        self.folder = folder
+        self._batch_bytes, self._file_bytes = batch_bytes, file_bytes
+        self._open: BlobFile | None = None
+
+    def put(
+        self, connection: apsw.Connection, rows: Sequence[TrajectoryRow], after_seq: int
+    ) -> Sequence[TrajectoryRow]:
+        """New trajectories as they go into the table, in the transaction under way: with places in a file, where they
+        are on the disk when this returns, or as they are.
+
+        Args:
+            connection: the writing one.
+            rows: with the bytes themselves.
+            after_seq: they will have later ones.
+
+        Raises:
+            StoreCorruptError: what is known of the last file is damaged.
+            OSError: of the disk; the transaction must be given up.
+        """
+        total = sum(len(row.payload) + len(row.embedding or b"") for row in rows)
+        # What is sent again comes as a whole, most often; it is not to fill the disk with bytes that no row names.
+        if total < self._batch_bytes or any(connection.execute(_KNOWN, (row.id,)).get for row in (rows[0], rows[-1])):
+            return rows
+        tail = self._tail(connection, after_seq)
+        moved, parts = _moved(rows, tail.file, tail.size)
+        self._append(tail, b"".join(parts))
+        _write(connection, tail._replace(size=tail.size + total, live=tail.live + total))
+        return moved
+
+    def _tail(self, connection: apsw.Connection, after_seq: int) -> BlobRow:
+        """The file to append to."""
+        row = connection.execute(_LAST).get
+        last = BlobRow(0, self._file_bytes, 0, 0, 0) if row is None else _read(row)
+        return last if last.size < self._file_bytes else BlobRow(last.file + 1, 0, 0, 0, after_seq + 1)
+
+    def _append(self, tail: BlobRow, data: bytes) -> None:
+        path = path_of(self.folder, tail.file)
+        if self._open is None or self._open.path != path:
+            self.close()
+            if not self.folder.is_dir():
+                self.folder.mkdir(mode=0o700)
+                _sync(self.folder.parent)
+            self._open = BlobFile(path)
+        self._open.write(data, tail.size)
+        self._open.sync()
+        if not tail.size:
+            _sync(self.folder)
+
+    def close(self) -> None:
+        """Let go of the file under way; the next part opens it again."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def settle(self, connection: apsw.Connection) -> None:
+        """Take away what a transaction that failed, or was cut short, has left: beyond the end of the last file, and in
+        the one that would follow it.
+
+        Raises:
+            StoreCorruptError: what is known of the last file is damaged.
+            OSError: of the disk.
+        """
+        row = connection.execute(_LAST).get
+        last = None if row is None else _read(row)
+        self.close()
+        if last is not None:
+            _cut(path_of(self.folder, last.file), last.size)
+        path = path_of(self.folder, 1 if last is None else last.file + 1)
+        if path.exists():
+            _cut(path, 0)
+            path.unlink()
+
+    def unclean(self, connection: apsw.Connection) -> list[int]:
+        """The files in which something waits to be overwritten."""
+        rows = read_blobs(connection)
+        return [row.file for row in rows if _waits(row, rows[-1].file)]
+
+    def wipe(self, connection: apsw.Connection, file: int) -> int:
+        """Overwrite what no row names in a file, in the transaction under way, and return the room to the disk; no
+        reader may be left that began before it was deleted. Returns how many bytes.
+
+        Raises:
+            StoreCorruptError: what is known of the files is damaged.
+            OSError: of the disk.
+        """
+        rows = {row.file: row for row in read_blobs(connection)}
+        if (row := rows.get(file)) is None or not _waits(row, max(rows)):
+            return 0
+        until = min((one.first for one in rows.values() if one.file > file), default=_BEYOND)
+        path = path_of(self.folder, file)
+        if path.exists():
+            dead = list(_gaps(_places(connection, row.first, until, file), row.size))
+            _overwrite(path, dead)
+        if not row.live and file != max(rows):
+            path.unlink(missing_ok=True)
+            connection.execute("DELETE FROM blobs WHERE file = ?", (file,))
+        else:
+            _write(connection, row._replace(wiped=row.size - row.live))
+        return row.size - row.live - row.wiped
+
+
+def free(connection: apsw.Connection, lengths: Mapping[int, int]) -> None:
+    """So many bytes of each file are not named any more, in the transaction under way.
+
+    Raises:
+        StoreCorruptError: what is known of the file is damaged.
+    """
+    for file, length in lengths.items():
+        row = connection.execute(_ONE, (file,)).get
+        if row is None:
+            raise damaged(f"blob file {file}", "its row is missing")
+        known = _read(row)
+        _write(connection, known._replace(live=known.live - length))
+
+
+def lengths_of(*values: Value) -> Counter[int]:
+    """By file, how many bytes of it these values of a row name."""
+    lengths = Counter[int]()
+    for place in map(place_of, values):
+        if place is not None:
+            lengths[place.file] += place.length
+    return lengths
+
+
+def read_blobs(connection: apsw.Connection) -> list[BlobRow]:
+    """What is known of all files, by number; StoreCorruptError where it is damaged."""
+    rows: list[Any] = connection.execute(_ALL).fetchall()
+    return [_read(row) for row in rows]
+
+
+class Named(NamedTuple):
+    """What rows name of a blob file."""
+
+    live: int
+    """Bytes."""
+    end: int
+    """Where the last of it ends."""
+    first: int
+    """The ``seq`` of the first row that does."""
+
+
+def count_named(connection: apsw.Connection) -> dict[int, Named]:
+    """By file, what the rows name of it."""
+    found: dict[int, Named] = {}
+    rows: Iterator[Any] = connection.execute(_NAMED, (0, _BEYOND))
+    for seq, *values in rows:
+        for place in filter(None, map(place_of, values)):
+            known = found.get(place.file, Named(0, 0, seq))
+            found[place.file] = Named(known.live + place.length, max(known.end, place.end), known.first)
+    return found
+
+
+def count_blobs(connection: apsw.Connection, folder: Path) -> list[BlobRow]:
+    """The table counted anew from the rows and the files; of what no row names nothing counts as overwritten."""
+    named = count_named(connection)
+    sizes = {file: path_of(folder, file).stat().st_size for file in numbers_in(folder)}
+    first = int(connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM trajectories").get)
+    counted = []
+    for file in sorted({*named, *sizes}, reverse=True):
+        live, end, since = named.get(file, Named(0, 0, first))
+        first = min(first, since)
+        counted.append(BlobRow(file, max(end, sizes.get(file, 0)), live, 0, first))
+    return counted[::-1]
+
+
+def write_blobs(connection: apsw.Connection, rows: Iterable[BlobRow]) -> None:
+    """Replace what is known of all files, in the transaction under way."""
+    connection.execute("DELETE FROM blobs")
+    for row in rows:
+        _write(connection, row)
+
+
+def _waits(row: BlobRow, last: int) -> bool:
+    """Whether something in a file waits to be overwritten, or the file to be removed: all but the last one may be."""
+    return row.live + row.wiped < row.size or (not row.live and row.file != last)
+
+
+def _read(row: Any) -> BlobRow:
+    *values, crc = row
+    check_crc(crc, *values, row=f"blob file {values[0]!r}")
+    return BlobRow(*values)
+
+
+def _write(connection: apsw.Connection, row: BlobRow) -> None:
+    connection.execute(_WRITE, (*row, row_crc(*row)))
+
+
+def _moved(rows: Sequence[TrajectoryRow], file: int, start: int) -> tuple[list[TrajectoryRow], list[bytes]]:
+    """The rows with places from ``start`` on, and what goes there."""
+    moved, parts, at = [], [], start
+    for id, source, created_ns, embedding, payload, crc in rows:
+        there = embedding
+        if embedding is not None:
+            there = Place(file, at, len(embedding)).pack()
+            parts.append(embedding)
+            at += len(embedding)
+        moved.append(TrajectoryRow(id, source, created_ns, there, Place(file, at, len(payload)).pack(), crc))
+        parts.append(payload)
+        at += len(payload)
+    return moved, parts
+
+
+def _places(connection: apsw.Connection, first: int, until: int, file: int) -> list[Place]:
+    rows: Iterator[Any] = connection.execute(_NAMED, (first, until))
+    found = (place_of(value) for _, *values in rows for value in values)
+    return [place for place in found if place is not None and place.file == file]
+
+
+def _gaps(places: Iterable[Place], size: int) -> Iterator[tuple[int, int]]:
+    """Where nothing lies, from the start to ``size``."""
+    at = 0
+    for place in sorted(places):
+        if place.start > at:
+            yield at, place.start
+        at = max(at, place.end)
+    if at < size:
+        yield at, size
+
+
+def _overwrite(path: Path, parts: Sequence[tuple[int, int]]) -> None:
+    file = BlobFile(path)
+    try:
+        for start, end in parts:
+            file.overwrite(start, end)
+        file.sync()  # before the room is given back: of a hole the system writes nothing
+        for start, end in parts:
+            file.give_back(start, end)
+    finally:
+        file.close()
+
+
+def _cut(path: Path, size: int) -> None:
+    if not path.exists():
+        return
+    file = BlobFile(path)
+    try:
+        if (end := file.size) > size:
+            file.overwrite(size, end)
+            file.sync()
+            file.truncate(size)
+    finally:
+        file.close()
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
