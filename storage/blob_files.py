@@ -47,9 +47,10 @@ class Place(NamedTuple):
         """Where it ends."""
         return self.start + self.length
 
-    def pack(self) -> bytes:
-        """As it stands in a column."""
-        return _PLACE.pack(_MARK, *self)
+
+def pack_place(file: int, start: int, length: int) -> bytes:
+    """A place as it stands in a column."""
+    return _PLACE.pack(_MARK, file, start, length)
 
 
 def place_of(value: Value) -> Place | None:
@@ -121,7 +122,7 @@ class BlobFile:
         """Its length in bytes."""
         return os.fstat(self._fd).st_size
 
-    def write(self, data: bytes, start: int) -> None:
+    def write(self, data: bytes | bytearray, start: int) -> None:
         """Put ``data`` at ``start``."""
         rest = memoryview(data)
         while rest:

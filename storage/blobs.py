@@ -11,13 +11,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
 
-from sona.storage.blob_files import PLACE_BYTES, BlobFile, Place, numbers_in, path_of, place_of
-from sona.storage.rows import TrajectoryRow, Value, check_crc, damaged, row_crc
+from sona.storage.blob_files import PLACE_BYTES, BlobFile, Place, numbers_in, pack_place, path_of, place_of
+from sona.storage.rows import TrajectoryRow, Value, check_crc, damaged, encode, row_crc
+from sona.types import Trajectory
 
 _COLUMNS = "file, size, live, wiped, first"
 _LAST = f"SELECT {_COLUMNS}, crc FROM blobs ORDER BY file DESC LIMIT 1"
@@ -27,9 +30,7 @@ _WRITE = f"INSERT OR REPLACE INTO blobs ({_COLUMNS}, crc) VALUES (?, ?, ?, ?, ?,
 _KNOWN = "SELECT EXISTS (SELECT 1 FROM trajectories WHERE id = ?)"
 # SQLite tells a blob's length without reading it.
 _NAMED = f"""
-SELECT seq, embedding, payload FROM trajectories
-WHERE seq >= ? AND seq < ? AND (length(payload) = {PLACE_BYTES} OR length(embedding) = {PLACE_BYTES})
-ORDER BY seq
+SELECT seq, payload FROM trajectories WHERE seq >= ? AND seq < ? AND length(payload) = {PLACE_BYTES} ORDER BY seq
 """
 _BEYOND = 2**63 - 1
 
@@ -55,37 +56,69 @@ class Blobs:
     def __init__(self, folder: Path, *, batch_bytes: int, file_bytes: int) -> None:
         """Args:
         folder: of the files; made when it is needed.
-        batch_bytes: a batch below it keeps its bytes in its rows, where one sync covers all.
+        batch_bytes: a batch below it keeps its payloads in its rows, where one sync covers all.
         file_bytes: once a file is so long, the next one is begun.
         """
         self.folder = folder
         self._batch_bytes, self._file_bytes = batch_bytes, file_bytes
         self._open: BlobFile | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._written: Future[None] | None = None
+
+    def takes(self, connection: apsw.Connection, records: Sequence[Trajectory]) -> bool:
+        """Whether a batch of these is to be put into a file: it is large, by its first record's size, and not one that
+        is sent again, as a whole most often, which would fill the disk with bytes that no row names.
+
+        Raises:
+            InvalidInputError: the first record has no stored form.
+        """
+        if not records or len(records) * len(encode(records[0])) < self._batch_bytes:
+            return False
+        return not any(connection.execute(_KNOWN, (one.id,)).get for one in (records[0], records[-1]))
 
     def put(
         self, connection: apsw.Connection, rows: Sequence[TrajectoryRow], after_seq: int
-    ) -> Sequence[TrajectoryRow]:
-        """New trajectories as they go into the table, in the transaction under way: with places in a file, where they
-        are on the disk when this returns, or as they are.
+    ) -> list[tuple[Value, ...]]:
+        """New trajectories as they go into the table, in the transaction under way: with places in a file for their
+        payloads, which are written there meanwhile. To be followed by :meth:`wait`.
 
         Args:
             connection: the writing one.
-            rows: with the bytes themselves.
+            rows: whole ones, with the payloads themselves.
             after_seq: they will have later ones.
 
         Raises:
             StoreCorruptError: what is known of the last file is damaged.
             OSError: of the disk; the transaction must be given up.
         """
-        total = sum(len(row.payload) + len(row.embedding or b"") for row in rows)
-        # What is sent again comes as a whole, most often; it is not to fill the disk with bytes that no row names.
-        if total < self._batch_bytes or any(connection.execute(_KNOWN, (row.id,)).get for row in (rows[0], rows[-1])):
-            return rows
+        self._drop()
         tail = self._tail(connection, after_seq)
-        moved, parts = _moved(rows, tail.file, tail.size)
-        self._append(tail, b"".join(parts))
-        _write(connection, tail._replace(size=tail.size + total, live=tail.live + total))
+        moved: list[tuple[Value, ...]] = []
+        file, at = tail.file, tail.size
+        for id, source, created_ns, _, payload, crc in rows:
+            moved.append((id, source, created_ns, None, pack_place(file, at, len(payload)), crc))
+            at += len(payload)
+        data = b"".join([row.payload for row in rows])
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "sona-blobs")
+        self._written = self._thread.submit(_append, self._file(file), data, tail.size)
+        _write(connection, tail._replace(size=at, live=tail.live + len(data)))
         return moved
+
+    def wait(self) -> None:
+        """Until what was put is on the disk; to be called before the transaction is committed.
+
+        Raises:
+            OSError: it is not; the transaction must be given up.
+        """
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def _drop(self) -> None:
+        """Wait for what a transaction that was given up has put: the next one writes to the same place."""
+        with suppress(OSError):
+            self.wait()
 
     def _tail(self, connection: apsw.Connection, after_seq: int) -> BlobRow:
         """The file to append to."""
@@ -93,24 +126,33 @@ class Blobs:
         last = BlobRow(0, self._file_bytes, 0, 0, 0) if row is None else _read(row)
         return last if last.size < self._file_bytes else BlobRow(last.file + 1, 0, 0, 0, after_seq + 1)
 
-    def _append(self, tail: BlobRow, data: bytes) -> None:
-        path = path_of(self.folder, tail.file)
+    def _file(self, number: int) -> BlobFile:
+        path = path_of(self.folder, number)
         if self._open is None or self._open.path != path:
-            self.close()
+            self._close_file()
             if not self.folder.is_dir():
                 self.folder.mkdir(mode=0o700)
                 _sync(self.folder.parent)
             self._open = BlobFile(path)
-        self._open.write(data, tail.size)
-        self._open.sync()
-        if not tail.size:
-            _sync(self.folder)
+        return self._open
 
     def close(self) -> None:
-        """Let go of the file under way; the next part opens it again."""
+        """Let go of the file under way, and of the thread; the next part takes both up again."""
+        self._drop()
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+    def forked(self) -> None:
+        """In a forked child, where the thread does not run."""
+        self._thread = self._written = None
+        self._close_file()
 
     def settle(self, connection: apsw.Connection) -> None:
         """Take away what a transaction that failed, or was cut short, has left: beyond the end of the last file, and in
@@ -120,9 +162,9 @@ class Blobs:
             StoreCorruptError: what is known of the last file is damaged.
             OSError: of the disk.
         """
+        self._drop()
         row = connection.execute(_LAST).get
         last = None if row is None else _read(row)
-        self.close()
         if last is not None:
             _cut(path_of(self.folder, last.file), last.size)
         path = path_of(self.folder, 1 if last is None else last.file + 1)
@@ -143,6 +185,7 @@ class Blobs:
             StoreCorruptError: what is known of the files is damaged.
             OSError: of the disk.
         """
+        self._drop()
         rows = {row.file: row for row in read_blobs(connection)}
         if (row := rows.get(file)) is None or not _waits(row, max(rows)):
             return 0
@@ -173,13 +216,10 @@ def free(connection: apsw.Connection, lengths: Mapping[int, int]) -> None:
         _write(connection, known._replace(live=known.live - length))
 
 
-def lengths_of(*values: Value) -> Counter[int]:
-    """By file, how many bytes of it these values of a row name."""
-    lengths = Counter[int]()
-    for place in map(place_of, values):
-        if place is not None:
-            lengths[place.file] += place.length
-    return lengths
+def length_of(payload: Value) -> Counter[int]:
+    """How many bytes of which file a row's payload names: of one, or none."""
+    place = place_of(payload)
+    return Counter() if place is None else Counter({place.file: place.length})
 
 
 def read_blobs(connection: apsw.Connection) -> list[BlobRow]:
@@ -203,8 +243,8 @@ def count_named(connection: apsw.Connection) -> dict[int, Named]:
     """By file, what the rows name of it."""
     found: dict[int, Named] = {}
     rows: Iterator[Any] = connection.execute(_NAMED, (0, _BEYOND))
-    for seq, *values in rows:
-        for place in filter(None, map(place_of, values)):
+    for seq, payload in rows:
+        if (place := place_of(payload)) is not None:
             known = found.get(place.file, Named(0, 0, seq))
             found[place.file] = Named(known.live + place.length, max(known.end, place.end), known.first)
     return found
@@ -245,24 +285,16 @@ def _write(connection: apsw.Connection, row: BlobRow) -> None:
     connection.execute(_WRITE, (*row, row_crc(*row)))
 
 
-def _moved(rows: Sequence[TrajectoryRow], file: int, start: int) -> tuple[list[TrajectoryRow], list[bytes]]:
-    """The rows with places from ``start`` on, and what goes there."""
-    moved, parts, at = [], [], start
-    for id, source, created_ns, embedding, payload, crc in rows:
-        there = embedding
-        if embedding is not None:
-            there = Place(file, at, len(embedding)).pack()
-            parts.append(embedding)
-            at += len(embedding)
-        moved.append(TrajectoryRow(id, source, created_ns, there, Place(file, at, len(payload)).pack(), crc))
-        parts.append(payload)
-        at += len(payload)
-    return moved, parts
+def _append(file: BlobFile, data: bytes, start: int) -> None:
+    file.write(data, start)
+    file.sync()
+    if not start:
+        _sync(file.path.parent)
 
 
 def _places(connection: apsw.Connection, first: int, until: int, file: int) -> list[Place]:
     rows: Iterator[Any] = connection.execute(_NAMED, (first, until))
-    found = (place_of(value) for _, *values in rows for value in values)
+    found = (place_of(payload) for _, payload in rows)
     return [place for place in found if place is not None and place.file == file]
 
 

@@ -74,7 +74,7 @@ TRAJECTORIES = Table(
     "trajectories",
     {"seq": "i", "id": "t", "source": "t", "created_ns": "i", "embedding": "bn", "payload": "b", "crc": "i"},
     ("id", "source", "created_ns", "embedding", "payload"),
-    in_blobs=("embedding", "payload"),
+    in_blobs=("payload",),
 )
 FEEDBACK = Table(
     "feedback",

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from sona.errors import StoreCorruptError
-from sona.storage.blobs import free, lengths_of
+from sona.storage.blobs import free, length_of
 from sona.storage.candidates import forget_candidates, has_approved
 from sona.storage.claims import CLAIM_COLUMNS, DRAWN, ClaimRow, read_claim, shrink_group
 from sona.storage.cycles import shrink_cycle
@@ -34,7 +34,7 @@ from sona.storage.rows import (
 from sona.storage.sources import Totals, read_totals, write_totals
 from sona.types import Trajectory
 
-_TRAJECTORY = f"SELECT {TRAJECTORY_COLUMNS}, embedding, payload FROM trajectories WHERE seq = ?"
+_TRAJECTORY = f"SELECT {TRAJECTORY_COLUMNS}, payload FROM trajectories WHERE seq = ?"
 _FEEDBACK = "SELECT seq, id, trajectory, quality, payload, crc FROM feedback WHERE trajectory = ? ORDER BY seq"
 _CLAIM = f"SELECT {CLAIM_COLUMNS} FROM claims c WHERE c.seq = ?"
 _BY_ORDINAL = f"SELECT {CLAIM_COLUMNS} FROM claims c WHERE c.cycle = ? AND c.role = ? AND c.ordinal = ?"
@@ -134,7 +134,7 @@ def _read(connection: apsw.Connection, seq: int) -> _Whole | None:
     row = connection.execute(_TRAJECTORY, (seq,)).get
     if row is None:
         return None
-    *content, embedding, payload = row
+    *content, payload = row
     record = read_trajectory(TrajectoryRow(*content))
     rows: list[Any] = connection.execute(_FEEDBACK, (seq,)).fetchall()
     given = [read_feedback(FeedbackRow(*row[1:])) for row in rows]
@@ -147,8 +147,7 @@ def _read(connection: apsw.Connection, seq: int) -> _Whole | None:
         raise damaged(f"trajectory {record.id!r}", "the feedback that its claim names is not found at it")
     last_feedback = rows[-1][0] if rows else 0
     approved = has_approved(connection, record.id)
-    lengths = lengths_of(embedding, payload)
-    return _Whole(seq, record, lengths, [one.quality for one in given], last_feedback, claim, approved)
+    return _Whole(seq, record, length_of(payload), [one.quality for one in given], last_feedback, claim, approved)
 
 
 @dataclass

@@ -6,7 +6,7 @@ and halved until the record stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import apsw
@@ -21,7 +21,7 @@ from sona.errors import (
     UnknownIdError,
 )
 from sona.storage.arrivals import count_arrivals
-from sona.storage.blobs import Blobs, free, lengths_of
+from sona.storage.blobs import Blobs, free, length_of
 from sona.storage.head import read_head, write_head
 from sona.storage.quality import Policy, effective
 from sona.storage.rows import (
@@ -34,6 +34,7 @@ from sona.storage.rows import (
     read_feedback,
     read_trajectory,
     trajectory_row,
+    whole_row,
 )
 from sona.storage.sources import Totals, read_totals, write_totals
 from sona.types import Feedback, Trajectory
@@ -178,15 +179,17 @@ class _Batch:
     def add(self, records: Sequence[Trajectory | Feedback], before: Fates) -> list[Exception | None]:
         results: list[Exception | None] = [None] * len(records)
         rows: dict[int, TrajectoryRow] = {}
+        in_blobs = self._takes(records)
+        form = whole_row if in_blobs else trajectory_row
         for place, record in enumerate(records):
             try:
                 if isinstance(record, Trajectory):
-                    rows[place] = self._row(record)
+                    rows[place] = self._row(record, form)
                 elif not isinstance(record, Feedback):
                     raise InvalidInputError(f"{type(record).__name__}: a Trajectory or a Feedback is allowed")
             except _PER_RECORD as error:
                 results[place] = error
-        self._add_trajectories(records, rows, results)
+        self._add_trajectories(records, rows, results, in_blobs=in_blobs)
         fates = dict(before)
         for place, record in enumerate(records):
             if isinstance(record, Trajectory):
@@ -200,24 +203,29 @@ class _Batch:
         return results
 
     def finish(self) -> None:
+        """Write what is counted, and wait for the disk where it still writes."""
         for totals in self._totals.values():
             write_totals(self._connection, totals)
         if self._head != self._head_before:
             write_head(self._connection, self._head)
         if self._new_trajectories or self._new_feedback:
             count_arrivals(self._connection, self._new_trajectories, self._new_feedback)
+        self._blobs.wait()
 
     def _add_trajectories(
         self,
         records: Sequence[Trajectory | Feedback],
         rows: dict[int, TrajectoryRow],
         results: list[Exception | None],
+        *,
+        in_blobs: bool,
     ) -> None:
         """``rows`` by place in ``records``. Counted is what was not there yet."""
         if not rows:
             return
         last = self._connection.execute("SELECT coalesce(max(seq), 0) FROM trajectories").get
-        stored = self._blobs.put(self._connection, list(rows.values()), last)
+        whole = list(rows.values())
+        stored = self._blobs.put(self._connection, whole, last) if in_blobs else whole
         before = self._connection.total_changes()
         self._connection.executemany(_INSERT_TRAJECTORY, stored)
         repeated = self._connection.total_changes() - before != len(rows)
@@ -231,7 +239,7 @@ class _Batch:
                 except _PER_RECORD as error:
                     results[place], is_new = error, False
                 if not is_new:
-                    free(self._connection, lengths_of(there.embedding, there.payload))
+                    free(self._connection, length_of(there[4]))
                     continue
             self._totals[record.source].add_trajectory(record)
             self._new_trajectories += 1
@@ -249,11 +257,18 @@ class _Batch:
             raise ConflictError(f"trajectory {record.id!r}: the id is taken by other content; give each its own id")
         return False
 
-    def _row(self, record: Trajectory) -> TrajectoryRow:
+    def _takes(self, records: Sequence[Trajectory | Feedback]) -> bool:
+        """Whether the trajectories are to go into a blob file."""
+        try:
+            return self._blobs.takes(self._connection, [one for one in records if isinstance(one, Trajectory)])
+        except InvalidInputError:  # the first has no stored form, and is left out for it
+            return False
+
+    def _row(self, record: Trajectory, form: Callable[[Trajectory], TrajectoryRow]) -> TrajectoryRow:
         """What goes in; where it can't, nothing of it has been written."""
         self._check_width(record)
         self._totals_of(record.source)
-        return trajectory_row(record)
+        return form(record)
 
     def _check_width(self, record: Trajectory) -> None:
         if record.embedding is None or (width := len(record.embedding) // 4) == self._width:

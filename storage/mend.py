@@ -24,7 +24,7 @@ from sona.storage.pins import PREFIX as PIN
 from sona.storage.pins import read_pins
 from sona.storage.quality import Policy
 from sona.storage.quarantine import Quarantine
-from sona.storage.recount import count_groups, count_left_out, count_totals, passed_by
+from sona.storage.recount import Widths, count_groups, count_left_out, count_totals, passed_by
 from sona.storage.replay import renew
 from sona.storage.rows import decode, encode, row_crc
 from sona.storage.schema import insert_version
@@ -50,6 +50,7 @@ class _Mending:
     def __init__(self, connection: apsw.Connection, folders: Versions, quarantine: Quarantine) -> None:
         self._connection, self._folders, self._quarantine = connection, folders, quarantine
         self.done: list[str] = []
+        self._width: int | None = None
 
     def mend(self, policy: Policy) -> None:
         head = self._read_head()
@@ -122,24 +123,15 @@ class _Mending:
         if head is not None:
             lost += passed_by(self._connection, head.watermark)
         self._set_aside_whole(lost, "a cycle has taken it, and what says so is lost: it must not be learned twice")
-        width = self._width(head)
-        if width is not None:
-            sql = f"SELECT seq FROM trajectories WHERE length(content(embedding)) <> {4 * width}"
-            self._set_aside_whole(self._seqs(sql), f"its embedding has not the width {width} of the others")
         damaged: list[int] = []
-        count_totals(self._connection, "last", damaged.append)
+        widths = Widths(None if head is None else head.width)
+        count_totals(self._connection, "last", damaged.append, widths.note)
         self._set_aside_whole(damaged, "it can't be read")
+        self._width = widths.width
+        self._set_aside_whole(widths.others, f"its embedding has not the width {self._width} of the others")
 
     def _seqs(self, sql: str) -> list[int]:
         return [cast(int, row[0]) for row in self._connection.execute(sql).fetchall()]
-
-    def _width(self, head: Head | None) -> int | None:
-        if head is not None and head.width is not None:
-            return head.width
-        size = self._connection.execute(
-            "SELECT length(content(embedding)) FROM trajectories WHERE embedding IS NOT NULL ORDER BY seq LIMIT 1"
-        ).get
-        return None if size is None else size // 4
 
     def _claim_by_another_feedback(self, seq: int) -> bool:
         """A claim whose feedback is lost names the latest one that is left."""
@@ -247,7 +239,7 @@ class _Mending:
         if before is None or version != before.version:
             self.done.append(f"version {version!r} is in force")
         watermark = watermark_after(self._connection, 0)
-        head = Head(version, watermark, count_left_out(self._connection), self._width(before))
+        head = Head(version, watermark, count_left_out(self._connection), self._width)
         self._connection.execute("DELETE FROM head")
         self._connection.execute(
             "INSERT INTO head (one, version, watermark, left_out, width, crc) VALUES (1, ?, ?, ?, ?, ?)",

@@ -16,7 +16,7 @@ from sona.types import Feedback
 
 # A trajectory's row, and that of its latest feedback.
 STORED_COLUMNS = """
-    t.seq, t.id, t.source, t.created_ns, content(t.embedding), content(t.payload), t.crc,
+    t.seq, t.id, t.source, t.created_ns, t.embedding, content(t.payload), t.crc,
     f.id, f.trajectory, f.quality, f.payload, f.crc, f.seq
 """
 LATEST_FEEDBACK = """

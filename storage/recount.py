@@ -16,6 +16,7 @@ from sona.ports import Role
 from sona.storage.quality import Policy, effective
 from sona.storage.rows import TRAJECTORY_COLUMNS, TrajectoryRow, read_trajectory
 from sona.storage.sources import Totals
+from sona.types import Trajectory
 
 Group = tuple[int, Role, str, str]
 """Cycle, role, skill, pattern."""
@@ -45,10 +46,36 @@ WHERE f.seq <= ? AND (c.seq IS NULL OR c.role = 'left_out' AND f.seq > c.feedbac
 """
 
 
+class Widths:
+    """Which trajectories have embeddings of another width than the store's, or where nothing tells it than the first
+    one's.
+    """
+
+    def __init__(self, width: int | None) -> None:
+        self.width = width
+        self.others: list[int] = []
+        """Their ``seq``."""
+
+    def note(self, seq: int, record: Trajectory) -> None:
+        """Look at one, in the order of arrival."""
+        if record.embedding is None:
+            return
+        width = len(record.embedding) // 4
+        if self.width is None:
+            self.width = width
+        elif width != self.width:
+            self.others.append(seq)
+
+
 def count_totals(
-    connection: apsw.Connection, policy: Policy, on_damaged: Callable[[int], None] = lambda seq: None
+    connection: apsw.Connection,
+    policy: Policy,
+    on_damaged: Callable[[int], None] = lambda seq: None,
+    on_read: Callable[[int, Trajectory], None] = lambda seq, record: None,
 ) -> dict[str, Totals]:
-    """The totals of each source; ``on_damaged`` is told of trajectories that can't be read, which do not count."""
+    """The totals of each source; ``on_damaged`` is told of trajectories that can't be read, which do not count, and
+    ``on_read`` of all others, by their ``seq``.
+    """
     totals: dict[str, Totals] = {}
     qualities = _qualities(connection)
     of, own = next(qualities, (0, []))
@@ -61,6 +88,7 @@ def count_totals(
         except StoreCorruptError:
             on_damaged(cast(int, seq))
             continue
+        on_read(cast(int, seq), record)
         one = totals.setdefault(record.source, Totals(record.source))
         one.add_trajectory(record)
         one.feedback += len(given)

@@ -19,7 +19,7 @@ from sona.storage.head import Head, read_head, read_versions
 from sona.storage.layout import BLOBS as FOLDER
 from sona.storage.pins import read_pins
 from sona.storage.quality import Policy
-from sona.storage.recount import count_groups, count_left_out, count_totals, gaps, is_about, passed_by
+from sona.storage.recount import Widths, count_groups, count_left_out, count_totals, gaps, is_about, passed_by
 from sona.storage.salvage import COUNTED
 from sona.storage.sources import read_all_totals
 from sona.types import Version
@@ -49,7 +49,7 @@ def check(connection: apsw.Connection, policy: Policy) -> Checked:
     if findings:  # what is counted of damaged rows can't be true
         return Checked(findings, *_versions(connection))
     head = read_head(connection)
-    findings += _totals(connection, policy)
+    findings += _totals(connection, head, policy)
     findings += _claims(connection)
     findings += _blobs(connection, named, folder)
     findings += _marks(connection, head)
@@ -102,9 +102,16 @@ def _rows(connection: apsw.Connection) -> Iterator[Finding]:
         )
 
 
-def _totals(connection: apsw.Connection, policy: Policy) -> Iterator[Finding]:
+def _totals(connection: apsw.Connection, head: Head, policy: Policy) -> Iterator[Finding]:
     unreadable: list[int] = []
-    counted = count_totals(connection, policy, unreadable.append)
+    widths = Widths(head.width)
+    counted = count_totals(connection, policy, unreadable.append, widths.note)
+    if widths.others:
+        what = f"{len(widths.others)} embeddings have not the store's width, {widths.width}"
+        yield Finding(severity="damaged", where="trajectories", what=what, repair="sets them aside")
+    if widths.width != head.width:
+        what = f"it tells no width of embeddings, and they have {widths.width}"
+        yield Finding(severity="repairable", where="head", what=what, repair=_COUNTS)
     for seq in unreadable:
         yield Finding(severity="damaged", where=f"trajectories seq {seq}", what="it can't be read", repair=_SET_ASIDE)
     found = {totals.source: totals for totals in read_all_totals(connection)}
@@ -183,11 +190,6 @@ def _marks(connection: apsw.Connection, head: Head) -> Iterator[Finding]:
     elif passed := passed_by(connection, head.watermark):
         what = f"{len(passed)} trajectories have no claim, and no cycle would collect them: their claims are lost"
         yield Finding(severity="damaged", where="claims", what=what, repair="sets them aside")
-    width = head.width or 0
-    other = "SELECT count(*) FROM trajectories WHERE embedding IS NOT NULL AND length(content(embedding)) <> ?"
-    if wrong := connection.execute(other, (4 * width,)).get:
-        what = f"{wrong} embeddings have not the store's width, {head.width}"
-        yield Finding(severity="damaged", where="trajectories", what=what, repair="sets them aside")
 
 
 def _references(connection: apsw.Connection) -> Iterator[Finding]:

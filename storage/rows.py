@@ -78,12 +78,12 @@ class TrajectoryRow(NamedTuple):
     created_ns: int
     embedding: bytes | None
     payload: bytes
-    """The trajectory without its embedding."""
+    """The trajectory without its embedding, or with it, where that column has none."""
     crc: int
 
 
-TRAJECTORY_COLUMNS = "id, source, created_ns, content(embedding), content(payload), crc"
-"""What to select for a :class:`TrajectoryRow`: with the bytes themselves, wherever they lie."""
+TRAJECTORY_COLUMNS = "id, source, created_ns, embedding, content(payload), crc"
+"""What to select for a :class:`TrajectoryRow`: with the payload itself, wherever it lies."""
 
 
 class FeedbackRow(NamedTuple):
@@ -104,6 +104,12 @@ def trajectory_row(record: Trajectory) -> TrajectoryRow:
         bare = record.__copy__()  # type: ignore[attr-defined]  # msgspec has it, its stubs do not
         msgspec.structs.force_setattr(bare, "embedding", None)
     values = (record.id, record.source, record.created_ns, record.embedding, encode(bare))
+    return TrajectoryRow(*values, row_crc(*values))
+
+
+def whole_row(record: Trajectory) -> TrajectoryRow:
+    """... with the embedding in the payload, for those whose payload lies in a blob file."""
+    values = (record.id, record.source, record.created_ns, None, encode(record))
     return TrajectoryRow(*values, row_crc(*values))
 
 

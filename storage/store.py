@@ -165,6 +165,7 @@ class Store:
         self._closed = True
         self._readers.forked()
         self._transactions.forked()
+        self._blobs.forked()
         if self._lock is not None:
             self._lock.release()
 

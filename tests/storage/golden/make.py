@@ -16,7 +16,9 @@ import msgspec
 
 from sona.candidate import Candidate, Mattered, MemoryWeight, Settled
 from sona.checks import pack_tokens
+from sona.config import StoreConfig
 from sona.ports import Claim
+from sona.storage.layout import BLOBS
 from sona.storage.retention import Limits
 from sona.storage.schema import SCHEMA_VERSION
 from sona.storage.store import DATABASE, Store
@@ -24,6 +26,7 @@ from sona.types import Feedback, Message, Step, ToolCall, Trajectory, Version
 from tests.storage.records import feedback, rated, report, run_cycle, trajectory
 
 GOLDEN = Path(__file__).parent
+ALL_IN_BLOBS = StoreConfig(blob_batch_bytes=0, blob_file_bytes=4096)
 SINCE_SCHEMA_3 = ("learned", "arrivals")
 SINCE_SCHEMA_4 = ("candidates", "memory_weights")
 """Tables that an older store has not, so that they are empty once it is brought up."""
@@ -151,7 +154,10 @@ def _plain(value: Any) -> Any:
 def unpack(form: int, folder: Path) -> Any:
     """Lay the golden store of a schema into ``folder``, and return what it holds."""
     golden = GOLDEN / f"v{form}"
-    (folder / DATABASE).write_bytes(gzip.decompress((golden / f"{DATABASE}.gz").read_bytes()))
+    for packed in golden.rglob("*.gz"):
+        file = folder / packed.relative_to(golden).with_suffix("")
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(gzip.decompress(packed.read_bytes()))
     return {name: [] for name in (*SINCE_SCHEMA_3, *SINCE_SCHEMA_4)} | json.loads(
         (golden / "contents.json").read_text()
     )
@@ -162,12 +168,13 @@ def main() -> None:
     if (folder / f"{DATABASE}.gz").exists():
         raise SystemExit(f"{folder} is there, and is never made anew")
     with tempfile.TemporaryDirectory() as scratch:
-        with Store.open(scratch) as store:
+        with Store.open(scratch, config=ALL_IN_BLOBS) as store:
             fill(store)
             text = json.dumps(contents(store), indent=1, ensure_ascii=False)
-        data = (Path(scratch) / DATABASE).read_bytes()
-    folder.mkdir(exist_ok=True)
-    (folder / f"{DATABASE}.gz").write_bytes(gzip.compress(data, mtime=0))
+        for file in (Path(scratch) / DATABASE, *(Path(scratch) / BLOBS).iterdir()):
+            packed = folder / file.relative_to(scratch).with_suffix(f"{file.suffix}.gz")
+            packed.parent.mkdir(parents=True, exist_ok=True)
+            packed.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
     (folder / "contents.json").write_text(text + "\n")
 
 
