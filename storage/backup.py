@@ -128,7 +128,7 @@ def copy_database(database: Path, copy: Path) -> None:
 def _take_blobs(folder: Path, into: Path, rows: list[BlobRow]) -> None:
     """Copies, not links: what is deleted later is overwritten in its place. What is missing there is missing here."""
     for row in rows:
-        into.mkdir(mode=0o700, exist_ok=True)
+        into.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):
             copy = path_of(into, row.file)
             shutil.copyfile(path_of(folder, row.file), copy)

@@ -91,10 +91,14 @@ class Content:
         if place is None:
             return value
         try:
-            data = os.pread(self._file(place.file), place.length, place.start)
+            data = self.read(place)
         except FileNotFoundError:
             return None
         return data if len(data) == place.length else None
+
+    def read(self, place: Place) -> bytes:
+        """What lies there, shorter where the file ends before; raises OSError."""
+        return os.pread(self._file(place.file), place.length, place.start)
 
     def _file(self, number: int) -> int:
         if (file := self._open.get(number)) is None:
@@ -113,9 +117,9 @@ class BlobFile:
     """A blob file that is written to. Every call raises OSError where the disk fails."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, or make it, for this user alone."""
+        """Open it, or make it."""
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     @property
     def size(self) -> int:
@@ -148,6 +152,11 @@ class BlobFile:
         if call is not None:
             where = (ctypes.c_int64(start), ctypes.c_int64(end - start))
             call(ctypes.c_int(self._fd), ctypes.c_int(_KEEP_SIZE_PUNCH_HOLE), *where)
+
+    def remove(self) -> None:
+        """Delete it, and let go of it."""
+        self.path.unlink()
+        self.close()
 
     def close(self) -> None:
         """Let go of it."""

@@ -230,6 +230,8 @@ class _Batch:
         self._connection.executemany(_INSERT_TRAJECTORY, stored)
         repeated = self._connection.total_changes() - before != len(rows)
         first = {row.id: place for place, row in reversed(rows.items())} if repeated else {}
+        if repeated:
+            self._blobs.wait()  # what is there may have gone in just now
         for (place, row), there in zip(rows.items(), stored, strict=True):
             record = records[place]
             assert isinstance(record, Trajectory)

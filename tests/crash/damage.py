@@ -1,7 +1,7 @@
 """Damaged bytes: each read gives what was stored, or an error of the store's own.
 
-Of the journal, of the database, and of its log; single bits and whole stretches. A record that reads other than it was
-given, and an error that is none of the store's, is undetected damage. What a damaged index only hides (a row, a later
+Of the journal, of the database, its blob files and its log; single bits and whole stretches. A record that reads other
+than it was given, and an error that is none of the store's, is undetected damage. What a damaged index only hides (a row, a later
 feedback) must be told by another read, or by SQLite's own check.
 """
 
@@ -14,16 +14,19 @@ from random import Random
 
 import apsw
 
+from sona.config import StoreConfig
 from sona.errors import SonaError, StoreCorruptError
+from sona.storage.layout import BLOBS
 from sona.storage.mapped import FOLDER, SMALLEST_SEGMENT, MappedJournal
 from sona.storage.segment import HEADER_BYTES, scan
 from sona.storage.store import DATABASE, Store
-from tests.crash.host import Host, named
+from tests.crash.host import USUAL, Host, named
 from tests.crash.ledger import Ledger, is_trajectory, truth
 from tests.crash.reads import Answer, answer, reads, wrong
 from tests.crash.run import Run
 
 LOG = f"{DATABASE}-wal"
+IN_BLOBS = StoreConfig(queue_bytes=1 << 20, batch_records=16, blob_batch_bytes=0, blob_file_bytes=16384)
 BOUND = 64 * SMALLEST_SEGMENT
 ROWS, CYCLES = 75, 3
 READS = reads([id for number in range(ROWS) for id in named("x", number) if is_trajectory(id)], CYCLES)
@@ -39,10 +42,29 @@ def damage_log(run: Run) -> None:
     _damage(run, LOG, _made(run, closed=False))
 
 
-def _made(run: Run, *, closed: bool) -> Path:
+def damage_blobs(run: Run) -> None:
+    """The files beside the database."""
+    sound = _made(run, closed=True, config=IN_BLOBS)
+    expected = _answers(run, sound)
+    for number in range(run.rounds):
+        bad = run.new_folder()
+        shutil.copytree(sound, bad, dirs_exist_ok=True)
+        path = run.rng.choice(sorted((bad / BLOBS).iterdir()))
+        data = path.read_bytes()
+        if number % 8 == 0:
+            path.unlink()
+        else:
+            path.write_bytes(data[: run.rng.randrange(len(data))] if number % 8 == 1 else spoilt(data, run.rng))
+        run.counts.faults += 1
+        _compare(run, bad, expected, may_be_old=False)
+        _write(run, bad)
+        shutil.rmtree(bad)
+
+
+def _made(run: Run, *, closed: bool, config: StoreConfig = USUAL) -> Path:
     """A folder with every kind of row; of a store that was closed, or as a kill leaves it."""
     folder, copy = run.new_folder(), run.new_folder()
-    host = Host(folder, Ledger())
+    host = Host(folder, Ledger(), config)
     host.store.write_state("probes", bytes(range(256)))
     for number in range(ROWS):
         host.put(*named("x", number))
@@ -55,6 +77,8 @@ def _made(run: Run, *, closed: bool) -> Path:
         host.close()
     for name in (DATABASE,) if closed else (DATABASE, LOG):
         shutil.copy(folder / name, copy / name)
+    if (folder / BLOBS).exists():
+        shutil.copytree(folder / BLOBS, copy / BLOBS)
     if not closed:
         host.close()
     return copy

@@ -12,6 +12,7 @@ from sona.config import StoreConfig
 from sona.errors import StoreError
 from sona.ports import Claim, Role
 from sona.storage.mapped import open_journal
+from sona.storage.retention import Limits
 from sona.storage.store import Store
 from sona.storage.writer import Writer
 from sona.types import CycleReport, Feedback, Trajectory, Version
@@ -19,8 +20,8 @@ from tests.crash.ledger import Told, truth
 from tests.storage.records import run_cycle
 
 USUAL = StoreConfig(queue_bytes=1 << 20, batch_records=16)
-SMALL = StoreConfig(queue_bytes=256 * 1024, batch_records=8)
-"""Four segments of 64 KiB, so that they go round all the time."""
+SMALL = StoreConfig(queue_bytes=256 * 1024, batch_records=8, blob_batch_bytes=0, blob_file_bytes=8192)
+"""Four segments of 64 KiB, so that they go round all the time; all trajectories lie in blob files, a few in each."""
 
 
 class ToldStore(Store):
@@ -73,6 +74,13 @@ class Host:
         """Every other one publishes; what it takes is trained on, held out or left out in turn."""
         roles: tuple[Role, ...] = ("train", "left_out", "held_out", "train")
         run_cycle(self.store, publish=number % 2 == 0, role=roles[number % 4], limit=40)
+
+    def prune(self, newest: int) -> None:
+        """Delete all but the newest, taken by a cycle or not. No other thread may record meanwhile."""
+        self.flush()
+        going = [row.trajectory.id for row in self.store.iterate()][:-newest]
+        self._told.excused([id for name in going for id in (name, f"feedback-{name}", f"later-{name}")])
+        self.store.prune(Limits(days=0.0, trajectories=newest, per_source=0, unlearned=False))
 
     def close(self, timeout_s: float = 60.0) -> None:
         try:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from sona.errors import StoreError
+from sona.storage.doctor import diagnose
 from sona.storage.schema import SCHEMA_VERSION
 from sona.storage.store import Store
 from tests.crash.counts import Counts
@@ -31,6 +32,11 @@ def kill_committing(run: Run) -> None:
 
 def kill_cycles(run: Run) -> None:
     _kill_lives(run, "cycle", within_s=0.08, once="ready")
+
+
+def kill_pruning(run: Run) -> None:
+    """While it deletes, and overwrites what it has deleted."""
+    _kill_lives(run, "prune", within_s=0.08, once="ready")
 
 
 def kill_opening(run: Run) -> None:
@@ -82,6 +88,10 @@ def look(folder: Path, ledger: Ledger, counts: Counts, *, power_failed: bool = F
             host.flush()
         with Store.open(folder, read_only=True) as store:
             ledger.check(store, counts, power_failed=power_failed)
+        # A host's versions have no files.
+        found = [one for one in diagnose(folder).findings if one.severity != "note" and "version" not in one.where]
+        if found:
+            counts.miss(f"a doctor finds {found}")
     except StoreError as error:
         counts.lose(f"a whole store: {error}")
     except Exception as error:

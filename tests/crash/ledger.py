@@ -48,6 +48,9 @@ class Told(Protocol):
         """Just before a cycle's commit: what it trained on or held out."""
 
     def committed(self, cycle: int) -> None: ...
+    def excused(self, ids: Sequence[str]) -> None:
+        """Just before these are deleted: they may be there or not."""
+
     def says(self, word: str) -> None:
         """Anything else, such as how far it is."""
 
@@ -70,6 +73,10 @@ class Teller:
     def committed(self, cycle: int) -> None:
         self.says(f"committed {cycle}")
 
+    def excused(self, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), 50):
+            self.says(f"excused {','.join(ids[start : start + 50])}")
+
     def says(self, word: str) -> None:
         os.write(self._descriptor, f"{word}\n".encode())
 
@@ -83,6 +90,7 @@ class Ledger:
         self._begun: dict[int, list[int]] = {}  # by cycle, what the last one that came to its commit had trained on
         self._committed: set[int] = set()
         self._missing: set[str] = set()
+        self._excused: set[str] = set()
 
     def recorded(self, id: str) -> None:
         self._recorded.add(id)
@@ -96,6 +104,9 @@ class Ledger:
     def committed(self, cycle: int) -> None:
         self._committed.add(cycle)
 
+    def excused(self, ids: Sequence[str]) -> None:
+        self._excused.update(ids)
+
     def says(self, word: str) -> None:
         """A line of a :class:`Teller`; words that are no acknowledgement are passed over."""
         match word.split(" "):
@@ -107,12 +118,15 @@ class Ledger:
                 self.begins(int(cycle), [int(seq) for seq in seqs.split(",") if seq])
             case ["committed", cycle]:
                 self.committed(int(cycle))
+            case ["excused", ids]:
+                self.excused(ids.split(","))
 
     def copy(self) -> Ledger:
         """As it stands now, also while another thread tells."""
         copy = Ledger()
         copy._recorded, copy._durable = self._recorded.copy(), self._durable.copy()
         copy._begun, copy._committed = self._begun.copy(), self._committed.copy()
+        copy._excused = self._excused.copy()
         return copy
 
     @property
@@ -128,7 +142,7 @@ class Ledger:
     def check_promises(self, found: set[str], counts: Counts, *, power_failed: bool = False) -> None:
         """Compare the ids that were found with those that were told; each is lost once."""
         promised = self._durable if power_failed else self._recorded | self._durable
-        for id in sorted(promised - found - self._missing):
+        for id in sorted(promised - found - self._missing - self._excused):
             self._missing.add(id)
             counts.lose(id)
 

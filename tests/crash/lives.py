@@ -59,6 +59,16 @@ def cycle(told: Told, folder: str, life: str) -> None:
         host.cycle(host.store.next_cycle())
 
 
+def prune(told: Told, folder: str, life: str) -> None:
+    """Record, and keep the newest alone."""
+    rng, host = random.Random(life), Host(Path(folder), told, SMALL)
+    told.says("ready")
+    for number in count(step=20):
+        for place in range(20):
+            host.put(*named(life, number + place))
+        host.prune(rng.randrange(1, 60))
+
+
 def open_and_close(told: Told, folder: str, life: str) -> None:
     """Take up what waits, record a little, and close; again and again."""
     for number in count(step=10):

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 from msgspec.structs import replace
 
 from sona.ports import Role
+from sona.storage.layout import BLOBS
 from sona.storage.mapped import open_journal
 from sona.storage.store import DATABASE, Store
 from sona.storage.writer import Writer
@@ -113,7 +114,7 @@ class Machine(RuleBasedStateMachine):
         self._open()
 
     def _open(self) -> None:
-        self.store = Store.open(self._folder)
+        self.store = Store.open(self._folder, config=SMALL)
         self._gate = _Gate(self.store)
         self.writer = Writer(self._gate, SMALL, open_journal(self._folder, SMALL))
 
@@ -239,6 +240,8 @@ def _copy(folder: Path, after: Path) -> None:
             shutil.copy(path, after / "journal" / path.name)
         except FileNotFoundError:  # the writer has just let go of it: what it held is in the store
             continue
+    if (folder / BLOBS).exists():
+        shutil.copytree(folder / BLOBS, after / BLOBS)
     for name in (DATABASE, f"{DATABASE}-wal"):
         if (folder / name).exists():
             shutil.copy(folder / name, after / name)

@@ -32,13 +32,22 @@ class _Cut:
 
 def lose_power(run: Run) -> None:
     """As many power cuts as there are rounds."""
+    _lose_power(run, prunes=False)
+
+
+def lose_power_pruning(run: Run) -> None:
+    """While what is old is deleted, and overwritten. No cycles are compared: their claims go too."""
+    _lose_power(run, prunes=True)
+
+
+def _lose_power(run: Run, *, prunes: bool) -> None:
     waiting: list[_Cut] = []
     while run.counts.faults < run.rounds:
         if not waiting:
             waiting.append(_Cut(run.new_folder(), Ledger(), 0))
         cut = waiting.pop()
         if cut.depth < DEEPEST and (cut.depth == 0 or run.rng.random() < 0.1):
-            new = _work(run, cut)
+            new = _work(run, cut, prunes=prunes)
             run.counts.faults += len(new)
             waiting += new
         look(cut.folder, cut.ledger, run.counts, power_failed=cut.depth > 0)
@@ -49,7 +58,7 @@ def lose_power(run: Run) -> None:
         look(cut.folder, cut.ledger, run.counts, power_failed=True)
 
 
-def _work(run: Run, at: _Cut) -> list[_Cut]:
+def _work(run: Run, at: _Cut, *, prunes: bool) -> list[_Cut]:
     """A life on the store in ``at.folder``; what power cuts in it would leave."""
     cuts: list[_Cut] = []
     pages = _Pages(at.folder / FOLDER)
@@ -65,17 +74,19 @@ def _work(run: Run, at: _Cut) -> list[_Cut]:
 
         disk.before_operation = maybe_cut
         with Host(at.folder, at.ledger, SMALL) as host:
-            _live(host, f"d{at.depth}-{run.rng.randrange(10**6)}", run.rng)
+            _live(host, f"d{at.depth}-{run.rng.randrange(10**6)}", run.rng, prunes=prunes)
     return cuts
 
 
-def _live(host: Host, name: str, rng: Random) -> None:
+def _live(host: Host, name: str, rng: Random, *, prunes: bool) -> None:
     for number in range(rng.randrange(20, 60)):
         host.put(*named(name, number))
         if rng.random() < 0.2:
             host.flush()
-        if rng.random() < 0.08:
+        if not prunes and rng.random() < 0.08:
             host.cycle(host.store.next_cycle())
+        if prunes and rng.random() < 0.1:
+            host.prune(rng.randrange(1, 30))
 
 
 @dataclass

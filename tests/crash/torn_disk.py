@@ -1,4 +1,4 @@
-"""A disk that keeps what was synced, and of everything else whatever it pleases: a file layer for SQLite.
+"""A disk that keeps what was synced, and of everything else whatever it pleases: for SQLite, and for blob files.
 
 What is written shows at once, as in the system's cache. When the power fails, each 512-byte sector that was written
 since the last sync of its file is there or not, by chance; so is each change of length, and each file that was made or
@@ -8,7 +8,9 @@ deleted since the last sync of its folder. After a failed sync the system takes 
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +20,9 @@ from random import Random
 from unittest import mock
 
 import apsw
+
+from sona.storage.blob_files import BlobFile, Content, Place
+from sona.storage.layout import BLOBS, DATABASE
 
 SECTOR = 512
 
@@ -96,10 +101,20 @@ class Disk:
     def power_off(self, folder: Path) -> None:
         """Lay into ``folder`` what the disk would hold."""
         with self._lock:
+            for file in self._untouched():
+                (folder / BLOBS).mkdir(exist_ok=True)
+                shutil.copy(file, folder / BLOBS / file.name)
             unsure = self._made | (self._deleted.keys() - self._platters.keys())
             for path, platter in (self._deleted | self._platters).items():
                 if path not in unsure or self._rng.random() < 0.5:
-                    (folder / os.path.basename(path)).write_bytes(platter.surviving(self._rng))
+                    place = folder / BLOBS if path.endswith(".blob") else folder
+                    place.mkdir(exist_ok=True)
+                    (place / os.path.basename(path)).write_bytes(platter.surviving(self._rng))
+
+    def _untouched(self) -> list[Path]:
+        """Blob files that were not opened to be written to."""
+        blobs = {Path(path).parent / BLOBS for path in self._platters if path.endswith(DATABASE)}
+        return [path for folder in blobs for path in folder.glob("*.blob") if str(path) not in self._platters]
 
     def folder_synced(self) -> None:
         """The names are as they show."""
@@ -188,6 +203,53 @@ class _File(apsw.VFSFile):
             raise error
 
 
+class _Blob(BlobFile):
+    """A blob file on the disk."""
+
+    disk: Disk
+
+    def __init__(self, path: Path) -> None:
+        is_new = not path.exists()
+        super().__init__(path)
+        self.disk.opened(str(path), is_new=is_new)
+
+    def write(self, data: bytes | bytearray, start: int) -> None:
+        error = self.disk.failure("write")
+        if error is not None:
+            data = self.disk.part(bytes(data))
+        super().write(data, start)
+        self.disk.written(str(self.path), start, bytes(data))
+        _refuse(error)
+
+    def truncate(self, size: int) -> None:
+        _refuse(self.disk.failure("truncate"))
+        super().truncate(size)
+        self.disk.truncated(str(self.path), size)
+
+    def sync(self) -> None:
+        error = self.disk.failure("sync")
+        self.disk.synced(str(self.path), well=error is None)
+        _refuse(error)
+
+    def remove(self) -> None:
+        super().remove()
+        self.disk.deleted(str(self.path))
+
+
+class _Content(Content):
+    disk: Disk
+
+    def read(self, place: Place) -> bytes:
+        _refuse(self.disk.failure("read"))
+        return super().read(place)
+
+
+def _refuse(error: apsw.Error | None) -> None:
+    """As the system does it."""
+    if error is not None:
+        raise OSError(errno.ENOSPC if isinstance(error, apsw.FullError) else errno.EIO, str(error))
+
+
 class _FileLayer(apsw.VFS):
     def __init__(self, disk: Disk) -> None:
         super().__init__("torn", "unix", makedefault=True)
@@ -215,7 +277,12 @@ def torn_disk(rng: Random) -> Iterator[Disk]:
 
     try:
         # A failure that SQLite passes over, such as one while it closes a file, apsw would print by the hook.
-        with mock.patch("os.fsync", watched), mock.patch("sys.excepthook"):
+        with (
+            mock.patch("os.fsync", watched),
+            mock.patch("sys.excepthook"),
+            mock.patch("sona.storage.blobs.BlobFile", type("_Blob", (_Blob,), {"disk": disk})),
+            mock.patch("sona.storage.connection.Content", type("_Content", (_Content,), {"disk": disk})),
+        ):
             yield disk
     finally:
         layer.unregister()

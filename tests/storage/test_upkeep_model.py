@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from sona.config import StoreConfig
 from sona.ports import Claim, Role
 from sona.storage.claims import DRAWN, ROLES
 from sona.storage.retention import NS_A_DAY, Limits
@@ -20,6 +21,7 @@ from sona.storage.store import Store
 from sona.types import Feedback, Outcome, Step, Trajectory, Version
 from tests.storage.records import add, ask, report
 
+IN_BLOBS = StoreConfig(blob_batch_bytes=0, blob_file_bytes=4096)
 NOW = 1_800_000_000 * 10**9
 SOURCES = ("a", "b", "c")
 OUTCOMES: tuple[Outcome, ...] = ("completed", "failed", "abandoned")
@@ -65,7 +67,7 @@ class Upkeep(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         Upkeep.number += 1
-        self.store = Store.open(self.folder / str(Upkeep.number))
+        self.store = Store.open(self.folder / str(Upkeep.number), config=IN_BLOBS)
         self.add([(SOURCES[number % 3], number, [0.25], "completed", 0.3) for number in range(9)])
 
     number = 0
