@@ -80,7 +80,7 @@ class Blobs:
         self, connection: apsw.Connection, rows: Sequence[TrajectoryRow], after_seq: int
     ) -> list[tuple[Value, ...]]:
         """New trajectories as they go into the table, in the transaction under way: with places in a file for their
-        payloads, which are written there meanwhile. To be followed by :meth:`wait`.
+        payloads, which are written there meanwhile. To be preceded by :meth:`begin`, and followed by :meth:`wait`.
 
         Args:
             connection: the writing one.
@@ -91,7 +91,6 @@ class Blobs:
             StoreCorruptError: what is known of the last file is damaged.
             OSError: of the disk; the transaction must be given up.
         """
-        self._drop()
         tail = self._tail(connection, after_seq)
         moved: list[tuple[Value, ...]] = []
         file, at = tail.file, tail.size
@@ -123,8 +122,10 @@ class Blobs:
         if written is not None:
             written.result()
 
-    def _drop(self) -> None:
-        """Wait for what a transaction that was given up has put: the next one writes to the same place."""
+    def begin(self) -> None:
+        """In a new transaction: wait for what one that was given up has put, and forget how that ended. What comes now
+        is written to the same place.
+        """
         with suppress(OSError):
             self.wait()
 
@@ -146,7 +147,7 @@ class Blobs:
 
     def close(self) -> None:
         """Let go of the file under way, and of the thread; the next part takes both up again."""
-        self._drop()
+        self.begin()
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
@@ -170,7 +171,7 @@ class Blobs:
             StoreCorruptError: what is known of the last file is damaged.
             OSError: of the disk.
         """
-        self._drop()
+        self.begin()
         row = connection.execute(_LAST).get
         last = None if row is None else _read(row)
         if last is not None:
@@ -193,7 +194,7 @@ class Blobs:
             StoreCorruptError: what is known of the files is damaged.
             OSError: of the disk.
         """
-        self._drop()
+        self.begin()
         rows = {row.file: row for row in read_blobs(connection)}
         if (row := rows.get(file)) is None or not _waits(row, max(rows)):
             return 0

@@ -97,6 +97,7 @@ def insert(
     Raises:
         UnstorableError: one of them failed half-way; roll the transaction back and give them to :func:`insert_apart`.
     """
+    blobs.begin()
     try:
         batch = _Batch(connection, policy, blobs)
         results = batch.add(records, before)

@@ -1,8 +1,8 @@
 """Damaged bytes: each read gives what was stored, or an error of the store's own.
 
 Of the journal, of the database, its blob files and its log; single bits and whole stretches. A record that reads other
-than it was given, and an error that is none of the store's, is undetected damage. What a damaged index only hides (a row, a later
-feedback) must be told by another read, or by SQLite's own check.
+than it was given, and an error that is none of the store's, is undetected damage. What a damaged index only hides (a
+row, a later feedback) must be told by another read, or by SQLite's own check.
 """
 
 from __future__ import annotations
