@@ -13,12 +13,13 @@ from pathlib import Path
 import apsw
 
 from sona.errors import InvalidInputError, SonaError, StoreCorruptError, StoreError, UnknownIdError
-from sona.storage.blob_files import Gate, path_of
+from sona.storage.blob_files import copy_data, path_of
 from sona.storage.blobs import BlobRow, read_blobs
 from sona.storage.connection import open_reader, store_error
 from sona.storage.draft import rename_folder
 from sona.storage.head import read_head, read_versions
 from sona.storage.layout import BLOBS
+from sona.storage.snapshot_gate import SnapshotGate, make_gate
 from sona.storage.sources import read_all_totals
 from sona.storage.training_folder import TrainingFolder
 from sona.storage.versions import Versions
@@ -46,7 +47,7 @@ class Backup(Record, kw_only=True):
     size_bytes: int
 
 
-def back_up(database: Path, gate: Gate, folders: Versions, target: Path) -> Backup:
+def back_up(database: Path, gate: SnapshotGate, folders: Versions, target: Path) -> Backup:
     """Copy the committed records and the versions' files to ``target``, while others read and write.
 
     The database is copied by ``VACUUM INTO`` (sqlite.org/lang_vacuum.html) in one read transaction; until it ends the
@@ -78,7 +79,7 @@ def _check(store: Path, target: Path) -> None:
         raise InvalidInputError(f"{target} lies within the store; give the backup a place outside of it")
 
 
-def _fill(database: Path, gate: Gate, folders: Versions, draft: Path, target: Path) -> Backup:
+def _fill(database: Path, gate: SnapshotGate, folders: Versions, draft: Path, target: Path) -> Backup:
     for attempt in range(ATTEMPTS):
         shutil.rmtree(draft, ignore_errors=True)
         (draft / folders.folder.name).mkdir(parents=True)
@@ -127,12 +128,10 @@ def copy_database(database: Path, copy: Path) -> None:
 
 def _take_blobs(folder: Path, into: Path, rows: list[BlobRow]) -> None:
     """Copies, not links: what is deleted later is overwritten in its place. What is missing there is missing here."""
+    make_gate(into)
     for row in rows:
-        into.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):
-            copy = path_of(into, row.file)
-            shutil.copyfile(path_of(folder, row.file), copy)
-            os.truncate(copy, min(row.size, copy.stat().st_size))
+            copy_data(path_of(folder, row.file), path_of(into, row.file), row.size)
 
 
 def take_training(source: TrainingFolder, into: Path) -> TrainingFolder:

@@ -10,28 +10,27 @@ its place (`sona.storage.blobs`).
 from __future__ import annotations
 
 import ctypes
-import fcntl
+import errno
 import os
 import struct
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from sona.errors import StoreError
 from sona.storage.rows import Value
+from sona.storage.syncing import sync_path
 
 _PLACE = struct.Struct(">cIII")
 _MARK = b"\xc1"
 PLACE_BYTES = _PLACE.size
 """13: no embedding has so many bytes, being float32, and no msgpack begins with 0xc1, which its format never uses."""
-MOST_BYTES = 1 << 32
-"""No place lies beyond."""
+MOST_BYTES = 1 << 31
+"""A batch in a file is no longer; a place holds numbers up to 2^32."""
 _ENDING = ".blob"
 _OPEN = 8
 _ZEROS = bytes(1 << 20)
-_POLL_S = 0.005
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02  # linux/falloc.h
 
 
@@ -97,8 +96,18 @@ class Content:
         return data if len(data) == place.length else None
 
     def read(self, place: Place) -> bytes:
-        """What lies there, shorter where the file ends before; raises OSError."""
-        return os.pread(self._file(place.file), place.length, place.start)
+        """What lies there, shorter where the file ends before.
+
+        Raises:
+            StoreError: it may not be read.
+            OSError: it can't be.
+        """
+        try:
+            return os.pread(self._file(place.file), place.length, place.start)
+        except PermissionError as error:
+            raise StoreError(
+                f"{error.filename}: it can't be read; grant read permission to it, as to store.db"
+            ) from error
 
     def _file(self, number: int) -> int:
         if (file := self._open.get(number)) is None:
@@ -111,6 +120,10 @@ class Content:
         """Let go of the files."""
         while self._open:
             os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        """Of a connection that nobody closed."""
+        self.close()
 
 
 class BlobFile:
@@ -142,21 +155,22 @@ class BlobFile:
         os.ftruncate(self._fd, size)
 
     def overwrite(self, start: int, end: int) -> None:
-        """Put zeros from ``start`` to ``end``."""
-        for at in range(start, end, len(_ZEROS)):
-            self.write(_ZEROS[: end - at], at)
+        """Put zeros from ``start`` to ``end``, but where the room was given back: it would be taken again."""
+        for first, last in list(data_in(self._fd, start, end)):
+            for at in range(first, last, len(_ZEROS)):
+                self.write(_ZEROS[: last - at], at)
 
     def give_back(self, start: int, end: int) -> None:
         """Return the room from ``start`` to ``end``, where zeros are, to the disk, if it can be."""
-        call = getattr(ctypes.CDLL(None), "fallocate", None)
-        if call is not None:
+        if (fallocate := _fallocate()) is not None:
             where = (ctypes.c_int64(start), ctypes.c_int64(end - start))
-            call(ctypes.c_int(self._fd), ctypes.c_int(_KEEP_SIZE_PUNCH_HOLE), *where)
+            fallocate(ctypes.c_int(self._fd), ctypes.c_int(_KEEP_SIZE_PUNCH_HOLE), *where)
 
     def remove(self) -> None:
-        """Delete it, and let go of it."""
+        """Delete it, durably, and let go of it."""
         self.path.unlink()
         self.close()
+        sync_path(self.path.parent)
 
     def close(self) -> None:
         """Let go of it."""
@@ -165,82 +179,35 @@ class BlobFile:
             self._fd = -1
 
 
-class Gate:
-    """Keeps what was deleted from being overwritten while somebody, in whatever process, reads a snapshot from before:
-    a lock (``flock``) on the folder, which its owner's end gives back.
-    """
+def copy_data(source: Path, target: Path, size: int) -> None:
+    """Copy the first ``size`` bytes to a new file, without the room that was given back; raises OSError."""
+    copy = BlobFile(target)
+    try:
+        with source.open("rb") as file:
+            for start, end in data_in(file.fileno(), 0, size):
+                for at in range(start, end, len(_ZEROS)):
+                    copy.write(os.pread(file.fileno(), min(len(_ZEROS), end - at), at), at)
+        copy.truncate(size)
+    finally:
+        copy.close()
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.Lock()
-        self._readers = 0
-        self._fd = -1
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """For a reader; to be entered before its snapshot begins.
-
-        Raises:
-            OSError: the folder can't be opened or locked.
-        """
-        with self._lock:
-            if self._fd < 0:  # there was no folder yet, or no reader
-                self._fd = self._taken()
-            self._readers += 1
+def data_in(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where between ``start`` and ``end`` a file has room on the disk; all of it where that can't be told."""
+    while start < end:
         try:
-            yield
-        finally:
-            with self._lock:
-                self._readers -= 1
-                if not self._readers:
-                    self._let_go()
-
-    def _taken(self) -> int:
-        try:
-            fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:  # no snapshot that begins now names a file
-            return -1
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _let_go(self) -> None:
-        """By closing, and not by unlocking: in a forked child that would end the parent's lock too."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    @contextmanager
-    def alone(self, timeout_s: float) -> Iterator[bool]:
-        """For who overwrites: whether no reader is left, within ``timeout_s`` seconds, and none comes before the end.
-
-        Raises:
-            OSError: the folder can't be opened or locked.
-        """
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield _locked(fd, time.monotonic() + timeout_s)
-        finally:
-            os.close(fd)
-
-    def forked(self) -> None:
-        """In a forked child: the lock stays the parent's."""
-        self._lock = threading.Lock()
-        self._readers = 0
-        with suppress(OSError):
-            self._let_go()
+            start = os.lseek(fd, start, os.SEEK_DATA)
+            until = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole from there on
+                return
+            until = end
+        if start < end:
+            yield start, min(until, end)
+        start = until
 
 
-def _locked(fd: int, until: float) -> bool:
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(_POLL_S)
-        else:
-            return True
+@cache
+def _fallocate() -> Callable[..., int] | None:
+    """The system's call, where it has one."""
+    return getattr(ctypes.CDLL(None), "fallocate", None)

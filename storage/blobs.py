@@ -3,12 +3,12 @@
 The table ``blobs`` has a row a file: how far it is written, how many of its bytes rows name, and how many of the
 others are overwritten. All of it moves with the transaction that changes the rows, so whatever is cut short is found
 again: beyond ``size`` lies what a failed transaction left, and where ``live + wiped`` falls short of ``size``
-something that was deleted waits to be overwritten.
+something that was deleted waits to be overwritten. A file that nothing names is let be, but by an erasure: the database
+that named it may have been lost.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,8 +18,19 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from sona.storage.blob_files import PLACE_BYTES, BlobFile, Place, numbers_in, pack_place, path_of, place_of
+from sona.errors import InvalidInputError
+from sona.storage.blob_files import (
+    MOST_BYTES,
+    PLACE_BYTES,
+    BlobFile,
+    Place,
+    numbers_in,
+    pack_place,
+    path_of,
+    place_of,
+)
 from sona.storage.rows import TrajectoryRow, Value, check_crc, damaged, encode, row_crc
+from sona.storage.syncing import sync_path
 from sona.types import Trajectory
 
 _COLUMNS = "file, size, live, wiped, first"
@@ -39,7 +50,7 @@ class BlobRow(NamedTuple):
     """What the store knows of a blob file."""
 
     file: int
-    """Its number; none is given twice."""
+    """Its number; none is given twice while anything may name it."""
     size: int
     """Where the next part goes."""
     live: int
@@ -55,15 +66,26 @@ class Blobs:
 
     def __init__(self, folder: Path, *, batch_bytes: int, file_bytes: int) -> None:
         """Args:
-        folder: of the files; made when it is needed.
+        folder: of the files.
         batch_bytes: a batch below it keeps its payloads in its rows, where one sync covers all.
         file_bytes: once a file is so long, the next one is begun.
         """
         self.folder = folder
         self._batch_bytes, self._file_bytes = batch_bytes, file_bytes
         self._open: BlobFile | None = None
+        self._begun = 0
+        """The newest file that was made here, which holds nothing before a row says so."""
+        self._named: set[Path] = set()
+        """Files and folders whose names are known to be on the disk."""
         self._thread: ThreadPoolExecutor | None = None
         self._written: Future[None] | None = None
+
+    def begin(self) -> None:
+        """In a new transaction: wait for what one that was given up has put, and forget how that ended. What comes now
+        is written to the same place.
+        """
+        with suppress(Exception):
+            self.wait()
 
     def takes(self, connection: apsw.Connection, records: Sequence[Trajectory]) -> bool:
         """Whether a batch of these is to be put into a file: it is large, by its first record's size, and not one that
@@ -72,7 +94,7 @@ class Blobs:
         Raises:
             InvalidInputError: the first record has no stored form.
         """
-        if not records or len(records) * len(encode(records[0])) < self._batch_bytes:
+        if not records or not self._batch_bytes <= len(records) * len(encode(records[0])) < MOST_BYTES:
             return False
         return not any(connection.execute(_KNOWN, (one.id,)).get for one in (records[0], records[-1]))
 
@@ -88,6 +110,7 @@ class Blobs:
             after_seq: they will have later ones.
 
         Raises:
+            InvalidInputError: together they have 2 GiB or more.
             StoreCorruptError: what is known of the last file is damaged.
             OSError: of the disk; the transaction must be given up.
         """
@@ -97,20 +120,48 @@ class Blobs:
         for id, source, created_ns, _, payload, crc in rows:
             moved.append((id, source, created_ns, None, pack_place(file, at, len(payload)), crc))
             at += len(payload)
+            if at - tail.size >= MOST_BYTES:
+                raise InvalidInputError(f"a batch of {MOST_BYTES} bytes or more; give it in parts")
         data = b"".join([row.payload for row in rows])
-        self._written = self._submit(self._file(file), data, tail.size)
+        self._submit(self._file(file), data, tail.size)
         _write(connection, tail._replace(size=at, live=tail.live + len(data)))
         return moved
 
-    def _submit(self, file: BlobFile, data: bytes, start: int) -> Future[None] | None:
-        """To a thread of its own, so that the rows go in while the disk works; else it would take a fifth longer."""
+    def _tail(self, connection: apsw.Connection, after_seq: int) -> BlobRow:
+        """The file to append to."""
+        row = connection.execute(_LAST).get
+        last = BlobRow(0, self._file_bytes, 0, 0, 0) if row is None else _read(row)
+        if last.size < self._file_bytes:
+            return last
+        if self._begun <= last.file:  # a file that nothing names is somebody's, unless it was made here
+            self._begun = max(last.file, *numbers_in(self.folder), 0) + 1
+        return BlobRow(self._begun, 0, 0, 0, after_seq + 1)
+
+    def _file(self, number: int) -> BlobFile:
+        path = path_of(self.folder, number)
+        if self._open is None or self._open.path != path:
+            self._close_file()
+            self._open = BlobFile(path)
+        return self._open
+
+    def _submit(self, file: BlobFile, data: bytes, start: int) -> None:
+        """To a thread of its own, so that the rows go in while the disk works."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "sona-blobs")
         try:
-            return self._thread.submit(_append, file, data, start)
-        except RuntimeError:  # the program ends, and its writer stores what waits
-            _append(file, data, start)
-            return None
+            self._written = self._thread.submit(self._append, file, data, start)
+        except RuntimeError:  # the program ends, and its writer stores what waits; or the system has no more threads
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = None
+            self._append(file, data, start)
+
+    def _append(self, file: BlobFile, data: bytes, start: int) -> None:
+        file.write(data, start)
+        file.sync()
+        for path in (self.folder, file.path):
+            if path not in self._named:
+                sync_path(path.parent)
+                self._named.add(path)
 
     def wait(self) -> None:
         """Until what was put is on the disk; to be called before the transaction is committed.
@@ -121,29 +172,6 @@ class Blobs:
         written, self._written = self._written, None
         if written is not None:
             written.result()
-
-    def begin(self) -> None:
-        """In a new transaction: wait for what one that was given up has put, and forget how that ended. What comes now
-        is written to the same place.
-        """
-        with suppress(OSError):
-            self.wait()
-
-    def _tail(self, connection: apsw.Connection, after_seq: int) -> BlobRow:
-        """The file to append to."""
-        row = connection.execute(_LAST).get
-        last = BlobRow(0, self._file_bytes, 0, 0, 0) if row is None else _read(row)
-        return last if last.size < self._file_bytes else BlobRow(last.file + 1, 0, 0, 0, after_seq + 1)
-
-    def _file(self, number: int) -> BlobFile:
-        path = path_of(self.folder, number)
-        if self._open is None or self._open.path != path:
-            self._close_file()
-            if not self.folder.is_dir():
-                self.folder.mkdir()
-                _sync(self.folder.parent)
-            self._open = BlobFile(path)
-        return self._open
 
     def close(self) -> None:
         """Let go of the file under way, and of the thread; the next part takes both up again."""
@@ -163,32 +191,19 @@ class Blobs:
         self._thread = self._written = None
         self._close_file()
 
-    def settle(self, connection: apsw.Connection) -> None:
-        """Take away what a transaction that failed, or was cut short, has left: beyond the end of the last file, and in
-        the one that would follow it.
-
-        Raises:
-            StoreCorruptError: what is known of the last file is damaged.
-            OSError: of the disk.
-        """
-        self.begin()
-        row = connection.execute(_LAST).get
-        last = None if row is None else _read(row)
-        if last is not None:
-            _cut(path_of(self.folder, last.file), last.size)
-        path = path_of(self.folder, 1 if last is None else last.file + 1)
-        if path.exists():
-            _cut(path, 0)
-            _remove(path)
-
     def unclean(self, connection: apsw.Connection) -> list[int]:
-        """The files in which something waits to be overwritten."""
+        """The files in which something waits to be overwritten, or that may go."""
         rows = read_blobs(connection)
-        return [row.file for row in rows if _waits(row, rows[-1].file)]
+        return [row.file for row in rows if _waits(row, rows[-1].file) or _size(self.folder, row.file) > row.size]
+
+    def all(self, connection: apsw.Connection) -> list[int]:
+        """All files, also those that nothing names."""
+        return sorted({*numbers_in(self.folder), *(row.file for row in read_blobs(connection))})
 
     def wipe(self, connection: apsw.Connection, file: int) -> int:
         """Overwrite what no row names in a file, in the transaction under way, and return the room to the disk; no
-        reader may be left that began before it was deleted. Returns how many bytes.
+        reader may be left that began before it was deleted. What a transaction that failed has left beyond its end is
+        cut off, and a file goes of which nothing is named. Returns how many bytes were overwritten for the first time.
 
         Raises:
             StoreCorruptError: what is known of the files is damaged.
@@ -196,15 +211,16 @@ class Blobs:
         """
         self.begin()
         rows = {row.file: row for row in read_blobs(connection)}
-        if (row := rows.get(file)) is None or not _waits(row, max(rows)):
-            return 0
-        until = min((one.first for one in rows.values() if one.file > file), default=_BEYOND)
+        row = rows.get(file, BlobRow(file, 0, 0, 0, 0))
         path = path_of(self.folder, file)
+        if goes := not row.live and file != max(rows, default=0):
+            self._close_file()
+            self._named.discard(path)
         if path.exists():
-            dead = list(_gaps(_places(connection, row.first, until, file), row.size))
-            _overwrite(path, dead)
-        if not row.live and file != max(rows):
-            _remove(path)
+            until = min((one.first for one in rows.values() if one.file > file), default=_BEYOND)
+            named = [] if goes else _places(connection, row.first, until, file)
+            _overwrite(path, named, row.size, goes=goes)
+        if goes:
             connection.execute("DELETE FROM blobs WHERE file = ?", (file,))
         else:
             _write(connection, row._replace(wiped=row.size - row.live))
@@ -225,8 +241,8 @@ def free(connection: apsw.Connection, lengths: Mapping[int, int]) -> None:
         _write(connection, known._replace(live=known.live - length))
 
 
-def length_of(payload: Value) -> Counter[int]:
-    """How many bytes of which file a row's payload names: of one, or none."""
+def lengths_of(payload: Value) -> Counter[int]:
+    """By file, how many bytes of it a row's payload names: of one, or of none."""
     place = place_of(payload)
     return Counter() if place is None else Counter({place.file: place.length})
 
@@ -260,16 +276,14 @@ def count_named(connection: apsw.Connection) -> dict[int, Named]:
 
 
 def count_blobs(connection: apsw.Connection, folder: Path) -> list[BlobRow]:
-    """The table counted anew from the rows and the files; of what no row names nothing counts as overwritten."""
-    named = count_named(connection)
-    sizes = {file: path_of(folder, file).stat().st_size for file in numbers_in(folder)}
-    first = int(connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM trajectories").get)
+    """The table counted anew from the rows and the files. What no row names counts as overwritten, so that no retention
+    takes from a damaged store what somebody may still get out of it; an erasure does not ask.
+    """
     counted = []
-    for file in sorted({*named, *sizes}, reverse=True):
-        live, end, since = named.get(file, Named(0, 0, first))
-        first = min(first, since)
-        counted.append(BlobRow(file, max(end, sizes.get(file, 0)), live, 0, first))
-    return counted[::-1]
+    for file, (live, end, first) in sorted(count_named(connection).items()):
+        size = max(end, _size(folder, file))
+        counted.append(BlobRow(file, size, live, size - live, first))
+    return counted
 
 
 def write_blobs(connection: apsw.Connection, rows: Iterable[BlobRow]) -> None:
@@ -294,13 +308,6 @@ def _write(connection: apsw.Connection, row: BlobRow) -> None:
     connection.execute(_WRITE, (*row, row_crc(*row)))
 
 
-def _append(file: BlobFile, data: bytes, start: int) -> None:
-    file.write(data, start)
-    file.sync()
-    if not start:
-        _sync(file.path.parent)
-
-
 def _places(connection: apsw.Connection, first: int, until: int, file: int) -> list[Place]:
     rows: Iterator[Any] = connection.execute(_NAMED, (first, until))
     found = (place_of(payload) for _, payload in rows)
@@ -318,39 +325,25 @@ def _gaps(places: Iterable[Place], size: int) -> Iterator[tuple[int, int]]:
         yield at, size
 
 
-def _overwrite(path: Path, parts: Sequence[tuple[int, int]]) -> None:
+def _overwrite(path: Path, named: Iterable[Place], size: int, *, goes: bool) -> None:
     file = BlobFile(path)
     try:
-        for start, end in parts:
+        gaps = [*_gaps(named, size), (size, max(file.size, size))]
+        for start, end in gaps:
             file.overwrite(start, end)
         file.sync()  # before the room is given back: of a hole the system writes nothing
-        for start, end in parts:
+        if goes:
+            file.remove()
+            return
+        for start, end in gaps:
             file.give_back(start, end)
+        file.truncate(min(file.size, size))
     finally:
         file.close()
 
 
-def _cut(path: Path, size: int) -> None:
-    if not path.exists():
-        return
-    file = BlobFile(path)
+def _size(folder: Path, file: int) -> int:
     try:
-        if (end := file.size) > size:
-            file.overwrite(size, end)
-            file.sync()
-            file.truncate(size)
-    finally:
-        file.close()
-
-
-def _remove(path: Path) -> None:
-    if path.exists():
-        BlobFile(path).remove()
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        return path_of(folder, file).stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -25,9 +25,10 @@ from sona.errors import (
     StoreReadOnlyError,
     StoreVersionError,
 )
-from sona.storage.blob_files import Content, Gate
+from sona.storage.blob_files import Content
 from sona.storage.layout import BLOBS
 from sona.storage.schema import CREATION_PRAGMAS, READER_PRAGMAS, SCHEMA_VERSION, WRITER_PRAGMAS, form_of, migrate
+from sona.storage.snapshot_gate import SnapshotGate
 from sona.storage.wal import write_again
 
 FAILURES = (apsw.Error, UnicodeDecodeError)
@@ -66,18 +67,22 @@ def is_cut_short(error: Exception) -> bool:
 
 class Connection(apsw.Connection):
     """A connection in whose statements ``content(column)`` gives what a column holds, also where that lies in a blob
-    file of the database's folder; NULL where it is not there.
+    file of the store in ``folder``; NULL where it is not there.
     """
 
-    def __init__(self, filename: str, flags: int = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) -> None:
+    def __init__(
+        self, filename: str, folder: Path, flags: int = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    ) -> None:
         super().__init__(filename, flags)
-        self._content = content = Content(Path(self.filename).parent / BLOBS)
+        self._content = content = Content(folder / BLOBS)
         self.create_scalar_function("content", content, 1)  # type: ignore[arg-type]
 
     def close(self, force: bool = False) -> None:
         """Close it, and the files that it reads from."""
-        super().close(force)
-        self._content.close()
+        try:
+            super().close(force)
+        finally:
+            self._content.close()
 
 
 def _configure(connection: apsw.Connection, pragmas: tuple[str, ...]) -> None:
@@ -91,7 +96,7 @@ def open_writer(path: Path) -> apsw.Connection:
     What it sees is durable, whatever became of the connection before it.
     """
     write_again(path)
-    connection = Connection(os.fspath(path))
+    connection = Connection(os.fspath(path), path.parent)
     try:
         if form_of(connection, path) == 0:
             _configure(connection, CREATION_PRAGMAS)
@@ -127,7 +132,7 @@ def open_reader(path: Path) -> apsw.Connection:
 
 def _reader(path: Path, how: str) -> apsw.Connection:
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    connection = Connection(f"{path.absolute().as_uri()}?{how}", flags)
+    connection = Connection(f"{path.absolute().as_uri()}?{how}", path.parent, flags)
     try:
         _configure(connection, READER_PRAGMAS)
         if (form := form_of(connection, path)) != SCHEMA_VERSION:
@@ -156,7 +161,7 @@ class Readers:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.gate = Gate(path.parent / BLOBS)
+        self.gate = SnapshotGate(path.parent / BLOBS)
         """Entered by each snapshot: what it may still see is not overwritten."""
         self._idle: deque[apsw.Connection] = deque()
         self._closed = False

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from sona.errors import StoreCorruptError
-from sona.storage.blobs import free, length_of
+from sona.storage.blobs import free, lengths_of
 from sona.storage.candidates import forget_candidates, has_approved
 from sona.storage.claims import CLAIM_COLUMNS, DRAWN, ClaimRow, read_claim, shrink_group
 from sona.storage.cycles import shrink_cycle
@@ -147,7 +147,7 @@ def _read(connection: apsw.Connection, seq: int) -> _Whole | None:
         raise damaged(f"trajectory {record.id!r}", "the feedback that its claim names is not found at it")
     last_feedback = rows[-1][0] if rows else 0
     approved = has_approved(connection, record.id)
-    return _Whole(seq, record, length_of(payload), [one.quality for one in given], last_feedback, claim, approved)
+    return _Whole(seq, record, lengths_of(payload), [one.quality for one in given], last_feedback, claim, approved)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import apsw
 from sona.errors import SonaError, StoreCorruptError, StoreVersionError, UnknownIdError
 from sona.storage.connection import Connection, is_cut_short, store_error
 from sona.storage.findings import Diagnosis, Finding, Severity
-from sona.storage.layout import DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
+from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.mapped import waiting_in
@@ -24,6 +24,7 @@ from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
 from sona.storage.salvage import by_pages
 from sona.storage.schema import READER_PRAGMAS, SCHEMA_VERSION, form_of
+from sona.storage.snapshot_gate import SnapshotGate
 from sona.storage.training_folder import TrainingFolder
 from sona.storage.versions import DRAFT, Versions
 from sona.types import BASE_VERSION, Version
@@ -133,7 +134,11 @@ def _beyond(database: Path) -> int:
 def _read(found: Examination, database: Path) -> Checked | None:
     """What SQLite can tell; None where the tables are of another form."""
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    with closing(Connection(f"{database.as_uri()}?mode=ro", flags)) as connection:
+    folder = database.parent
+    with (
+        SnapshotGate(folder / BLOBS).shared(),
+        closing(Connection(f"{database.as_uri()}?mode=ro", folder, flags)) as connection,
+    ):
         for pragma in READER_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("BEGIN")
@@ -142,7 +147,7 @@ def _read(found: Examination, database: Path) -> Checked | None:
         if problems != [("ok",)]:
             raise StoreCorruptError("; ".join(" ".join(row[0].split()) for row in problems))
         if found.form == SCHEMA_VERSION:
-            return check(connection, read_policy(connection))
+            return check(connection, folder, read_policy(connection))
     what = f"schema {found.form}, its rows were not looked at; opening it for writing brings it to {SCHEMA_VERSION}"
     found.add("note", DATABASE, what)
     return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sona.storage.syncing import sync_path
 from sona.storage.versions import DRAFT
 from sona.types import new_id
 
@@ -48,7 +49,7 @@ class Draft:
         """
         os.fsync(self._fd)
         os.replace(self._path, self._path.parent / name)
-        _sync(self._path.parent)
+        sync_path(self._path.parent)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -68,7 +69,7 @@ def make_folder(folder: Path) -> None:
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        _sync(made.parent)
+        sync_path(made.parent)
 
 
 def remove_drafts(folder: Path) -> None:
@@ -99,12 +100,4 @@ def rename_folder(draft: Path, target: Path) -> None:
     """Give a whole folder its name, when all of it is on the disk; raises OSError."""
     sync_tree(draft)
     draft.rename(target)
-    _sync(target.parent)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_path(target.parent)

@@ -201,8 +201,7 @@ class Erasure:
             StoreFullError: there is no room for the copy.
         """
         self._apart(_scrub)
-        self._wiping.cut()
-        if not self._wiping.run(READERS_S).is_all:
+        if not self._wiping.run(READERS_S, everywhere=True).is_all:
             raise StoreLockedError(
                 f"erase {self._source!r}: a reader still sees what is to be overwritten; end it, and erase again"
             )

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from sona.storage.layout import DAMAGED, DATABASE, REBUILDING, REBUILT
+from sona.storage.syncing import sync_path
 
 
 def next_number(store: Path) -> int:
@@ -19,9 +20,9 @@ def next_number(store: Path) -> int:
 
 def decide(store: Path) -> None:
     """Sync what was rebuilt and give it its name; from now on the store can only be opened after :func:`exchange`."""
-    _sync(store / REBUILDING)
+    sync_path(store / REBUILDING)
     (store / REBUILDING).rename(store / REBUILT)
-    _sync(store)
+    sync_path(store)
 
 
 def exchange(store: Path) -> Path:
@@ -36,9 +37,9 @@ def exchange(store: Path) -> Path:
     if wal.exists():
         wal.rename(f"{away}-wal")
     (store / f"{DATABASE}-shm").unlink(missing_ok=True)
-    _sync(store)
+    sync_path(store)
     (store / REBUILT).replace(database)
-    _sync(store)
+    sync_path(store)
     return away
 
 
@@ -54,14 +55,6 @@ def _away(store: Path, database: Path) -> Path:
         pass
     except OSError:  # a disk without links
         shutil.copy2(database, away)
-        _sync(away)
-    _sync(store)
+        sync_path(away)
+    sync_path(store)
     return away
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

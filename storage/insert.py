@@ -21,7 +21,7 @@ from sona.errors import (
     UnknownIdError,
 )
 from sona.storage.arrivals import count_arrivals
-from sona.storage.blobs import Blobs, free, length_of
+from sona.storage.blobs import Blobs, free, lengths_of
 from sona.storage.head import read_head, write_head
 from sona.storage.quality import Policy, effective
 from sona.storage.rows import (
@@ -233,7 +233,7 @@ class _Batch:
         first = {row.id: place for place, row in reversed(rows.items())} if repeated else {}
         if repeated:
             self._blobs.wait()  # what is there may have gone in just now
-        for (place, row), there in zip(rows.items(), stored, strict=True):
+        for (place, row), (*_, payload, _) in zip(rows.items(), stored, strict=True):
             record = records[place]
             assert isinstance(record, Trajectory)
             if repeated:
@@ -242,7 +242,7 @@ class _Batch:
                 except _PER_RECORD as error:
                     results[place], is_new = error, False
                 if not is_new:
-                    free(self._connection, length_of(there[4]))
+                    free(self._connection, lengths_of(payload))
                     continue
             self._totals[record.source].add_trajectory(record)
             self._new_trajectories += 1

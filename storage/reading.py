@@ -141,9 +141,10 @@ def counts(connection: apsw.Connection, files: Iterable[Path]) -> StoreCounts:
 
 def _size(file: Path) -> int:
     try:
-        return file.lstat().st_size
+        about = file.lstat()
     except FileNotFoundError:  # a checkpoint or a prune took it away just now
         return 0
+    return min(about.st_size, about.st_blocks * 512)  # some room of blob files was given back
 
 
 def sources(connection: apsw.Connection) -> list[SourceCounts]:

@@ -92,14 +92,14 @@ def _rebuild(folder: Path, found: Examination, done: list[str]) -> None:
     rows = by_pages(database) if found.by_pages else by_sqlite(database)
     with Quarantine(folder, next_number(folder)) as quarantine:
         salvaged = rebuild(rows, target, quarantine)
-        with closing(Connection(str(target))) as connection:
+        with closing(Connection(str(target), folder)) as connection:
             connection.execute("BEGIN")
             done += mend(connection, Versions(folder), quarantine, _policy(connection))
             connection.execute("COMMIT")
     done += _told(salvaged, quarantine)
     with closing(open_reader(target)) as connection:
         problems = connection.execute("PRAGMA integrity_check(1)").fetchall()
-        checked = check(connection, read_policy(connection))
+        checked = check(connection, folder, read_policy(connection))
     wrong = [finding for finding in checked.findings if finding.repair]
     if problems != [("ok",)] or wrong:
         raise StoreCorruptError(f"{target}: what was made is not whole ({wrong or problems}); the store is as it was")

@@ -17,6 +17,7 @@ from sona.storage.erasure import is_under_way
 from sona.storage.findings import Finding
 from sona.storage.head import Head, read_head, read_versions
 from sona.storage.layout import BLOBS as FOLDER
+from sona.storage.layout import DATABASE
 from sona.storage.pins import read_pins
 from sona.storage.quality import Policy
 from sona.storage.recount import Widths, count_groups, count_left_out, count_totals, gaps, is_about, passed_by
@@ -41,9 +42,9 @@ class Checked(NamedTuple):
     """Ids of pinned versions."""
 
 
-def check(connection: apsw.Connection, policy: Policy) -> Checked:
-    """Look at every row; reads one snapshot."""
-    folder = Path(connection.filename).parent / FOLDER
+def check(connection: apsw.Connection, store: Path, policy: Policy) -> Checked:
+    """Look at every row of the store in the folder ``store``; reads one snapshot."""
+    folder = store / FOLDER
     named = count_named(connection)
     findings = [*_rows(connection), *_blob_files(named, folder)]
     if findings:  # what is counted of damaged rows can't be true
@@ -127,6 +128,15 @@ def _totals(connection: apsw.Connection, head: Head, policy: Policy) -> Iterator
 
 def _blob_files(named: Mapping[int, Named], folder: Path) -> Iterator[Finding]:
     """Those that lack what rows name of them; the rows are told of beside them."""
+    if named and not numbers_in(folder):
+        lost = sum(of.live for of in named.values())
+        what = (
+            f"none of its files is there, and rows name {lost} bytes in them; put the folder back, it is as much of "
+            f"the store as {DATABASE}. If it is lost, put an empty file {path_of(folder, 1).name} there, and a repair "
+            "sets the rows aside"
+        )
+        yield Finding(severity="fatal", where=FOLDER, what=what)
+        return
     for file, of in named.items():
         path = path_of(folder, file)
         size = path.stat().st_size if path.exists() else None

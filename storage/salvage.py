@@ -124,7 +124,7 @@ def rebuild(found: Iterator[Found], target: Path, quarantine: Quarantine) -> Sal
     """
     salvaged = Salvaged(Counter(), Counter())
     sequences: dict[str, int] = {}
-    with closing(Connection(str(target))) as connection:
+    with closing(Connection(str(target), target.parent)) as connection:
         for pragma in (*CREATION_PRAGMAS, "journal_mode = OFF", "synchronous = OFF"):
             connection.execute(f"PRAGMA {pragma}")
         migrate(connection, target)

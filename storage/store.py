@@ -41,7 +41,9 @@ from sona.storage.replay import Replay
 from sona.storage.retention import Limits, Pruned, Retention
 from sona.storage.schema import check_library
 from sona.storage.sizes import files_below, sizes_of
+from sona.storage.snapshot_gate import make_gate
 from sona.storage.state import read_state, write_state
+from sona.storage.syncing import sync_path
 from sona.storage.transactions import Transactions
 from sona.storage.versions import Versions
 from sona.storage.wiping import Wiping
@@ -56,8 +58,8 @@ _T = TypeVar("_T")
 
 
 class Store:
-    """A folder with ``store.db``, ``store.lock`` and ``versions/``. Open it with :meth:`open`; all methods are safe to
-    call from several threads, and none may be used in a forked child.
+    """A folder with ``store.db``, ``blobs/``, ``store.lock`` and ``versions/``. Open it with :meth:`open`; all methods
+    are safe to call from several threads, and none may be used in a forked child.
 
     Every row is compared with its checksum when it is read; a damaged one is a StoreCorruptError that names it.
     """
@@ -118,13 +120,14 @@ class Store:
     def _open_writer(cls, folder: Path, config: StoreConfig) -> Store:
         try:
             _make(folder)
+            make_gate(folder / BLOBS)
             lock = WriterLock(folder / LOCK)
         except OSError as error:
             raise store_error(error, folder) from error
         store = cls(folder, config, lock)
         try:
             store._transact(store._begin)
-            _sync(folder)
+            sync_path(folder)
         except BaseException as error:
             store.close()
             if isinstance(error, OSError):
@@ -135,7 +138,6 @@ class Store:
     def _begin(self, connection: apsw.Connection) -> None:
         """What a new writer does first."""
         read_head(connection)
-        self._blobs.settle(connection)
         settle(connection, Versions(self.path))
         self._policy = self.config.quality or read_policy(connection)
         adopt_policy(connection, self._policy)
@@ -442,12 +444,4 @@ def _make(folder: Path) -> None:
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
     (folder / VERSIONS).mkdir(parents=True, exist_ok=True)
     for made in missing:
-        _sync(made.parent)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        sync_path(made.parent)

@@ -12,9 +12,9 @@ import pytest
 from sona.errors import InvalidInputError, StoreCorruptError, StoreError, StoreFullError
 from sona.storage import backup as backup_module
 from sona.storage.backup import back_up
-from sona.storage.blob_files import Gate
 from sona.storage.doctor import diagnose
 from sona.storage.layout import BLOBS
+from sona.storage.snapshot_gate import SnapshotGate
 from sona.storage.store import DATABASE, Store
 from sona.storage.versions import Versions
 from sona.storage.writer import Writer
@@ -150,7 +150,7 @@ def test_a_damaged_database_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         back_up(
             tmp_path / "store" / DATABASE,
-            Gate(tmp_path / "store" / BLOBS),
+            SnapshotGate(tmp_path / "store" / BLOBS),
             Versions(tmp_path / "store"),
             tmp_path / "copy",
         )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from sona.config import StoreConfig
-from sona.errors import ConflictError, StoreCorruptError, StoreFullError, StoreLockedError
+from sona.errors import ConflictError, StoreCorruptError, StoreError, StoreFullError, StoreLockedError
 from sona.storage import blobs as blobs_module
 from sona.storage.blob_files import BlobFile, pack_place, place_of
 from sona.storage.blobs import read_blobs
@@ -24,6 +27,7 @@ from sona.storage.doctor import diagnose
 from sona.storage.layout import BLOBS, DATABASE
 from sona.storage.repair import repair
 from sona.storage.retention import Limits
+from sona.storage.snapshot_gate import SnapshotGate, make_gate
 from sona.storage.store import Store
 from sona.types import Trajectory
 from tests.storage.golden.make import contents, fill, unpack
@@ -38,7 +42,7 @@ def told(name: str, text: str = TEXT, source: str = "agent") -> Trajectory:
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted((folder / BLOBS).glob("*"))
+    return sorted((folder / BLOBS).glob("*.blob"))
 
 
 def holds(folder: Path, text: str) -> list[str]:
@@ -170,13 +174,9 @@ def test_erasure_waits_for_readers_and_says_so(tmp_path: Path, monkeypatch: pyte
     with Store.open(tmp_path, config=IN_BLOBS) as store:
         add(store, [told("mine", source="me"), told("yours", source="you"), feedback("mine")])
         run_cycle(store)
-        erasure = store.erasure("me")
-        for step in (erasure.check_known, erasure.begin, erasure.delete_rows, erasure.forget):
-            step()
         with store._readers.gate.shared(), pytest.raises(StoreLockedError, match="reader still sees"):
-            erasure.scrub()
-        erasure.scrub()
-        erasure.end()
+            erase(store, "me")
+        erase(store, "me")
         assert not holds(tmp_path, f"{TEXT} mine")
         assert [row.trajectory for row in store.iterate()] == [told("yours", source="you")]
     assert diagnose(tmp_path).findings == ()
@@ -212,9 +212,11 @@ def test_a_batch_that_could_not_be_written_leaves_nothing_and_may_be_given_again
             store.append([told(f"lost {number}") for number in range(10)])
     assert holds(tmp_path, f"{TEXT} lost")
     with Store.open(tmp_path, config=IN_BLOBS) as store:
-        assert not holds(tmp_path, f"{TEXT} lost"), "opened again, what no row names is gone"
         add(store, [told("d")])
         assert [row.trajectory.id for row in store.iterate()] == ["before", "c", "d"]
+        store.prune()
+        assert not holds(tmp_path, f"{TEXT} lost")
+        assert [row.trajectory for row in store.iterate()] == [told(name) for name in ("before", "c", "d")]
     assert diagnose(tmp_path).findings == ()
 
 
@@ -226,9 +228,10 @@ def test_how_a_batch_that_was_given_up_ended_is_not_the_next_ones(
     with Store.open(tmp_path, config=IN_BLOBS) as store:
         add(store, [told("a")])
         monkeypatch.setattr(FailingFile, "errors", [28])
-        with monkeypatch.context() as broken, pytest.raises(StoreFullError):
+        with monkeypatch.context() as broken:
             broken.setattr("sona.storage.insert.count_arrivals", _full)
-            store.append([told("b")])
+            with pytest.raises(StoreFullError):
+                store.append([told("b")])
         add(store, [feedback("a")])
 
 
@@ -330,14 +333,191 @@ def test_rows_of_a_damaged_database_keep_what_lies_in_files(tmp_path: Path) -> N
         assert [row.trajectory for row in store.iterate()] == expected
 
 
-def test_a_file_that_nothing_names_is_told_and_does_no_harm(tmp_path: Path) -> None:
+def erase(store: Store, source: str) -> None:
+    erasure = store.erasure(source)
+    erasure.check_known()
+    erasure.begin()
+    erasure.delete_rows()
+    erasure.forget()
+    erasure.scrub()
+    erasure.end()
+
+
+def test_a_file_that_nothing_names_is_told_and_let_be_but_by_an_erasure(tmp_path: Path) -> None:
     with Store.open(tmp_path, config=IN_BLOBS) as store:
-        add(store, [told("a")])
+        add(store, [told("a"), told("b", source="other")])
     (tmp_path / BLOBS / "00000002.blob").write_bytes(b"left by a crash")
     (found,) = diagnose(tmp_path).findings
     assert (found.severity, found.where) == ("note", f"{BLOBS}/00000002.blob")
-    with Store.open(tmp_path, config=IN_BLOBS):
-        assert [path.name for path in files(tmp_path)] == ["00000001.blob"]
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        for number in range(9):
+            add(store, [told(f"more {number}")])
+        store.prune()
+        assert [path.name for path in files(tmp_path)][:3] == [f"0000000{number}.blob" for number in (1, 2, 3)]
+        assert holds(tmp_path, "left by a crash")
+        erase(store, "other")
+        assert not holds(tmp_path, "left by a crash")
+        assert [row.trajectory for row in store.iterate()] == [told("a"), *[told(f"more {n}") for n in range(9)]]
+    assert diagnose(tmp_path).findings == ()
+
+
+def test_a_lost_database_costs_no_file(tmp_path: Path) -> None:
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        add(store, [told("a")])
+    before = files(tmp_path)[0].read_bytes()
+    (tmp_path / DATABASE).rename(tmp_path / "elsewhere")
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        add(store, [told("b")])
+        store.prune()
+    (tmp_path / "elsewhere").rename(tmp_path / DATABASE)
+    assert files(tmp_path)[0].read_bytes() == before
+    with Store.open(tmp_path) as store:
+        assert [row.trajectory for row in store.iterate()] == [told("a")]
+
+
+def test_where_all_files_are_missing_a_repair_does_nothing_until_it_is_told_that_they_are_lost(tmp_path: Path) -> None:
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        add(store, [told("a"), told("b")])
+    (tmp_path / BLOBS).rename(tmp_path / "away")
+    for done in (diagnose(tmp_path), repair(tmp_path)):
+        assert done.exit_code == 2
+        assert "put the folder back" in str(done.findings)
+    (tmp_path / BLOBS).mkdir()
+    (tmp_path / BLOBS / "00000001.blob").touch()
+    assert repair(tmp_path).exit_code == 0
+    with Store.open(tmp_path) as store:
+        assert store.counts().trajectories == 0
+
+
+def test_a_thread_that_cannot_be_started_leaves_nothing_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        with monkeypatch.context() as limited:
+            limited.setattr("threading.Thread.start", _no_more_threads)
+            add(store, [told("mine", source="me")])
+        erase(store, "me")
+        add(store, [told("yours")])
+        assert not holds(tmp_path, f"{TEXT} mine")
+        assert [row.trajectory for row in store.iterate()] == [told("yours")]
+
+
+def _no_more_threads(thread: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_what_a_long_batch_that_failed_has_left_is_gone_after_an_erasure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file that it was in is not the last one any more."""
+    monkeypatch.setattr(blobs_module, "BlobFile", FailingFile)
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        add(store, [told("other", source="other")])
+        monkeypatch.setattr(FailingFile, "errors", [5])
+        with pytest.raises(StoreError):
+            store.append([told(f"lost {number}", source="other") for number in range(50)])
+        for number in range(12):
+            add(store, [told(f"{number}")])
+        assert len(files(tmp_path)) > 1
+        erase(store, "other")
+    assert not holds(tmp_path, f"{TEXT} lost")
+    assert not holds(tmp_path, f"{TEXT} other")
+    assert diagnose(tmp_path).findings == ()
+
+
+def test_a_file_that_was_begun_in_vain_is_removed_and_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs_module, "BlobFile", FailingFile)
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        monkeypatch.setattr(FailingFile, "errors", [28])
+        with pytest.raises(StoreFullError):
+            store.append([told("lost")])
+        store._wiping.run(1.0, everywhere=True)
+        assert files(tmp_path) == []
+        add(store, [told("a")])
+        assert store.get("a").trajectory == told("a")
+    assert diagnose(tmp_path).findings == ()
+
+
+def test_readers_that_come_later_are_not_waited_for(tmp_path: Path) -> None:
+    make_gate(tmp_path)
+    mine, other = SnapshotGate(tmp_path), SnapshotGate(tmp_path)
+    assert mine.passed(0.0)
+    with other.shared():
+        with mine.shared():
+            assert not mine.passed(0.0)
+        assert not mine.passed(0.0)
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            with other.shared():
+                time.sleep(0.002)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    try:
+        assert all(mine.passed(10.0) for _ in range(20)), "though at no moment nobody reads"
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
+
+
+def test_a_forked_child_keeps_no_reader_alive(tmp_path: Path) -> None:
+    make_gate(tmp_path)
+    gate = SnapshotGate(tmp_path)
+    with gate.shared():
+        child = os.fork()
+        if not child:
+            time.sleep(30)
+            os._exit(0)
+    try:
+        assert gate.passed(1.0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_doctor_beside_retention_finds_nothing(tmp_path: Path) -> None:
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        add(store, [told(f"first {number}") for number in range(50)])
+        found: list[tuple[int, bytes]] = []
+
+        def look() -> None:
+            command = [sys.executable, "-c", "from sona.cli import main; main()", "doctor", "--store", str(tmp_path)]
+            for _ in range(3):
+                done = subprocess.run(command, check=False, capture_output=True)
+                found.append((done.returncode, done.stdout + done.stderr))
+
+        doctor = threading.Thread(target=look)
+        doctor.start()
+        number = 0
+        while doctor.is_alive():
+            add(store, [told(f"{number}")])
+            store.prune(keep(30))
+            number += 1
+        doctor.join()
+    assert [code for code, _ in found] == [0] * 3, found
+
+
+def test_room_that_was_given_back_is_not_taken_again(tmp_path: Path) -> None:
+    config = StoreConfig(blob_batch_bytes=0, blob_file_bytes=1 << 30)
+    with Store.open(tmp_path / "store", config=config) as store:
+        for part in range(8):
+            add(store, [told(f"{part}-{number}", text=TEXT * 40) for number in range(20)])
+        (file,) = files(store.path)
+        store.prune(keep(21))
+        used = file.stat().st_blocks
+        assert used * 512 < file.stat().st_size / 4
+        copy = Path(store.backup(tmp_path / "copy").path) / BLOBS / file.name
+        assert copy.stat().st_size == file.stat().st_size
+        assert copy.stat().st_blocks <= used + 8
+        store.prune(keep(20))
+        assert file.stat().st_blocks <= used
+        assert len(list(store.iterate())) == 20
 
 
 def test_an_older_store_takes_large_batches_once_it_is_brought_up(tmp_path: Path) -> None:

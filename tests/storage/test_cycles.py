@@ -292,7 +292,7 @@ def test_only_what_was_taken_for_good_is_drawn(store: Store) -> None:
 
 def steps_of(path: Path, watermark: int, limit: int) -> int:
     """Instructions that SQLite's machine runs for one collect: a count of work that no clock disturbs."""
-    connection = Connection(str(path / DATABASE), apsw.SQLITE_OPEN_READONLY)
+    connection = Connection(str(path / DATABASE), path, apsw.SQLITE_OPEN_READONLY)
     steps = 0
 
     def count() -> bool:
@@ -307,7 +307,7 @@ def steps_of(path: Path, watermark: int, limit: int) -> int:
 
 
 def watermark_of(path: Path) -> int:
-    connection = Connection(str(path / DATABASE), apsw.SQLITE_OPEN_READONLY)
+    connection = Connection(str(path / DATABASE), path, apsw.SQLITE_OPEN_READONLY)
     watermark: int = connection.execute("SELECT watermark FROM head").get
     connection.close()
     return watermark
@@ -339,7 +339,7 @@ def test_the_cost_of_collecting_corrections_follows_what_is_new(store: Store) ->
 
 
 def test_collecting_and_drawing_walk_through_no_table(store: Store) -> None:
-    connection = Connection(str(store.path / DATABASE), apsw.SQLITE_OPEN_READONLY)
+    connection = Connection(str(store.path / DATABASE), store.path, apsw.SQLITE_OPEN_READONLY)
     for sql, values in ((COLLECT, (0, 1)), (DRAW, (1, "train", 0))):
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
         scans = [line for line in plan if line.startswith("SCAN") and line != "SCAN fresh"]

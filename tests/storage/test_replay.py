@@ -304,7 +304,7 @@ class Meter:
     """Draws by a connection of its own, and the instructions that SQLite runs for them: no clock disturbs it."""
 
     def __init__(self, path: Path) -> None:
-        self.connection = Connection(str(path / DATABASE), apsw.SQLITE_OPEN_READONLY)
+        self.connection = Connection(str(path / DATABASE), path, apsw.SQLITE_OPEN_READONLY)
         self.replay = Replay()
         self.steps = 0
         self.connection.set_progress_handler(self._count, 1)
@@ -353,7 +353,7 @@ def test_a_cycle_reads_only_its_own_groups(store: Store) -> None:
 
 
 def test_drawing_walks_through_no_table(store: Store) -> None:
-    connection = Connection(str(store.path / DATABASE), apsw.SQLITE_OPEN_READONLY)
+    connection = Connection(str(store.path / DATABASE), store.path, apsw.SQLITE_OPEN_READONLY)
     for sql, values in (
         (DRAW, (1, "train", 0)),
         (DRAW_IN_GROUP, (1, "train", "s1", "p1", 0)),
