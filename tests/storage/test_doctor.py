@@ -542,7 +542,7 @@ def wrap(kind, name):
             result = work()
         return result
     setattr(kind, name, step)
-wrap(Path, "rename"), wrap(Path, "replace"), wrap(os, "link"), wrap(exchange, "_sync"), wrap(Path, "unlink")
+wrap(Path, "rename"), wrap(Path, "replace"), wrap(os, "link"), wrap(exchange, "sync_path"), wrap(Path, "unlink")
 child = os.fork()
 if child == 0:
     repair(sys.argv[1])

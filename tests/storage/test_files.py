@@ -26,10 +26,10 @@ from tests.storage.records import add, feedback, rated, run_cycle, trajectory
 
 
 # Opening
-def test_a_store_is_a_folder_of_three(tmp_path: Path) -> None:
+def test_a_store_is_a_folder_of_four(tmp_path: Path) -> None:
     with Store.open(tmp_path / "deep" / "store") as store:
         assert {"store.db", "store.lock", "versions"} <= {path.name for path in store.path.iterdir()}
-    assert {path.name for path in store.path.iterdir()} == {"store.db", "store.lock", "versions"}
+    assert {path.name for path in store.path.iterdir()} == {"blobs", "store.db", "store.lock", "versions"}
 
 
 def test_the_settings_of_the_database_are_those_decided(tmp_path: Path) -> None:

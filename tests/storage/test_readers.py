@@ -87,7 +87,7 @@ def test_a_closed_store_is_read_without_write_permission(shared: Path) -> None:
     with Store.open(shared / "store") as store:
         add(store, rated("ab"))
     assert without_permission(READ, shared) == "['a', 'b'] 2 v0"
-    assert sorted(os.listdir(shared / "store")) == ["store.db", "store.lock", "versions"]
+    assert sorted(os.listdir(shared / "store")) == ["blobs", "store.db", "store.lock", "versions"]
 
 
 def test_an_open_store_is_read_without_write_permission(shared: Path) -> None:
