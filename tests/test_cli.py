@@ -30,7 +30,7 @@ probe_tokens = 16
 
 def command(*words: object, code: int = 0, given: str = "") -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", "from sona.cli import main; main()", *map(str, words)],
+        [sys.executable, "-c", "from sona.__main__ import main; main()", *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
         input=given,
@@ -186,3 +186,30 @@ def test_ctrl_c_says_whether_a_version_was_published_by_then(
     assert said in done.stderr
     with Store.open(tmp_path / "store", read_only=True) as store:
         assert store.current().id == version
+
+
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cyclopts":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+import runpy
+sys.argv = ["sona", "status", "--store", "none"]
+runpy.run_module("sona", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_the_command_is_imported_is_quiet() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
