@@ -24,12 +24,14 @@ from sona.terminal import (
     ModelName,
     StorePath,
     as_json,
+    end_in_order_on_sigterm,
     err,
     number,
     out,
     plain,
     progress_bars,
     show_on,
+    stopped_code,
 )
 from sona.types import CycleReport
 
@@ -55,15 +57,16 @@ def main() -> None:
     # peft 0.21 asks transformers for a property that 5.x has renamed; nothing that a user of the command can mend
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
+        end_in_order_on_sigterm()
         app()
     except SonaError as error:
         err.print(f"[bold red]sona:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         err.print("sona: stopped; what was flushed is stored, and nothing else has changed")
-        sys.exit(130)
+        sys.exit(stopped_code(stop))
 
 
 @app.command
@@ -81,8 +84,8 @@ def demo(
 
     try:
         run_demo(DemoOptions(out=out_dir, seed=seed, learning=learning, json_path=json_path, console=out))
-    except KeyboardInterrupt:  # the demo has said what it left behind
-        sys.exit(130)
+    except KeyboardInterrupt as stop:  # the demo has said what it left behind
+        sys.exit(stopped_code(stop))
 
 
 @app.command
@@ -111,7 +114,9 @@ def learn(
             print(as_json(report))
         else:
             _print_report(report)
-    except KeyboardInterrupt:  # the cycle has come to an end all the same, or was given up: closing waits for that
+    except (
+        KeyboardInterrupt
+    ) as stop:  # the cycle has come to an end all the same, or was given up: closing waits for that
         if before is None or (ended := _ended_since(store, before)) is None:
             raise
         said = f"{ended.status}{f' {ended.version}, which is in force' if ended.version else ''}: {ended.reason}"
@@ -120,7 +125,7 @@ def learn(
             highlight=False,
             soft_wrap=True,
         )
-        sys.exit(130)
+        sys.exit(stopped_code(stop))
 
 
 def _ended_since(path: Path, before: int) -> CycleReport | None:

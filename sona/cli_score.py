@@ -28,6 +28,7 @@ from sona.terminal import (
     plain,
     progress_bars,
     show_on,
+    stopped_code,
 )
 
 if TYPE_CHECKING:
@@ -134,18 +135,20 @@ def score(
     else:
         _print(chart, about, most)
     pictures.write(chart, about)
-    if stopped:
+    if stopped is not None:
         note = chart.note or "all was done by then"
         err.print(f"[yellow]sona: stopped; what is shown is partial:[/] {note}", highlight=False, soft_wrap=True)
-        sys.exit(130)
+        sys.exit(stopped_code(stopped))
     sys.exit(1 if chart.failed else 0)
 
 
-def _scored(context: Context, opened: Opened, method: Method, ablation: Ablation) -> tuple[Chart, bool]:
-    """The chart, and whether it was stopped before it was whole."""
+def _scored(
+    context: Context, opened: Opened, method: Method, ablation: Ablation
+) -> tuple[Chart, KeyboardInterrupt | None]:
+    """The chart, and what stopped it before it was whole."""
     from sona.attribution_view.chart_run import ChartRun
 
-    stopped = False
+    stopped = None
     with progress_bars() as bars:
         run = ChartRun(
             context,
@@ -158,8 +161,8 @@ def _scored(context: Context, opened: Opened, method: Method, ablation: Ablation
         )
         try:
             run.run()
-        except KeyboardInterrupt:
-            stopped = True
+        except KeyboardInterrupt as stop:
+            stopped = stop
     chart = run.chart()
     if not chart.columns:
         raise InvalidInputError("context: no response has a token of its own outside its thinking; nothing to score")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sona.cli_bank import heaviest, print_patterns
 from sona.config import StoreConfig, settings_of
-from sona.errors import ConfigError, InvalidInputError, StoreError
+from sona.errors import ConfigError, InvalidInputError, StoreError, StoreFullError
 from sona.terminal import (
     AsJson,
     ConfigPath,
@@ -121,7 +121,15 @@ def backup(
     from sona.storage.store import Store
 
     with Store.open(store, read_only=True) as opened:
-        made = opened.backup(target)
+        try:
+            made = opened.backup(target)
+        except StoreFullError as error:  # the store itself is only read
+            sizes = opened.sizes()
+            size = megabytes(sizes.database + sizes.log + sizes.versions + sizes.training)
+            raise StoreFullError(
+                f"{target}: its disk has no room for a backup of {store}, up to {size}; free space there, or name a "
+                "folder on another disk"
+            ) from error
     if (waiting := waiting_in(store)) and not json:
         _print_waiting(store, waiting)
     if json:

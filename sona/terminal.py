@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,24 @@ from sona.types import Progress as Stage
 
 out = Console()
 err = Console(stderr=True)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which a command ends as in order as by a Ctrl-C."""
+
+
+def end_in_order_on_sigterm() -> None:
+    """From now on SIGTERM raises :class:`Terminated` in the main thread, which calls this."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def stopped_code(by: KeyboardInterrupt) -> int:
+    """The exit code of a command that a signal has stopped, as shells count them: 128 and the signal's number."""
+    return 128 + (signal.SIGTERM if isinstance(by, Terminated) else signal.SIGINT)
 
 
 def _folder(_: Any, tokens: Any) -> Path:

@@ -142,17 +142,18 @@ def test_help_names_every_command() -> None:
 STOPPED = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell has put the tests into the background
+number = getattr(signal, sys.argv.pop(1))
 from sona.cli import main
 from sona.cycles import Cycles
 from tests.storage.learned import publish
 
 def learn(self, report):
     if "early" in sys.argv[0]:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         while True:
             report.__self__._check()
     publish(self._parts.store)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), number)
     time.sleep(0.3)
 
 Cycles._learn = learn
@@ -168,13 +169,14 @@ main()
         ("early", "sona: stopped; what was flushed is stored, and nothing else has changed", "v0"),
     ],
 )
-def test_ctrl_c_says_whether_a_version_was_published_by_then(
-    tmp_path: Path, when: str, said: str, version: str
+@pytest.mark.parametrize(("by", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_stop_says_whether_a_version_was_published_by_then(
+    tmp_path: Path, by: str, code: int, when: str, said: str, version: str
 ) -> None:
     (tmp_path / "log.jsonl").write_text('{"prompt": "q", "response": "r", "quality": 1}\n')
     words = ("learn", "--store", tmp_path / "store", "--model", "tiny", "--trajectories", tmp_path / "log.jsonl")
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED, when, *map(str, words)],
+        [sys.executable, "-c", STOPPED, by, when, *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
         capture_output=True,
@@ -182,7 +184,7 @@ def test_ctrl_c_says_whether_a_version_was_published_by_then(
         timeout=100,
         check=False,
     )
-    assert done.returncode == 130, done.stderr
+    assert done.returncode == code, done.stderr
     assert said in done.stderr
     with Store.open(tmp_path / "store", read_only=True) as store:
         assert store.current().id == version
@@ -213,3 +215,33 @@ def test_ctrl_c_while_the_command_is_imported_is_quiet() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+TERMINATED = """
+import os, signal, sys
+import sona.demo.story
+from sona.__main__ import main
+
+def take(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+sona.demo.story.take = take
+sys.argv[0] = "sona"
+main()
+"""
+
+
+def test_a_demo_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, "demo", "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert "Nothing of this run is kept" in done.stdout
+    assert list(tmp_path.iterdir()) == []
