@@ -197,6 +197,6 @@ def _print_report(report: CycleReport) -> None:
     for check in report.gate.checks if report.gate else ():
         mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
         out.print(
-            f"gate: {check.name} {check.value:.4g}, needs {check.bound:.4g}: {mark} ({plain(check.detail)})",
+            f"gate: {check.name} {check.value:.4g}, at least {check.bound:.4g} passes: {mark} ({plain(check.detail)})",
             highlight=False,
         )

@@ -404,7 +404,7 @@ class GateDecision(Record, kw_only=True):
     def reason(self) -> str:
         """One line: the checks that failed, or all that passed."""
         chosen = [check for check in self.checks if not check.passed] or list(self.checks)
-        return "; ".join(f"{check.name} {check.value:.4g} (needs {check.bound:.4g})" for check in chosen)
+        return "; ".join(f"{check.name} {check.value:.4g} (at least {check.bound:.4g})" for check in chosen)
 
 
 class Funnel(Record, kw_only=True):
