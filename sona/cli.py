@@ -30,6 +30,7 @@ from sona.terminal import (
     out,
     plain,
     progress_bars,
+    say,
     show_on,
     stopped_code,
 )
@@ -60,7 +61,7 @@ def main() -> None:
         end_in_order_on_sigterm()
         app()
     except SonaError as error:
-        err.print(f"[bold red]sona:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        say(f"[bold red]sona:[/] {plain(str(error))}", err)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -120,11 +121,7 @@ def learn(
         if before is None or (ended := _ended_since(store, before)) is None:
             raise
         said = f"{ended.status}{f' {ended.version}, which is in force' if ended.version else ''}: {ended.reason}"
-        err.print(
-            f"sona: stopped, but cycle {ended.cycle} was at its end by then: {plain(said)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"sona: stopped, but cycle {ended.cycle} was at its end by then: {plain(said)}", err)
         sys.exit(stopped_code(stop))
 
 
@@ -167,11 +164,7 @@ def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
     if counts.elsewhere:
         there = ", ".join(f"{count} of {plain(repr(name))}" for name, count in sorted(counts.elsewhere.items()))
         left += f". The same ids are there under another source: {there}; a trajectory keeps the source it came with"
-    err.print(
-        f"{plain(file.name)}: {new}, {counts.rated} with a quality{known}{left}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{plain(file.name)}: {new}, {counts.rated} with a quality{known}{left}", err)
 
 
 def _print_report(report: CycleReport) -> None:

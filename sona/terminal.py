@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from sona.checks import folder_of
 from sona.excerpt import printable
@@ -49,6 +50,11 @@ StorePath = Annotated[Path, Parameter(name="--store", help="Folder of the store.
 ConfigPath = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
 ModelName = Annotated[str, Parameter(name="--model", help="Folder or hub id of a causal language model, or 'tiny'.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of tables.")]
+
+
+def say(text: str | Text, on: Console = out) -> None:
+    """Print ``text``, with rich's markup, as prose: a terminal gets it wrapped between words, a program in one line."""
+    on.print(text, highlight=False, soft_wrap=not on.is_terminal)
 
 
 def when(at_ns: int) -> str:
