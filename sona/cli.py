@@ -63,6 +63,10 @@ def main() -> None:
     except SonaError as error:
         say(f"[bold red]sona:[/] {plain(str(error))}", err)
         sys.exit(2)
+    except PermissionError as error:  # of another user's files, wherever they are met
+        where = "" if error.filename is None else f"{plain(repr(os.fsdecode(error.filename)))}: "
+        say(f"[bold red]sona:[/] {where}{error.strerror}; see to it that you may use it, or name another place", err)
+        sys.exit(2)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as stop:

@@ -245,3 +245,31 @@ def test_a_demo_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 143, done.stderr
     assert "Nothing of this run is kept" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+FORBIDDEN = """
+from sona.__main__ import main
+from sona.storage.store import Store
+
+def forbidden(path, **_):
+    raise PermissionError(13, "Permission denied", f"{path}/store.db")
+
+Store.open = forbidden
+main()
+"""
+
+
+def test_what_belongs_to_another_user_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN, "status", "--store", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"sona: '{tmp_path}/store.db': Permission denied; see to it that you may use it, or name another place\n"
+    )
