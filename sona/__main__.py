@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -13,6 +14,8 @@ def main() -> None:
         cli.main()
     except KeyboardInterrupt:  # nothing had begun, so there is nothing to say
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one that comes while the interpreter ends has nothing to say
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from sona.terminal import (
     ModelName,
     StorePath,
     as_json,
-    end_in_order_on_sigterm,
+    end_in_order,
     err,
     number,
     out,
@@ -58,7 +58,7 @@ def main() -> None:
     # peft 0.21 asks transformers for a property that 5.x has renamed; nothing that a user of the command can mend
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
-        end_in_order_on_sigterm()
+        end_in_order()
         app()
     except SonaError as error:
         say(f"[bold red]sona:[/] {plain(str(error))}", err)
@@ -194,6 +194,6 @@ def _print_report(report: CycleReport) -> None:
     for check in report.gate.checks if report.gate else ():
         mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
         out.print(
-            f"gate: {check.name} {check.value:.4g}, at least {check.bound:.4g} passes: {mark} ({plain(check.detail)})",
+            f"gate: {check.name} {check.value:.4g}, {check.needed} passes: {mark} ({plain(check.detail)})",
             highlight=False,
         )

@@ -179,7 +179,8 @@ def prune(
         StoreConfig(keep_versions=versions)  # raises where it is out of its range
     if not limits and not versions:
         raise ConfigError(
-            "no limit is set: give --days, --newest, --per-source, --versions, or a --config with store.keep_days"
+            "no limit is set (0 is none): give --days, --newest, --per-source, --versions, or a --config with "
+            "store.keep_days"
         )
     with open_store(store, settings) as opened:
         done = opened.prune(limits) if limits else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,13 +28,21 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, by which a command ends as in order as by a Ctrl-C."""
 
 
-def end_in_order_on_sigterm() -> None:
-    """From now on SIGTERM raises :class:`Terminated` in the main thread, which calls this."""
+def end_in_order() -> None:
+    """From now on SIGTERM raises :class:`Terminated` in the main thread, which calls this, as a Ctrl-C raises
+    KeyboardInterrupt. What ends then may take a while, such as a model that is being loaded; the same signal once more
+    ends the process at once, and loses nothing that was flushed.
+    """
 
-    def end(*_: object) -> None:
-        raise Terminated
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.isatty(2):  # not by rich, which may be in the middle of a line
+            os.write(2, b"\nsona: stopping; the same once more ends it at once\n")
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell has it ignored in the background
+        signal.signal(signal.SIGINT, end)
 
 
 def stopped_code(by: KeyboardInterrupt) -> int:

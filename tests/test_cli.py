@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -273,3 +274,38 @@ def test_what_belongs_to_another_user_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == (
         f"sona: '{tmp_path}/store.db': Permission denied; see to it that you may use it, or name another place\n"
     )
+
+
+INSISTENT = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sona.__main__ import main
+from sona.storage.store import Store
+
+def slow(path, **_):
+    number = getattr(signal, sys.argv[0])
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+Store.open = slow
+sys.argv[:2] = [sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize("by", ["SIGINT", "SIGTERM"])
+def test_the_second_signal_ends_it_at_once(tmp_path: Path, by: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INSISTENT, by, "status", "--store", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-getattr(signal, by), "")
