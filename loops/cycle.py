@@ -51,6 +51,8 @@ from sona.types import CycleReport, CycleStatus, Funnel, GateDecision, Progress,
 if TYPE_CHECKING:
     from sona.loops.candidate import Candidate
 
+BANK_ALONE = "the bank has learned; no adapter was trained, as there is nothing for one, or too few of a kind so far"
+"""Of a version that brings no adapter of its own."""
 NOT_APPROVED = "not approved in review"
 """Why a trajectory is left out where ``review = "required"``."""
 NOT_LEARNED = {BASE: "the base model answers such queries", FEW: "too few of their kind came"}
@@ -230,7 +232,7 @@ class _Run:
                 counts = Counter(one.state for one in settled)
                 candidate.metrics.update({f"approved_{state}": float(count) for state, count in counts.items()})
             if admitted:
-                reason = "nothing to learn, or too few of a kind so far" if decision is None else decision.reason
+                reason = BANK_ALONE if decision is None else decision.reason
                 bank, metrics = self._taught(placed)
                 outcome = self._report("published", reason, funnel, {**candidate.metrics, **metrics}, decision)
                 outcome = self._publish(draft, replace(candidate.state, bank=bank), outcome, claims, settled)

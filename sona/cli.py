@@ -24,12 +24,15 @@ from sona.terminal import (
     ModelName,
     StorePath,
     as_json,
+    end_in_order,
     err,
     number,
     out,
     plain,
     progress_bars,
+    say,
     show_on,
+    stopped_code,
 )
 from sona.types import CycleReport
 
@@ -55,15 +58,20 @@ def main() -> None:
     # peft 0.21 asks transformers for a property that 5.x has renamed; nothing that a user of the command can mend
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
+        end_in_order()
         app()
     except SonaError as error:
-        err.print(f"[bold red]sona:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        say(f"[bold red]sona:[/] {plain(str(error))}", err)
+        sys.exit(2)
+    except PermissionError as error:  # of another user's files, wherever they are met
+        where = "" if error.filename is None else f"{plain(repr(os.fsdecode(error.filename)))}: "
+        say(f"[bold red]sona:[/] {where}{error.strerror}; see to it that you may use it, or name another place", err)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         err.print("sona: stopped; what was flushed is stored, and nothing else has changed")
-        sys.exit(130)
+        sys.exit(stopped_code(stop))
 
 
 @app.command
@@ -81,8 +89,8 @@ def demo(
 
     try:
         run_demo(DemoOptions(out=out_dir, seed=seed, learning=learning, json_path=json_path, console=out))
-    except KeyboardInterrupt:  # the demo has said what it left behind
-        sys.exit(130)
+    except KeyboardInterrupt as stop:  # the demo has said what it left behind
+        sys.exit(stopped_code(stop))
 
 
 @app.command
@@ -111,16 +119,14 @@ def learn(
             print(as_json(report))
         else:
             _print_report(report)
-    except KeyboardInterrupt:  # the cycle has come to an end all the same, or was given up: closing waits for that
+    except (
+        KeyboardInterrupt
+    ) as stop:  # the cycle has come to an end all the same, or was given up: closing waits for that
         if before is None or (ended := _ended_since(store, before)) is None:
             raise
         said = f"{ended.status}{f' {ended.version}, which is in force' if ended.version else ''}: {ended.reason}"
-        err.print(
-            f"sona: stopped, but cycle {ended.cycle} was at its end by then: {plain(said)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        sys.exit(130)
+        say(f"sona: stopped, but cycle {ended.cycle} was at its end by then: {plain(said)}", err)
+        sys.exit(stopped_code(stop))
 
 
 def _ended_since(path: Path, before: int) -> CycleReport | None:
@@ -162,11 +168,7 @@ def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
     if counts.elsewhere:
         there = ", ".join(f"{count} of {plain(repr(name))}" for name, count in sorted(counts.elsewhere.items()))
         left += f". The same ids are there under another source: {there}; a trajectory keeps the source it came with"
-    err.print(
-        f"{plain(file.name)}: {new}, {counts.rated} with a quality{known}{left}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{plain(file.name)}: {new}, {counts.rated} with a quality{known}{left}", err)
 
 
 def _print_report(report: CycleReport) -> None:
@@ -192,6 +194,6 @@ def _print_report(report: CycleReport) -> None:
     for check in report.gate.checks if report.gate else ():
         mark = "[green]passed[/]" if check.passed else "[red]failed[/]"
         out.print(
-            f"gate: {check.name} {check.value:.4g}, needs {check.bound:.4g}: {mark} ({plain(check.detail)})",
+            f"gate: {check.name} {check.value:.4g}, {check.needed} passes: {mark} ({plain(check.detail)})",
             highlight=False,
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import cyclopts
 from cyclopts import Parameter
 from rich.table import Table
+from rich.text import Text
 
 from sona.candidate import State
 from sona.config import settings_of
@@ -18,12 +19,14 @@ from sona.excerpt import excerpt
 from sona.review import TokenFile, Url, open_reviewer
 from sona.review_filter import parse_filter
 from sona.reviewed import Page, Shown, why_empty
-from sona.terminal import AsJson, ConfigPath, StorePath, as_json, number, out, plain, when
+from sona.terminal import AsJson, ConfigPath, StorePath, as_json, number, out, plain, say, when
 
 if TYPE_CHECKING:
     from sona.review_view.of_store import StoreReviewer
     from sona.review_view.over_http import HttpReviewer
 
+WIDE = 100
+"""Columns of a terminal in which the moment of a candidate has room."""
 candidates = cyclopts.App(name="candidates", help="Answers that depend on memory: list, approve, reject, show.")
 
 Filtered = Annotated[
@@ -111,7 +114,7 @@ def show(
         return
     from sona.review_view.words import detail_of
 
-    out.print(detail_of(one), highlight=False, soft_wrap=True)
+    say(detail_of(one))
 
 
 @contextmanager
@@ -148,11 +151,23 @@ def _change(
 def _print_list(page: Page, found: list[Shown]) -> None:
     if not found:
         for line in ["Nothing fits the filter."] if page.candidates else why_empty(page):
-            out.print(plain(line), highlight=False, soft_wrap=True)
+            say(plain(line))
         return
-    table = Table("number", "state", "nats", "when", "source", "answer", "memories", box=None)
+    out.print(_table(found, out.width))
+
+
+def _table(found: list[Shown], width: int) -> Table:
+    """A line each; on a narrow terminal without the moment."""
+    with_when = width >= WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("number", "state", "nats", *(["when"] if with_when else []), "source"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("number", "nats") else "left")
+    for name in ("answer", "memories"):
+        table.add_column(name, overflow="ellipsis")  # not no_wrap: these two give way
     for one in found:
         memories = ", ".join(each.key for each in one.mattered[:3])
-        cells = (one.state, f"{one.divergence:.3f}", when(one.at_ns), excerpt(one.source, 16))
-        table.add_row(str(one.id), *map(plain, cells), plain(excerpt(one.response, 48)), plain(excerpt(memories, 32)))
-    out.print(table)
+        moment = [when(one.at_ns)] if with_when else []
+        cells = (one.state, f"{one.divergence:.3f}", *moment, excerpt(one.source, 16))
+        texts = (Text(excerpt(text, 80), no_wrap=True) for text in (one.response, memories))
+        table.add_row(str(one.id), *map(plain, cells), *texts)
+    return table

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from rich.text import Text
 
 from sona.config import settings_of
 from sona.errors import InvalidInputError
@@ -27,7 +28,9 @@ from sona.terminal import (
     out,
     plain,
     progress_bars,
+    say,
     show_on,
+    stopped_code,
 )
 
 if TYPE_CHECKING:
@@ -79,7 +82,7 @@ class Pictures:
         if self.png is not None:
             write_file(self.png, heat_png(chart, about + (f" (stopped: {chart.note})" if chart.note else "")))
         for target in self.targets:
-            err.print(f"{plain(str(target))} written", highlight=False, soft_wrap=True)
+            say(f"{plain(str(target))} written", err)
 
 
 ABLATION, NO_PICTURES = Ablation(), Pictures()
@@ -134,18 +137,20 @@ def score(
     else:
         _print(chart, about, most)
     pictures.write(chart, about)
-    if stopped:
+    if stopped is not None:
         note = chart.note or "all was done by then"
-        err.print(f"[yellow]sona: stopped; what is shown is partial:[/] {note}", highlight=False, soft_wrap=True)
-        sys.exit(130)
+        say(f"[yellow]sona: stopped; what is shown is partial:[/] {note}", err)
+        sys.exit(stopped_code(stopped))
     sys.exit(1 if chart.failed else 0)
 
 
-def _scored(context: Context, opened: Opened, method: Method, ablation: Ablation) -> tuple[Chart, bool]:
-    """The chart, and whether it was stopped before it was whole."""
+def _scored(
+    context: Context, opened: Opened, method: Method, ablation: Ablation
+) -> tuple[Chart, KeyboardInterrupt | None]:
+    """The chart, and what stopped it before it was whole."""
     from sona.attribution_view.chart_run import ChartRun
 
-    stopped = False
+    stopped = None
     with progress_bars() as bars:
         run = ChartRun(
             context,
@@ -158,8 +163,8 @@ def _scored(context: Context, opened: Opened, method: Method, ablation: Ablation
         )
         try:
             run.run()
-        except KeyboardInterrupt:
-            stopped = True
+        except KeyboardInterrupt as stop:
+            stopped = stop
     chart = run.chart()
     if not chart.columns:
         raise InvalidInputError("context: no response has a token of its own outside its thinking; nothing to score")
@@ -174,22 +179,22 @@ def _print(chart: Chart, about: str, most: int) -> None:
     places = fitting(chart, out.width)
     lines = [*chart.ranked[:most], *([chart.together] if chart.together else [])]
     partial = f" [yellow](partial: {chart.note})[/]" if chart.note else ""
-    out.print(f"[bold]{plain(about)}[/]: {TITLES[chart.method]}{partial}", highlight=False, soft_wrap=True)
+    say(f"[bold]{plain(about)}[/]: {TITLES[chart.method]}{partial}")
     out.print(chart_table(chart, lines, places))
     if len(chart.lines) > most:
         out.print(f"... and {number(len(chart.lines) - most, 'lighter memory', 'lighter memories')}", highlight=False)
     if len(places) < len(chart.columns):
         left = number(len(chart.columns) - len(places), "response", "responses")
         out.print(f"... and {left} that depend on memories less: --json or --html shows all", highlight=False)
-    out.print(words.key(chart), style="dim", highlight=False, soft_wrap=True)
+    say(Text(words.key(chart), "dim"))
     out.print()
     out.print(response_table(chart, places))
     if summary := words.summary(chart):
         out.print("\n[bold]the heaviest[/]")
         for line in summary:
-            out.print(plain(line), highlight=False, soft_wrap=True)
+            say(plain(line))
     for one in chart.warnings:
-        err.print(f"[yellow]warning:[/] {plain(words.warning(chart, one))}", highlight=False, soft_wrap=True)
+        say(f"[yellow]warning:[/] {plain(words.warning(chart, one))}", err)
     if chart.failed:
         failed = number(len(chart.failed), "row has", "rows have")
         err.print(f"[yellow]{failed} no or not all scores[/]; the table says why", highlight=False)

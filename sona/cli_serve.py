@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +45,8 @@ def serve(
         raise ConfigError(f"--port {port}; from 0 (any that is free) to 65535 is allowed")
     if no_token and token_file is not None:
         raise ConfigError("--token-file and --no-token: one of them is allowed")
+    settings = settings_of(config)
+    _check_free(store, host, port)  # before the libraries that serve are imported, which takes seconds
     from sona.service.server import ServeOptions, run_server
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -50,7 +55,7 @@ def serve(
     options = ServeOptions(
         store=store,
         model=model,
-        config=settings_of(config),
+        config=settings,
         host=host,
         port=port,
         token_file=token_file,
@@ -59,6 +64,28 @@ def serve(
         learn=learn,
     )
     run_server(options, _say)
+
+
+def _check_free(store: Path, host: str, port: int) -> None:
+    """Raises StoreLockedError or ConfigError where another process has the store or the address; whatever else is wrong
+    with them is told by whoever opens them.
+    """
+    from sona.storage.layout import LOCK
+    from sona.storage.lock import WriterLock
+
+    with suppress(OSError):
+        if (store / LOCK).exists():
+            WriterLock(store / LOCK).release()
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, proto) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"address {host}, port {port}: {error.strerror}; choose another --port (0: any)"
+            ) from None
 
 
 def _say(serving: Serving) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sona.cli_bank import heaviest, print_patterns
 from sona.config import StoreConfig, settings_of
-from sona.errors import ConfigError, InvalidInputError, StoreError
+from sona.errors import ConfigError, InvalidInputError, StoreError, StoreFullError
 from sona.terminal import (
     AsJson,
     ConfigPath,
@@ -25,6 +25,7 @@ from sona.terminal import (
     number,
     out,
     plain,
+    say,
     trajectories,
     when,
 )
@@ -65,7 +66,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
     try:
         patterns = heaviest(read_bank(Versions(store), version))
     except StoreError as error:  # the counts are true all the same
-        err.print(f"[yellow]{version.id} can't be read:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        say(f"[yellow]{version.id} can't be read:[/] {plain(str(error))}", err)
         err.print(f"'sona versions rollback --store {store}' puts the one before in force", highlight=False)
         patterns = []
     if json:
@@ -84,25 +85,21 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
         }
         print(as_json({**told, "patterns": rows, "cycles": cycles}))
         return
-    out.print(
+    say(
         f"[bold]{plain(str(store))}[/]: version [bold]{version.id}[/], {megabytes(counts.bytes_on_disk)}: "
         f"database {megabytes(sizes.database)}, its log {megabytes(sizes.log)}, "
         + (f"blobs {megabytes(sizes.blobs)}, " if sizes.blobs else "")
         + f"journal {megabytes(sizes.journal)}, versions {megabytes(sizes.versions)}"
-        + (f", full-weight training {megabytes(sizes.training)}" if sizes.training else ""),
-        highlight=False,
-        soft_wrap=True,
+        + (f", full-weight training {megabytes(sizes.training)}" if sizes.training else "")
     )
     _print_waiting(store, waiting)
     came = [f"{one.trajectories} and {one.feedback} in the last {name}" for name, one in arrivals.items()]
-    out.print(f"trajectories and feedbacks that came in: {', '.join(came)}", highlight=False, soft_wrap=True)
-    out.print(
+    say(f"trajectories and feedbacks that came in: {', '.join(came)}")
+    say(
         f"{trajectories(counts.trajectories)}, {number(counts.feedback, 'feedback', 'feedbacks')}: "
         f"{counts.trained} trained on, "
         f"{counts.held_out} held out, {counts.left_out} left out, {counts.uncollected} new, "
-        f"{counts.waiting_for_feedback} without a quality",
-        highlight=False,
-        soft_wrap=True,
+        f"{counts.waiting_for_feedback} without a quality"
     )
     if remote is not None:
         _print_remote(remote)
@@ -122,7 +119,15 @@ def backup(
     from sona.storage.store import Store
 
     with Store.open(store, read_only=True) as opened:
-        made = opened.backup(target)
+        try:
+            made = opened.backup(target)
+        except StoreFullError as error:  # the store itself is only read
+            sizes = opened.sizes()
+            size = megabytes(sizes.database + sizes.log + sizes.versions + sizes.training)
+            raise StoreFullError(
+                f"{target}: its disk has no room for a backup of {store}, up to {size}; free space there, or name a "
+                "folder on another disk"
+            ) from error
     if (waiting := waiting_in(store)) and not json:
         _print_waiting(store, waiting)
     if json:
@@ -130,13 +135,11 @@ def backup(
         return
     for version in made.damaged:
         err.print(f"[yellow]{version} is damaged, and left out[/]; see 'sona doctor --store {store}'", highlight=False)
-    out.print(
+    say(
         f"{plain(made.path)}: {trajectories(made.trajectories)}, version [bold]{made.version}[/], "
         f"the files of {number(len(made.versions), 'version', 'versions')}, "
         + (f"{number(len(made.checkpoints), 'checkpoint', 'checkpoints')}, " if made.checkpoints else "")
-        + megabytes(made.size_bytes),
-        highlight=False,
-        soft_wrap=True,
+        + megabytes(made.size_bytes)
     )
 
 
@@ -177,7 +180,8 @@ def prune(
         StoreConfig(keep_versions=versions)  # raises where it is out of its range
     if not limits and not versions:
         raise ConfigError(
-            "no limit is set: give --days, --newest, --per-source, --versions, or a --config with store.keep_days"
+            "no limit is set (0 is none): give --days, --newest, --per-source, --versions, or a --config with "
+            "store.keep_days"
         )
     with open_store(store, settings) as opened:
         done = opened.prune(limits) if limits else None
@@ -189,11 +193,9 @@ def prune(
     if done is not None:
         _print_pruned(done)
     if gone is not None:
-        out.print(
+        say(
             f"the files of {number(len(gone.versions), 'version', 'versions')} removed"
-            f"{': ' + ', '.join(gone.versions) if gone.versions else ''}; {megabytes(gone.freed_bytes)} given back",
-            highlight=False,
-            soft_wrap=True,
+            f"{': ' + ', '.join(gone.versions) if gone.versions else ''}; {megabytes(gone.freed_bytes)} given back"
         )
 
 
@@ -223,27 +225,23 @@ def erase(
     if json:
         print(as_json(done))
         return
-    out.print(
+    say(
         f"{trajectories(done.trajectories)} of {plain(repr(source))} erased, with "
         f"{number(done.feedback, 'feedback', 'feedbacks')}, and {number(done.exemplars, 'exemplar', 'exemplars')} and "
-        f"{number(done.lessons, 'lesson', 'lessons')} in {number(len(done.rewritten), 'version', 'versions')}",
-        highlight=False,
-        soft_wrap=True,
+        f"{number(done.lessons, 'lesson', 'lessons')} in {number(len(done.rewritten), 'version', 'versions')}"
     )
     for name in done.removed:
         out.print(f"{name} was damaged, so its files were removed", highlight=False)
     if done.learned:
-        out.print(f"Learned from it all the same: {', '.join(done.learned)}", highlight=False, soft_wrap=True)
+        say(f"Learned from it all the same: {', '.join(done.learned)}")
         out.print("Weights can't be made to forget a source; a rollback takes them out of use.", highlight=False)
     if done.roll_back_to is not None:
-        out.print(
+        say(
             f"{done.in_force} is in force: 'sona versions rollback {done.roll_back_to} --store {store}' goes back to "
-            "before it",
-            highlight=False,
-            soft_wrap=True,
+            "before it"
         )
     for path in done.not_covered:
-        out.print(f"may hold texts of it: {plain(path)}", highlight=False, soft_wrap=True)
+        say(f"may hold texts of it: {plain(path)}")
     out.print("Backups are not covered: delete those that were made before.", highlight=False)
 
 
@@ -266,14 +264,12 @@ def doctor(
         print(as_json({**to_builtins(found), "exit_code": found.exit_code}))
         sys.exit(found.exit_code)
     for line in found.done:
-        out.print(f"repaired: {plain(line)}", highlight=False, soft_wrap=True)
+        say(f"repaired: {plain(line)}")
     colours = {"fatal": "bold red", "damaged": "red", "repairable": "yellow", "note": "dim"}
     for one in found.findings:
-        out.print(
+        say(
             f"[{colours[one.severity]}]{one.severity}[/] {plain(one.where)}: {plain(one.what)}"
-            + (f"; --repair {one.repair}" if one.repair else ""),
-            highlight=False,
-            soft_wrap=True,
+            + (f"; --repair {one.repair}" if one.repair else "")
         )
     if found.exit_code == 0:
         out.print("[green]nothing is wrong[/]")
@@ -283,11 +279,10 @@ def doctor(
 def _print_waiting(store: Path, waiting: int) -> None:
     """What no reader of the database sees yet."""
     if waiting:
-        err.print(
+        say(
             f"[yellow]{number(waiting, 'record waits', 'records wait')} in {plain(str(store / 'journal'))}[/] for the "
             "agent that writes to it, or for the next start; not counted here",
-            highlight=False,
-            soft_wrap=True,
+            err,
         )
 
 
@@ -306,17 +301,13 @@ def _print_remote(told: RemoteStatus) -> None:
     """As its engine wrote it down last; what became of the server since nobody knows."""
     where = f"the {told.kind} server at {plain(told.url)}"
     if told.version is None:
-        out.print(f"[yellow]nothing is in force on {where}[/]", highlight=False, soft_wrap=True)
+        say(f"[yellow]nothing is in force on {where}[/]")
     else:
         names = plain(", ".join(told.names.values()) or "the base alone")
-        out.print(
-            f"{told.version} is in force on {where} since {when(told.since_ns)}: {names}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"{told.version} is in force on {where} since {when(told.since_ns)}: {names}")
     if told.trouble is not None:
         what = "there is trouble" if told.wanted == told.version else f"{told.wanted} is not in force there"
-        out.print(f"[yellow]{what}:[/] {plain(told.trouble)}", highlight=False, soft_wrap=True)
+        say(f"[yellow]{what}:[/] {plain(told.trouble)}")
 
 
 def _print_sources(rows: list[Any]) -> None:

@@ -90,7 +90,7 @@ def diff(before: VersionId, now: VersionId, /, *, store: StorePath, json: AsJson
 @versions.command
 def rollback(version: VersionId | None = None, /, *, store: StorePath, json: AsJson = False) -> None:
     """Put an earlier version in force: VERSION, or the one before. An agent that has the store open calls
-    engine.roll_back().
+    engine.roll_back(), and 'sona serve' is asked by POST /versions/VERSION/rollback.
     """
     from sona.version_upkeep import roll_back_store
 

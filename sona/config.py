@@ -588,14 +588,16 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         ConfigError: no such file or none that can be read, no TOML, an unknown key (the nearest known one is named), or
             a value out of range.
     """
+    name = repr(str(path))
     try:
         raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"settings file {shown(path)} does not exist; give a TOML file or leave it out") from None
+        raise ConfigError(f"settings file {name} does not exist; give a TOML file or leave it out") from None
     except (OSError, TypeError) as error:
-        raise ConfigError(f"settings file {shown(path)} can't be read: {error}; give a TOML file") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"settings file {name} can't be read: {why}; give a TOML file") from None
     except (ValueError, RecursionError) as error:  # no TOML, not UTF-8, a number or a nesting beyond Python's limits
-        raise ConfigError(f"settings file {shown(path)} is no TOML: {error}") from None
+        raise ConfigError(f"settings file {name} is no TOML: {error}") from None
     return config_from(raw)
 
 
@@ -617,7 +619,7 @@ def _check(raw: dict[str, Any], group: type[Settings], where: str) -> None:
     fields = {field.name: field.type for field in msgspec.structs.fields(group)}
     for key, value in raw.items():
         if key not in fields:
-            raise ConfigError(f"unknown setting {where}{key!r}; did you mean {where}{nearest(key, fields)!r}?")
+            raise ConfigError(f"unknown setting {where}{key!r}; {_meant(key, fields, where)}?")
         kind = fields[key]
         if isinstance(kind, type) and issubclass(kind, Settings):
             if not isinstance(value, dict):
@@ -625,3 +627,21 @@ def _check(raw: dict[str, Any], group: type[Settings], where: str) -> None:
             _check(value, kind, f"{where}{key}.")
         else:
             _checked(value, kind, f"{where}{key}")
+
+
+def _meant(key: object, fields: Mapping[str, Any], where: str) -> str:
+    """Of an unknown ``key`` of the group ``where``: the setting of this very name in another group, or else the one of
+    the group that is most like it.
+    """
+    elsewhere = [f"[{name}] {key}" if name else f"{key!r} at the top, before any [table]" for name in _groups_with(key)]
+    return f"did you mean {' or '.join(elsewhere) or f'{where}{nearest(key, fields)!r}'}"
+
+
+def _groups_with(key: object) -> list[str]:
+    """The groups that have a setting called ``key``; "" is the top."""
+    groups: dict[str, type[Settings]] = {"": Config} | {
+        field.name: field.type
+        for field in msgspec.structs.fields(Config)
+        if isinstance(field.type, type) and issubclass(field.type, Settings)
+    }
+    return [name for name, group in groups.items() if any(field.name == key for field in msgspec.structs.fields(group))]

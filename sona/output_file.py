@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from sona.errors import InvalidInputError
+from sona.storage.draft import Draft
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_target(target: Path, store: Path | None = None) -> None:
@@ -16,10 +20,19 @@ def check_target(target: Path, store: Path | None = None) -> None:
 
 
 def write_file(target: Path, data: bytes) -> None:
-    """Write the file, or raise InvalidInputError, which says why it can't be."""
+    """Write the file, whole or not at all: what had its name before is there until then.
+
+    Raises:
+        InvalidInputError: it can't be written; it says why.
+    """
+    place = target.resolve()  # of a link what it leads to is replaced, and not the link
     try:
-        target.write_bytes(data)
+        if place.exists() and not place.is_file():  # such as /dev/stdout
+            place.write_bytes(data)
+            return
+        with Draft(place.parent) as draft:
+            draft.write(data)
+            draft.publish(place.name)
     except OSError as error:
-        raise InvalidInputError(
-            f"{str(target)!r}: it can't be written ({error.strerror}); name a file where you may write"
-        ) from None
+        remedy = "free space, or name a file on another disk" if error.errno in _NO_ROOM else "name one where you may"
+        raise InvalidInputError(f"{str(target)!r}: it can't be written ({error.strerror}); {remedy}") from None

@@ -122,7 +122,7 @@ def why_empty(page: Page) -> list[str]:
     if not page.is_scoring:
         lines.append("No scoring runs in this process; the figures are of the engine that was open last.")
     if not seen.turns and not seen.failed:
-        lines.append("No turn was scored yet: record turns with marked memories in an engine that scores them.")
+        lines.append("No turn was scored yet: record turns that mark their memories, with [candidates] watch = true.")
     lines.append(f"Responses seen: {seen.responses}, in {seen.turns} turns.")
     lines.append(f"Above the threshold of {page.threshold:.3g} nats: {seen.above}.")
     if seen.largest is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from sona.checks import folder_of
 from sona.excerpt import printable
@@ -19,6 +22,32 @@ from sona.types import Progress as Stage
 
 out = Console()
 err = Console(stderr=True)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which a command ends as in order as by a Ctrl-C."""
+
+
+def end_in_order() -> None:
+    """From now on SIGTERM raises :class:`Terminated` in the main thread, which calls this, as a Ctrl-C raises
+    KeyboardInterrupt. What ends then may take a while, such as a model that is being loaded; the same signal once more
+    ends the process at once, and loses nothing that was flushed.
+    """
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.isatty(2):  # not by rich, which may be in the middle of a line
+            os.write(2, b"\nsona: stopping; the same once more ends it at once\n")
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell has it ignored in the background
+        signal.signal(signal.SIGINT, end)
+
+
+def stopped_code(by: KeyboardInterrupt) -> int:
+    """The exit code of a command that a signal has stopped, as shells count them: 128 and the signal's number."""
+    return 128 + (signal.SIGTERM if isinstance(by, Terminated) else signal.SIGINT)
 
 
 def _folder(_: Any, tokens: Any) -> Path:
@@ -30,6 +59,11 @@ StorePath = Annotated[Path, Parameter(name="--store", help="Folder of the store.
 ConfigPath = Annotated[Path | None, Parameter(name="--config", help="TOML file with settings.")]
 ModelName = Annotated[str, Parameter(name="--model", help="Folder or hub id of a causal language model, or 'tiny'.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of tables.")]
+
+
+def say(text: str | Text, on: Console = out) -> None:
+    """Print ``text``, with rich's markup, as prose: a terminal gets it wrapped between words, a program in one line."""
+    on.print(text, highlight=False, soft_wrap=not on.is_terminal)
 
 
 def when(at_ns: int) -> str:

@@ -210,6 +210,7 @@ class JobStatus(Record, kw_only=True):
     id: str
     state: JobState
     why: str
+    """Of one that failed; of one that waits or runs, how many processes have died at it; "" where all is well."""
     samples: int
     steps: int
     """In all."""

@@ -386,6 +386,12 @@ class GateCheck(Record, kw_only=True):
         if self.passed and not self.value >= self.bound:
             raise InvalidInputError(f"passed: {self.name} at {self.value}; at least {self.bound} passes")
 
+    @property
+    def needed(self) -> str:
+        """What the value has to be, in words."""
+        is_above = self.value == self.bound and not self.passed  # of a check that wants more than its bound
+        return f"{'above' if is_above else 'at least'} {self.bound:.4g}"
+
 
 class GateDecision(Record, kw_only=True):
     """Why a candidate was admitted or not."""
@@ -404,7 +410,7 @@ class GateDecision(Record, kw_only=True):
     def reason(self) -> str:
         """One line: the checks that failed, or all that passed."""
         chosen = [check for check in self.checks if not check.passed] or list(self.checks)
-        return "; ".join(f"{check.name} {check.value:.4g} (needs {check.bound:.4g})" for check in chosen)
+        return "; ".join(f"{check.name} {check.value:.4g} ({check.needed})" for check in chosen)
 
 
 class Funnel(Record, kw_only=True):

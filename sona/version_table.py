@@ -146,7 +146,7 @@ def _learned(funnel: Funnel, skills: Mapping[str, int]) -> str:
 
 def _gate(gate: GateDecision) -> Group:
     table = _table("gate")
-    _numbers(table, "measured", "needs")
+    _numbers(table, "measured", "at least")
     table.add_column("")
     table.add_column("", ratio=1)
     for check in gate.checks:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sona.errors import NothingToRollBackError, StoreError, StoreLockedError
+from sona.errors import NothingToRollBackError, StoreError, StoreLockedError, UnknownIdError
 from sona.loops.version_files import read_bank
 from sona.storage.layout import LOCK
 from sona.storage.lock import owner_of
 from sona.storage.store import DATABASE, Store
 from sona.storage.versions import Versions
-from sona.types import BASE_VERSION
+from sona.types import BASE_VERSION, Version
 
 
 def target_of(store: Store, to: str | None) -> str:
@@ -32,12 +32,11 @@ def roll_back_store(path: Path, to: str | None) -> tuple[str, str]:
 
     It needs no model, and the version in force may be damaged. Raises as :meth:`sona.Engine.roll_back`, and StoreError.
     """
-    with _alone(path, f"engine.roll_back({'' if to is None else repr(to)})") as store:
-        before, target = store.current().id, target_of(store, to)
-        found = next((version for version in store.versions() if version.id == target), None)
-        if found is not None:
-            read_bank(Versions(path), found)  # its files are whole
-        return before, store.set_current(target).id
+    call = f"engine.roll_back({'' if to is None else repr(to)}) ('sona serve': POST /versions/{to or 'ID'}/rollback)"
+    with _alone(path, call) as store:
+        before, target = store.current().id, _find(store, target_of(store, to))
+        read_bank(Versions(path), target)  # its files are whole
+        return before, store.set_current(target.id).id
 
 
 def pin(store: Store, version_id: str) -> None:
@@ -51,13 +50,20 @@ def pin(store: Store, version_id: str) -> None:
 def pin_store(path: Path, version_id: str) -> None:
     """:func:`pin` in a store that nobody has open."""
     with _alone(path, f"engine.pin({version_id!r})") as store:
-        pin(store, version_id)
+        pin(store, _find(store, version_id).id)
 
 
 def unpin_store(path: Path, version_id: str) -> None:
     """Let go of a pinned version in a store that nobody has open."""
     with _alone(path, f"engine.unpin({version_id!r})") as store:
-        store.unpin(version_id)
+        store.unpin(_find(store, version_id).id)
+
+
+def _find(store: Store, version_id: str) -> Version:
+    for version in store.versions():
+        if version.id == version_id:
+            return version
+    raise UnknownIdError(f"version {version_id!r} is not in {store.path}; 'sona versions list' shows those that are")
 
 
 @contextmanager

@@ -122,6 +122,8 @@ def copy_database(database: Path, copy: Path) -> None:
         with closing(open_reader(database)) as connection:
             connection.execute("PRAGMA query_only = OFF")  # it would keep the copy from being written as well
             connection.execute("VACUUM INTO ?", (os.fspath(copy),))
+    except apsw.FullError as error:
+        raise store_error(error, copy.parent) from error
     except apsw.Error as error:
         raise store_error(error, database) from error
 

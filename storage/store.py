@@ -102,13 +102,17 @@ class Store:
         """
         check_library()
         folder = Path(path).absolute()
-        if (folder / REBUILT).exists():
+        try:
+            is_rebuilt, is_there = (folder / REBUILT).exists(), (folder / DATABASE).is_file()
+        except PermissionError as error:
+            raise StoreError(f"{folder}: another user's, and not to be read by this one; ask its owner") from error
+        if is_rebuilt:
             raise StoreCorruptError(
                 f"{folder}: its repair was cut short; 'sona doctor --store {folder} --repair' takes it to its end"
             )
         if not read_only:
             return cls._open_writer(folder, config)
-        if not (folder / DATABASE).is_file():
+        if not is_there:
             raise StoreError(f"{folder}: no store; see that the path is right, or open it for writing, which makes one")
         store = cls(folder, config, None)
         with store._snapshot() as connection:  # whatever is wrong with the file shows now
@@ -442,6 +446,7 @@ class Store:
 def _make(folder: Path) -> None:
     """The folders, with their names synced into the folders above."""
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
-    (folder / VERSIONS).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what people said is nobody else's
+    (folder / VERSIONS).mkdir(exist_ok=True)
     for made in missing:
         sync_path(made.parent)

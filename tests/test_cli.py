@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ probe_tokens = 16
 
 def command(*words: object, code: int = 0, given: str = "") -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", "from sona.cli import main; main()", *map(str, words)],
+        [sys.executable, "-c", "from sona.__main__ import main; main()", *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
         input=given,
@@ -142,17 +143,18 @@ def test_help_names_every_command() -> None:
 STOPPED = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell has put the tests into the background
+number = getattr(signal, sys.argv.pop(1))
 from sona.cli import main
 from sona.cycles import Cycles
 from tests.storage.learned import publish
 
 def learn(self, report):
     if "early" in sys.argv[0]:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         while True:
             report.__self__._check()
     publish(self._parts.store)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), number)
     time.sleep(0.3)
 
 Cycles._learn = learn
@@ -168,13 +170,14 @@ main()
         ("early", "sona: stopped; what was flushed is stored, and nothing else has changed", "v0"),
     ],
 )
-def test_ctrl_c_says_whether_a_version_was_published_by_then(
-    tmp_path: Path, when: str, said: str, version: str
+@pytest.mark.parametrize(("by", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_stop_says_whether_a_version_was_published_by_then(
+    tmp_path: Path, by: str, code: int, when: str, said: str, version: str
 ) -> None:
     (tmp_path / "log.jsonl").write_text('{"prompt": "q", "response": "r", "quality": 1}\n')
     words = ("learn", "--store", tmp_path / "store", "--model", "tiny", "--trajectories", tmp_path / "log.jsonl")
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED, when, *map(str, words)],
+        [sys.executable, "-c", STOPPED, by, when, *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
         capture_output=True,
@@ -182,7 +185,127 @@ def test_ctrl_c_says_whether_a_version_was_published_by_then(
         timeout=100,
         check=False,
     )
-    assert done.returncode == 130, done.stderr
+    assert done.returncode == code, done.stderr
     assert said in done.stderr
     with Store.open(tmp_path / "store", read_only=True) as store:
         assert store.current().id == version
+
+
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cyclopts":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+import runpy
+sys.argv = ["sona", "status", "--store", "none"]
+runpy.run_module("sona", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_the_command_is_imported_is_quiet() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+TERMINATED = """
+import os, signal, sys
+import sona.demo.story
+from sona.__main__ import main
+
+def take(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+sona.demo.story.take = take
+sys.argv[0] = "sona"
+main()
+"""
+
+
+def test_a_demo_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, "demo", "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert "Nothing of this run is kept" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+FORBIDDEN = """
+from sona.__main__ import main
+from sona.storage.store import Store
+
+def forbidden(path, **_):
+    raise PermissionError(13, "Permission denied", f"{path}/store.db")
+
+Store.open = forbidden
+main()
+"""
+
+
+def test_what_belongs_to_another_user_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN, "status", "--store", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"sona: '{tmp_path}/store.db': Permission denied; see to it that you may use it, or name another place\n"
+    )
+
+
+INSISTENT = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sona.__main__ import main
+from sona.storage.store import Store
+
+def slow(path, **_):
+    number = getattr(signal, sys.argv[0])
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+Store.open = slow
+sys.argv[:2] = [sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize("by", ["SIGINT", "SIGTERM"])
+def test_the_second_signal_ends_it_at_once(tmp_path: Path, by: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INSISTENT, by, "status", "--store", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-getattr(signal, by), "")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 import sona
 from sona import cli_score
@@ -310,3 +311,18 @@ def test_the_command_takes_the_names_of_its_options(file: Path, tmp_path: Path) 
     refused = command("score", none, "--model", "tiny", *options, *server, code=2)
     assert refused.stderr == f"sona: {str(none)!r}: no such file; with --store it may be the id of a trajectory\n"
     assert "WHAT" in command("score", "--help").stdout
+
+
+def test_a_narrow_terminal_gets_whole_headers_and_whole_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(out, "_width", 60)
+    monkeypatch.setattr(out, "_force_terminal", True)
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps({"messages": MESSAGES, "memories": {"a-key-of-more-than-24-letters": "blue river"}}))
+    with pytest.raises(SystemExit):
+        score(str(file), model="tiny")
+    shown = Text.from_ansi(capsys.readouterr().out).plain
+    for header in (("memory", "weight", "a", "token"), ("response", "tokens", "from", "memories", "text")):
+        assert any(tuple(line.split()[: len(header)]) == header for line in shown.splitlines())
+    assert all(len(line) <= 60 for line in shown.splitlines())

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import sona
+from sona.cli_store import backup
+from sona.errors import StoreFullError
 from sona.storage.store import Store
 from tests.storage.learned import publish
 from tests.storage.records import add, rated
@@ -22,6 +24,17 @@ def filled(tmp_path: Path) -> Path:
         add(store, rated(f"t{number}" for number in range(20)))
         publish(store)
     return tmp_path / "store"
+
+
+def test_a_backup_without_room_names_the_disk_that_is_full(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Store, target: Path) -> None:
+        raise StoreFullError(f"{self.path / 'store.db'}: database or disk is full")
+
+    monkeypatch.setattr(Store, "backup", full)
+    with pytest.raises(StoreFullError, match=r"copy: its disk has no room .* up to \d+\.\d MB; free space there"):
+        backup(tmp_path / "copy", store=filled)
 
 
 def test_backup_works_beside_a_running_agent(filled: Path, tmp_path: Path) -> None:

@@ -231,8 +231,8 @@ def test_prune_takes_versions_only_where_it_is_told_to(store: Path) -> None:
     [
         (("pin", "v1"), "engine.pin('v1')"),
         (("unpin", "v1"), "engine.unpin('v1')"),
-        (("rollback",), "engine.roll_back()"),
-        (("rollback", "v1"), "engine.roll_back('v1')"),
+        (("rollback",), "engine.roll_back() ('sona serve': POST /versions/ID/rollback)"),
+        (("rollback", "v1"), "engine.roll_back('v1') ('sona serve': POST /versions/v1/rollback)"),
     ],
 )
 def test_beside_an_agent_the_error_names_the_call(store: Path, words: tuple[str, ...], call: str) -> None:
@@ -243,6 +243,14 @@ def test_beside_an_agent_the_error_names_the_call(store: Path, words: tuple[str,
         assert done.count("\n") == 1
         assert engine.pinned() == []
         assert engine.version.id == "v4"
+
+
+@pytest.mark.parametrize("what", ["rollback", "pin", "unpin", "show", "export"])
+def test_an_unknown_version_names_the_command_that_lists_them(store: Path, tmp_path: Path, what: str) -> None:
+    more = [tmp_path / "made"] if what == "export" else []
+    done = command("versions", what, "v9", *more, "--store", store, code=2).stderr
+    assert "version 'v9' is not in " in done
+    assert "'sona versions list' shows those that are" in done
 
 
 def test_what_only_reads_works_beside_an_agent(store: Path, tmp_path: Path) -> None:

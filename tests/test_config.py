@@ -23,6 +23,8 @@ def test_toml_maps_onto_the_tree(tmp_path: Path) -> None:
     [
         ({"train": {"batchsize": 3}}, "did you mean train.'batch_size'"),
         ({"trian": {}}, "did you mean 'train'"),
+        ({"candidates": {"review": "required"}}, r"candidates.'review'; did you mean 'review' at the top"),
+        ({"train": {"max_kl": 1}}, r"train.'max_kl'; did you mean \[gate\] max_kl\?"),
         ({"train": 3}, "is a table"),
         ({"train": {"replay_share": 3.0}}, "replay_share"),
         ({"train": {"replay_share": 0.8, "probe_share": 0.5}}, "under 10 %"),
@@ -53,8 +55,10 @@ def test_settings_built_in_code_are_checked_too() -> None:
 
 
 def test_a_missing_or_broken_file_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match=f"settings file '{tmp_path}/none.toml' does not exist"):
         load_config(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match=f"settings file '{tmp_path}' can't be read: Is a directory; give"):
+        load_config(tmp_path)
     (tmp_path / "bad.toml").write_text("= 3")
     with pytest.raises(ConfigError, match="no TOML"):
         load_config(tmp_path / "bad.toml")

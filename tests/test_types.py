@@ -11,7 +11,7 @@ from hypothesis import given
 
 from sona.checks import MAX_TEXT_BYTES, pack_tokens, pack_vector
 from sona.errors import InvalidInputError
-from sona.types import Feedback, Message, Step, ToolCall, Trajectory, new_id, to_messages
+from sona.types import Feedback, GateCheck, GateDecision, Message, Step, ToolCall, Trajectory, new_id, to_messages
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(lambda text: text.strip())
 names = words.filter(lambda text: "\x00" not in text)
@@ -222,3 +222,9 @@ def test_ids_are_uuid7_and_in_order_of_time() -> None:
     assert len(set(ids)) == 50
     assert all(one[12] == "7" and one[16] in "89ab" for one in ids)
     assert [one[:12] for one in ids] == sorted(one[:12] for one in ids)
+
+
+def test_a_check_says_what_it_needs_also_where_its_bound_is_not_enough() -> None:
+    checks = [GateCheck(name="gain", value=value, bound=0.0, passed=value > 0) for value in (0.0, 0.5, -1.0)]
+    assert [check.needed for check in checks] == ["above 0", "at least 0", "at least 0"]
+    assert GateDecision(passed=False, checks=tuple(checks)).reason == "gain 0 (above 0); gain -1 (at least 0)"

@@ -30,6 +30,8 @@ class Entry:
     is_running: bool = False
     deaths: int = 0
     """Processes that died while they trained it."""
+    trouble: str = ""
+    """What is said of it while they do, and it is not given up."""
     was_done: bool = False
     """Since the start; a crash may make it wait again."""
 
@@ -52,7 +54,7 @@ class Entry:
             number=self.number,
             id=self.id,
             state=self.state,
-            why="" if result is None else result.why,
+            why=self.trouble if result is None else result.why,
             samples=self.samples,
             steps=self.steps,
             steps_done=self.steps_done if result is None else result.steps,

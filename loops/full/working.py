@@ -210,6 +210,8 @@ class TrainingWork:
     def _count_death(self, entry: Entry, error: LearnerError) -> None:
         entry.deaths += 1
         if entry.deaths < MOST_DEATHS:
+            died = "1 process has" if entry.deaths == 1 else f"{entry.deaths} processes have"
+            entry.trouble = f"{died} died at it; it is tried again, and given up after {MOST_DEATHS}"
             return
         with self.changed:
             try:

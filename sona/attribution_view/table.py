@@ -36,8 +36,8 @@ def chart_table(chart: Chart, lines: Sequence[Line], places: Sequence[int]) -> T
     """A row for each of these ``lines``, a column for the responses at these ``places``."""
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     table.add_column("memory", no_wrap=True)
-    table.add_column("weight", justify="right", no_wrap=True)
-    table.add_column("a token", justify="right", no_wrap=True)
+    for name in ("weight", "a token"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for place in places:
         wide = _width(chart, place)
         table.add_column(str(chart.columns[place].number), justify="right", no_wrap=True, min_width=wide)
@@ -54,7 +54,7 @@ def response_table(chart: Chart, places: Sequence[int]) -> Table:
     """What the responses at these ``places`` say, and how much of each memories gave."""
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for name in ("response", "tokens", "from memories"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
     for place in places:
         column = chart.columns[place]

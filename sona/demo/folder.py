@@ -24,7 +24,7 @@ def results_folder(out: Path) -> Iterator[ResultsFolder]:
     """Hold ``out`` for one run. A run that ends early leaves what was there before, and nothing of its own.
 
     Raises:
-        InvalidInputError: ``out`` can't be used: a file, a folder with other things in it, no permission.
+        InvalidInputError: ``out`` can't be used: a file, a folder with other things in it, no permission, a full disk.
         StoreLockedError: another demo is writing there, or its store is in use.
     """
     _check_usable(out)
@@ -40,6 +40,10 @@ def results_folder(out: Path) -> Iterator[ResultsFolder]:
     try:
         folder.begin()
         yield folder
+    except OSError as error:
+        raise InvalidInputError(
+            f"results folder {str(out)!r}: {error.strerror}; free space there, or name one that can be written to"
+        ) from error
     finally:
         folder.end()
         lock.release()

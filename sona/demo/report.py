@@ -131,7 +131,7 @@ def _funnel(cycle: CycleReport) -> str:
 
 
 def _gate(checks: Iterable[GateCheck]) -> str:
-    head = _line(["gate's check", "value", "needs", "", ""], "th", numbers=(1, 2))
+    head = _line(["gate's check", "value", "at least", "", ""], "th", numbers=(1, 2))
     lines = "".join(
         f'<tr><td class="name">{escape(check.name)}</td><td class="number">{check.value:.3g}</td>'
         f'<td class="number">{check.bound:.3g}</td><td class="mark">{_mark(check.passed)}</td>'

@@ -17,6 +17,7 @@ from sona.demo.result import DemoResult
 from sona.demo.screen import Screen
 from sona.demo.story import Story
 from sona.errors import InvalidInputError
+from sona.output_file import write_file
 
 
 def run_demo(options: DemoOptions) -> DemoResult:
@@ -41,7 +42,7 @@ def run_demo(options: DemoOptions) -> DemoResult:
         screen.say(f"\nStopped. Nothing of this run is kept, and {options.out} is as it was before.")
         raise
     if options.json_path is not None:
-        options.json_path.write_text(json.dumps(result.figures(), indent=2) + "\n", encoding="utf-8")
+        write_file(options.json_path, (json.dumps(result.figures(), indent=2) + "\n").encode())
     screen.result(result, kept)
     return result
 

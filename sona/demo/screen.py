@@ -87,7 +87,7 @@ class Screen:
             self.say(f"  [yellow]{'skipped':<12}[/] {escape(cycle.reason)}; nothing is lost, the next cycle takes it")
         for check in cycle.gate.checks if cycle.gate else ():
             mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
-            self.say(f"  {'':<12} {mark} {check.name}: {check.value:.3g} [dim](needs {check.bound:.3g})[/]")
+            self.say(f"  {'':<12} {mark} {check.name}: {check.value:.3g} [dim]({check.needed})[/]")
 
     def returned(self, version: str, identical: bool) -> None:
         """An earlier version answered again."""

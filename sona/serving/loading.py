@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from sona.config import ServeConfig
 from sona.errors import ModelError, ModelNotFoundError
+from sona.serving.model_hub import reachable
 from sona.serving.resolve import resolve
 
 
@@ -32,6 +33,7 @@ def load(
     """
     name, place, device = os.fspath(model), resolve(model), _device(settings)
     with _quiet(), _explained(name, device):
+        place = reachable(place)
         tokenizer = _tokenizer(name, place)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
@@ -56,6 +58,7 @@ def load_tokenizer(model: str | os.PathLike[str]) -> tuple[PreTrainedTokenizerBa
     """
     name, place = os.fspath(model), resolve(model)
     with _quiet(), _explained(name, "cpu"):
+        place = reachable(place)
         tokenizer = _tokenizer(name, place)
         config = AutoConfig.from_pretrained(place, trust_remote_code=False).get_text_config()
     return tokenizer, int(getattr(config, "max_position_embeddings", None) or 0)

@@ -22,6 +22,8 @@ def resolve(model: str | os.PathLike[str]) -> str:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists()
     if isinstance(model, str) and name and not looks_like_path:
         return name
+    if folder.is_file():
+        raise ModelNotFoundError(f"model {name!r} is a file; give the folder with its config.json, a hub id or 'tiny'")
     if not name or not folder.is_dir():
         raise ModelNotFoundError(f"model folder {name!r} does not exist; give a folder, a hub id or 'tiny'")
     if not (folder / "config.json").is_file():

@@ -1,5 +1,6 @@
 """The results folder: what the demo made is replaced, and nothing else is touched."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def test_second_run_replaces_the_first(out: Path) -> None:
     assert visible(out) == {STORE, REPORT}
     assert (out / REPORT).read_text() == "second"
     assert (out / STORE / "versions" / "v1" / "adapter").read_text() == "second"
+
+
+def test_full_disk_is_told_as_that_of_the_results(out: Path) -> None:
+    with pytest.raises(InvalidInputError, match="No space left on device; free space there"), results_folder(out):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not out.exists()
 
 
 def test_run_that_fails_leaves_the_results_before(out: Path) -> None:

@@ -59,4 +59,4 @@ def test_rejected_cycle_is_told_with_the_check_that_failed() -> None:
     )
     Screen(console).verdict(report)
     assert "the gate keeps v1" in file.getvalue()
-    assert "✗ base skills: 0.8 (needs 0.9)" in file.getvalue()
+    assert "✗ base skills: 0.8 (at least 0.9)" in file.getvalue()

@@ -33,6 +33,9 @@ def test_what_can_only_be_a_folder_must_exist(name: str | Path) -> None:
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"config\.json"):
         resolve(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelNotFoundError, match="is a file; give the folder"):
+        resolve(tmp_path / "model.safetensors")
 
 
 def test_hub_ids_and_tiny_are_known() -> None:

@@ -252,6 +252,20 @@ def test_a_job_at_which_processes_die_is_given_up(desk: TrainingDesk, trainer: t
     assert f"{working.MOST_DEATHS} processes died at it" in desk.status().jobs[0].why
 
 
+def test_a_death_is_told_while_the_job_is_tried_again(
+    desk: TrainingDesk, trainer: type[FakeTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working, "BACKOFF_S", 60.0)  # the next try is not of this test
+    trainer.misses = {1: [LearnerError("the process that trains was killed")]}
+    send(desk)
+    until(lambda: bool(desk.status().jobs[0].why))
+    told = desk.status().jobs[0]
+    assert (told.state, told.why) == (
+        "queued",
+        f"1 process has died at it; it is tried again, and given up after {working.MOST_DEATHS}",
+    )
+
+
 def test_what_cant_be_loaded_is_told_and_tried_again(desk: TrainingDesk, trainer: type[FakeTrainer]) -> None:
     trainer.fails = [ModelError("the base has changed")] * 5
     send(desk)
