@@ -487,7 +487,7 @@ def test_a_doctor_beside_retention_finds_nothing(tmp_path: Path) -> None:
         found: list[tuple[int, bytes]] = []
 
         def look() -> None:
-            command = [sys.executable, "-c", "from sona.cli import main; main()", "doctor", "--store", str(tmp_path)]
+            command = [sys.executable, "-m", "sona", "doctor", "--store", str(tmp_path)]
             for _ in range(3):
                 done = subprocess.run(command, check=False, capture_output=True)
                 found.append((done.returncode, done.stdout + done.stderr))

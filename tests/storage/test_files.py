@@ -299,3 +299,8 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monke
     raw.close()
     with Store.open(tmp_path) as store:
         assert contents(store) == expected
+
+
+def test_a_new_store_is_this_users_alone(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store").close()
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700

@@ -146,3 +146,28 @@ except StoreReadOnlyError:
 """
     output = run(script, *names, sys.executable, "-c", inner, tmp_path / "mounted")
     assert output == "['a', 'b'] 2 v0\nrefused"
+
+
+def test_another_users_store_is_told_as_one(shared: Path) -> None:
+    Store.open(shared / "store").close()
+    script = """
+try:
+    Store.open(sys.argv[1], read_only=True)
+except StoreError as error:
+    print(error)
+"""
+    imports = """
+import os, sys
+from sona.errors import StoreError
+from sona.storage.store import Store
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+else:
+    os.chmod(sys.argv[1], 0)
+"""
+    try:
+        assert "another user's" in run(imports + script, shared / "store")
+    finally:
+        (shared / "store").chmod(0o700)
