@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from typing import Self
 
 import numpy as np
 
@@ -33,6 +37,25 @@ class Strand:
     """Keys and values of the others."""
 
 
+def _nothing() -> Strand:
+    return Strand(np.zeros(0, dtype=np.int32), 0)
+
+
+@dataclass(eq=False)
+class Kept:
+    """What was read the last time."""
+
+    key: str = ""
+    """Of the weights that read it."""
+    whole: Strand = field(default_factory=_nothing)
+    strands: dict[int, Strand] = field(default_factory=dict)
+    """By the passage's place, the last time."""
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self.whole, self.strands = _nothing(), {}
+
+
 class LiveScorer:
     """A :class:`sona.attribution.scorer.PassagesScorer` that goes on from what it read the last time: passages of a
     conversation that has grown are read from where they differ. For one conversation at a time; any other is scored
@@ -48,10 +71,7 @@ class LiveScorer:
     def __init__(self, scorer: LeaveOneOut, *, live_tokens: int = LIVE_TOKENS) -> None:
         if live_tokens < 0:
             raise InvalidInputError(f"live_tokens: {live_tokens}; at least 0 is allowed")
-        self._scorer, self._live_tokens = scorer, live_tokens
-        self._key = ""
-        self._whole = Strand(np.zeros(0, dtype=np.int32), 0)
-        self._strands: dict[int, Strand] = {}  # by the passage's place, the last time
+        self._scorer, self._live_tokens, self._kept = scorer, live_tokens, Kept()
 
     @property
     def name(self) -> str:
@@ -69,13 +89,26 @@ class LiveScorer:
         return self._scorer.noise_floor
 
     @property
+    def version(self) -> str:
+        """The model's, as far as it has versions; else empty."""
+        return self._scorer.version
+
+    @contextmanager
+    def hold(self) -> Iterator[Self]:
+        """See :meth:`sona.attribution.scorer.VersionedScorer.hold`; both keep the same."""
+        with self._scorer.hold() as scorer:
+            held = copy.copy(self)
+            held._scorer = scorer
+            yield held
+
+    @property
     def kept_tokens(self) -> int:
         """Of variants, beside the whole."""
-        return sum(strand.block.tokens for strand in self._strands.values())
+        return sum(strand.block.tokens for strand in self._kept.strands.values())
 
     def forget(self) -> None:
         """Keep nothing; the next passages are read from their beginning."""
-        self._whole, self._strands = Strand(np.zeros(0, dtype=np.int32), 0), {}
+        self._kept.forget()
 
     def score(self, ids: Int32, ranges: Sequence[Range]) -> Scores:
         """See :meth:`sona.attribution.scorer.Scorer.score`; what is kept stays as it is."""
@@ -92,9 +125,9 @@ class LiveScorer:
                 for place, scores in answers(tree, passages, way, self._scorer.step_tokens):
                     yield place, checked(scores, passages[place])
                 return
-            if tree.key != self._key:
+            if tree.key != self._kept.key:
                 self.forget()
-                self._key = tree.key
+                self._kept.key = tree.key
             whole_read = False
             try:
                 with cascading(tree.model):
@@ -107,16 +140,15 @@ class LiveScorer:
         self._shorten()
 
     def _read(self, tree: ModelTree, passages: Sequence[Passage]) -> Iterator[tuple[int, Scores]]:
-        whole, step = passages[0], self._scorer.step_tokens
-        same = shared(self._whole.ids, whole.ids)
+        whole, step, kept = passages[0], self._scorer.step_tokens, self._kept
+        same = shared(kept.whole.ids, whole.ids)
         start = min([same, *(first - 1 for first, _ in whole.ranges[:1])])
-        self._whole.block.tokens = start
+        kept.whole.block.tokens = start
         ids = as_tokens(whole.ids, tree.model.device)
-        known = dict(zip(whole.ranges, read_in_steps(tree, ids, self._whole.block, whole.ranges, step), strict=True))
-        self._whole.ids = whole.ids
+        known = dict(zip(whole.ranges, read_in_steps(tree, ids, kept.whole.block, whole.ranges, step), strict=True))
+        kept.whole.ids = whole.ids
         yield 0, list(known.values())
-        old = self._strands
-        self._strands = {}
+        old, kept.strands = kept.strands, {}
         readings: dict[int, tuple[Need, Reading]] = {}
         for place in range(1, len(passages)):
             readings[place] = self._reading(place, passages[place], whole, known, same, old)
@@ -125,7 +157,7 @@ class LiveScorer:
             computed = read_group(tree, [readings[place][1] for place in group], step)
             for place, scores in zip(group, computed, strict=True):
                 if readings[place][0].tokens:
-                    self._strands[place].ids = passages[place].ids[: readings[place][0].end]
+                    kept.strands[place].ids = passages[place].ids[: readings[place][0].end]
                 yield place, joined(passages[place], readings[place][0], scores, known)
 
     def _reading(
@@ -142,16 +174,17 @@ class LiveScorer:
                 strand = Strand(passage.ids[:start], start)
             need = Need(start, need.end, need.ranges)
             strand.block.tokens = start - strand.shared
-        self._strands[place] = strand
-        past = ((self._whole.block, strand.shared), (strand.block, strand.block.tokens))
+        self._kept.strands[place] = strand
+        past = ((self._kept.whole.block, strand.shared), (strand.block, strand.block.tokens))
         return need, Reading(passage, need, past, strand.block if need.tokens else None)
 
     def _shorten(self) -> None:
         """Let go of the longest strands until no more is kept than may be."""
-        for place in sorted(self._strands, key=lambda place: -self._strands[place].block.tokens):
+        strands = self._kept.strands
+        for place in sorted(strands, key=lambda place: -strands[place].block.tokens):
             if self.kept_tokens <= self._live_tokens:
                 return
-            del self._strands[place]
+            del strands[place]
 
 
 def _going_on(passage: Passage, same: int, strand: Strand | None) -> Strand | None:
