@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +68,8 @@ class CycleContext:
     config: Config
     distill: Distiller | None = None
     """A host's own way to lessons; None: the model's, where ``lessons.by_model`` is on."""
+    on_taken: Callable[[Collection[int]], None] = lambda ids: None
+    """Told the numbers of the approved candidates that the cycle has, before it does anything with them."""
 
     def distiller(self) -> Distiller | None:
         """Who writes the bank's lessons; None: nobody."""
@@ -120,6 +122,7 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
     settings = context.config.cycle
     taken = context.store.collect(settings.max_trajectories)
     approved = take_approved(context.store, context.model, context.config.candidates, context.config.train)
+    context.on_taken([*(-item.stored.seq for item in approved.ready), *(one.seq for one in approved.unfit)])
     alone = len(approved.ready) + len(approved.unfit) >= context.config.candidates.min_approved
     if (reason := why_wait(taken, run.seen, settings)) is not None:
         return run.approved_only(taken, approved, reason) if alone else run.skipped(taken, reason)

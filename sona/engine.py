@@ -173,6 +173,7 @@ class Engine:
             activity=self._cycles.activity,
             alone=self._cycles.alone,
             listen=parts.fast.tell_trajectories,
+            in_training=self._cycles.in_training,
         )
         self._training = TrainingDesk(self.path, self._trainable, self.config)
         self._parts = parts
@@ -558,7 +559,7 @@ class Engine:
         """Counted now: what is stored, what waits, what went wrong."""
         intake = self._open_intake()
         intake.sweep()
-        return read_status(self._started(), intake, self._cycles.status())
+        return read_status(self._started(), intake, self._cycles.status(), self._review.unconfirmed())
 
     # ------------------------------------------------------------------------------------------------ learning
 

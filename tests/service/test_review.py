@@ -19,11 +19,21 @@ from sona.candidate import Candidate
 from sona.cli import app as command
 from sona.config import CandidatesConfig
 from sona.engine import Engine
-from sona.errors import ConfigError, ReviewError, SendError, StateChangeError, StoreLockedError, UnknownIdError
+from sona.errors import (
+    ConfigError,
+    InvalidInputError,
+    ReviewError,
+    SendError,
+    StateChangeError,
+    StoreLockedError,
+    UnknownIdError,
+)
 from sona.http_client import HttpClient, Secret
 from sona.review import open_reviewer
 from sona.review_view.over_http import HttpReviewer
+from sona.reviewing import Review
 from sona.service.hub import Hub
+from sona.storage.store import Store
 from tests.engine.small import SMALL, open_small
 from tests.reviews import ToldScorer, candidate, dependence, turn
 from tests.service.serving import AUTH, TOKEN, app_of, client_of
@@ -206,6 +216,38 @@ async def test_an_answer_that_is_lost_leaves_them_not_confirmed(
     assert caught.value.outcome == "unknown"
 
 
+async def test_a_person_says_what_came_of_what_was_sent(client: httpx.AsyncClient, hub: Hub, engine: Engine) -> None:
+    rows = engine._started().store.candidates
+    rows.change([1, 2], "approved", by="ana")
+    rows.change([1, 2], "sent", by="train")
+    got = await client.post("/candidates/confirm", json={"ids": [1], "trained": True, "note": "job 12"})
+    assert (got.status_code, got.json()["candidates"][0]["state"], state(engine, 1)) == (200, "trained", "trained")
+    assert engine.candidates.get(1).changes[-1].note == "job 12"
+    again = await client.post("/candidates/confirm", json={"ids": [1], "trained": True})
+    assert (again.status_code, len(engine.candidates.get(1).changes)) == (200, 4), "twice is no error"
+    wrong = await client.post("/candidates/confirm", json={"ids": [2, 1], "trained": False})
+    assert (wrong.status_code, state(engine, 2)) == (409, "sent"), "all or none"
+    reviewer = HttpReviewer("http://127.0.0.1:8000", Secret(TOKEN), transport=Bridge(hub))
+    given_up = await anyio.to_thread.run_sync(lambda: reviewer.confirm([2], trained=False))
+    assert [one.state for one in given_up] == ["approved"]
+    got = await client.post("/candidates/confirm", json={"ids": [2], "trained": True})
+    assert (got.status_code, "it was not sent" in got.json()["error"]["message"]) == (409, True)
+    for body in ({"ids": [2]}, {"ids": [2] * 10_001, "trained": True}, {"trained": True}):
+        assert (await client.post("/candidates/confirm", json=body)).status_code == 400
+
+
+async def test_an_approval_that_a_cycle_learns_from_is_a_409_that_says_when(
+    client: httpx.AsyncClient, engine: Engine
+) -> None:
+    engine.candidates.approve(1)
+    with engine._cycles.in_training.cycle(7):
+        got = await client.post("/candidates/1/reject")
+        assert (got.status_code, state(engine, 1)) == (409, "approved")
+        assert "cycle 7, which is under way" in got.json()["error"]["message"]
+        assert "once that has ended" in got.json()["error"]["message"]
+    assert (await client.post("/candidates/1/reject")).status_code == 200
+
+
 async def test_background_scoring_shows_on_the_page(client: httpx.AsyncClient, engine: Engine) -> None:
     engine.candidates.watch(ToldScorer(lambda one: [dependence(5, 7.0)]))
     engine.record(turn(5))
@@ -354,10 +396,38 @@ def test_scripts_list_approve_reject_and_show(closed: Path, capsys: pytest.Captu
     assert "Nothing fits" in run(capsys, "candidates", "list", *store, "--filter", "nothing-has-this")
 
 
+def test_scripts_say_what_came_of_what_was_sent(closed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ("--store", str(closed))
+    with Store.open(closed) as opened:
+        review = Review(opened, CandidatesConfig())
+        review.approve(1, 2)
+        with pytest.raises(SendError):
+            review.send(Deaf())
+    listed = run(capsys, "candidates", "list", *store)
+    assert "Sent, and not confirmed: 1, 2 (to http://deaf)" in listed
+    assert json.loads(run(capsys, "candidates", "list", *store, "--json"))["unconfirmed"][0]["ids"] == [1, 2]
+    assert "Sent, and not confirmed: 1, 2" in run(capsys, "status", *store)
+    assert json.loads(run(capsys, "status", *store, "--json"))["unconfirmed"][0]["service"] == "http://deaf"
+    assert "1 candidate is trained" in run(capsys, "candidates", "confirm", "1", "--trained", *store)
+    assert "1 candidate is approved" in run(capsys, "candidates", "confirm", "2", "--given-up", *store, "--note", "x")
+    assert "not confirmed" not in run(capsys, "status", *store)
+    with pytest.raises(StateChangeError, match="it was not sent"):
+        command(("candidates", "confirm", "3", "--trained", *store))
+    with pytest.raises(InvalidInputError, match="give the numbers"):
+        command(("candidates", "confirm", "--trained", *store))
+
+
+class Deaf:
+    """A training service that says nothing."""
+
+    name = "http://deaf"
+
+    def train(self, samples: object, request_id: str) -> str:
+        raise SendError("no answer", outcome="unknown")
+
+
 @pytest.mark.parametrize("words", [("1", "--all"), (), ("1", "--filter", "x")])
 def test_a_script_says_which_ones_it_means(closed: Path, words: tuple[str, ...]) -> None:
-    from sona.errors import InvalidInputError
-
     with pytest.raises(InvalidInputError, match="one of the three"):
         command(("candidates", "approve", *words, "--store", str(closed)))
 
