@@ -387,6 +387,10 @@ class CandidatesConfig(Settings, kw_only=True):
     """A memory whose weight is younger is not weighed again."""
     weighed_a_turn: Annotated[int, Meta(ge=0, le=1_000_000)] = 4
     """With each turn so many of its memories are weighed anew at most, two passes each, the oldest weights first."""
+    live_bytes: Annotated[int, Meta(ge=0, le=2**50)] = 512 * 1024 * 1024
+    """Keys and values of growing conversations that stay in the model's memory between turns, so that a turn costs its
+    own tokens alone; those of the conversation that was scored longest ago go first. 0: each turn is read from its
+    beginning."""
     share: Annotated[float, Meta(ge=0.01, le=0.9)] = 0.25
     """Share of each batch that is drawn from approved answers, where a cycle has some; of a cycle that has nothing else
     that is new it is all but replay and probes."""

@@ -165,6 +165,7 @@ class Engine:
         self._intake = Intake(parts, self.config.recording)
         self._cycles = Cycles(parts, self.config, self._model_name, self._distill)
         self._memories = Memories(parts.store.memory_weights, parts.model, self.config.candidates, parts.store.get)
+        parts.on_swap.append(self._memories.forget_read)
         self._host = TrajectoryHost(parts, self._intake, self.config.serve, self._memories.ranking)
         self._review = Review(
             parts.store,

@@ -48,7 +48,7 @@ class Kept:
     """Of the weights that read it."""
     whole: Strand = field(default_factory=_nothing)
     strands: dict[int, Strand] = field(default_factory=dict)
-    """By the passage's place, the last time."""
+    """By the passage's place, the last time; another passage may have it the next time."""
 
     def forget(self) -> None:
         """Keep nothing."""
@@ -64,13 +64,15 @@ class LiveScorer:
 
     Args:
         scorer: the model.
-        live_tokens: so many tokens of variants are kept, at most, beside the whole; those of the longest go first.
+        live_tokens: so many tokens of variants are kept, at most, beside the whole; those of the shortest first.
+        live_bytes: ... and so many bytes, the whole's with them; None: no other bound.
     """
 
-    def __init__(self, scorer: LeaveOneOut, *, live_tokens: int = LIVE_TOKENS) -> None:
-        if live_tokens < 0:
-            raise InvalidInputError(f"live_tokens: {live_tokens}; at least 0 is allowed")
-        self._scorer, self._live_tokens, self._kept = scorer, live_tokens, Kept()
+    def __init__(self, scorer: LeaveOneOut, *, live_tokens: int = LIVE_TOKENS, live_bytes: int | None = None) -> None:
+        if live_tokens < 0 or (live_bytes is not None and live_bytes < 0):
+            raise InvalidInputError(f"live_tokens, live_bytes: {live_tokens}, {live_bytes}; at least 0 is allowed")
+        self._scorer, self._live_tokens, self._live_bytes = scorer, live_tokens, live_bytes
+        self._kept = Kept()
 
     @property
     def name(self) -> str:
@@ -96,14 +98,23 @@ class LiveScorer:
     def hold(self) -> Iterator[Self]:
         """See :meth:`sona.attribution.scorer.VersionedScorer.hold`; both keep the same."""
         with self._scorer.hold() as scorer:
-            held = copy.copy(self)
-            held._scorer = scorer
-            yield held
+            yield self.through(scorer)
+
+    def through(self, scorer: LeaveOneOut) -> Self:
+        """The same conversation, what is kept of it too, by another scorer of the same model."""
+        other = copy.copy(self)
+        other._scorer = scorer
+        return other
 
     @property
     def kept_tokens(self) -> int:
         """Of variants, beside the whole."""
         return sum(strand.block.tokens for strand in self._kept.strands.values())
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of the whole and the variants."""
+        return self._kept.whole.block.bytes() + sum(strand.block.bytes() for strand in self._kept.strands.values())
 
     def forget(self) -> None:
         """Keep nothing; the next passages are read from their beginning."""
@@ -136,7 +147,6 @@ class LiveScorer:
             finally:
                 if not whole_read:  # broken off amid a pass: what is kept may be half written
                     self.forget()
-        self._shorten()
 
     def _read(self, tree: ModelTree, passages: Sequence[Passage]) -> Iterator[tuple[int, Scores]]:
         whole, step, kept = passages[0], self._scorer.step_tokens, self._kept
@@ -148,23 +158,30 @@ class LiveScorer:
         kept.whole.ids = whole.ids
         yield 0, list(known.values())
         old, kept.strands = kept.strands, {}
-        readings: dict[int, tuple[Need, Reading]] = {}
-        for place in range(1, len(passages)):
-            readings[place] = self._reading(place, passages[place], whole, known, same, old)
-        tokens = {place: need.tokens for place, (need, _) in readings.items()}
-        for group in groups_of(tokens, step):
-            computed = read_group(tree, [readings[place][1] for place in group], step)
-            for place, scores in zip(group, computed, strict=True):
-                if readings[place][0].tokens:
+        readings = {
+            place: self._reading(place, passages[place], whole, known, same, old) for place in range(1, len(passages))
+        }
+        old.clear()  # what no passage goes on from
+        room = self._room()
+        for group in groups_of({place: need.tokens for place, (need, _) in readings.items()}, step):
+            reading = []
+            for place in group:
+                room -= (size := kept.strands[place].block.tokens + readings[place][0].tokens)
+                if room < 0:
+                    room += size
+                    del kept.strands[place]
+                reading.append(readings[place][1] if place in kept.strands else readings[place][1].unkept())
+            for place, scores in zip(group, read_group(tree, reading, step), strict=True):
+                if readings[place][0].tokens and place in kept.strands:
                     kept.strands[place].ids = passages[place].ids[: readings[place][0].end]
                 yield place, joined(passages[place], readings[place][0], scores, known)
 
     def _reading(
         self, place: int, passage: Passage, whole: Passage, known: Known, same: int, old: dict[int, Strand]
     ) -> tuple[Need, Reading]:
-        """What of a variant must be read, going on from its strand where it has a good one."""
+        """What of a variant must be read, going on from a strand where there is a good one."""
         need = need_of(passage, whole, known)
-        strand = _going_on(passage, same, old.get(place))
+        strand = _taken(passage, place, need.start, same, old)
         if strand is None or not need.tokens:
             strand = strand or Strand(passage.ids[: need.start], need.start)
         else:
@@ -177,17 +194,25 @@ class LiveScorer:
         past = ((self._kept.whole.block, strand.shared), (strand.block, strand.block.tokens))
         return need, Reading(passage, need, past, strand.block if need.tokens else None)
 
-    def _shorten(self) -> None:
-        """Let go of the longest strands until no more is kept than may be."""
-        strands = self._kept.strands
-        for place in sorted(strands, key=lambda place: -strands[place].block.tokens):
-            if self.kept_tokens <= self._live_tokens:
-                return
-            del strands[place]
+    def _room(self) -> int:
+        """Tokens of variants that may be kept beside the whole, which has been read."""
+        if self._live_bytes is None:
+            return self._live_tokens
+        whole = self._kept.whole.block
+        stored = next((keys.shape[2] for keys, _ in whole.layers.values()), 0)
+        left = max(0, self._live_bytes - whole.bytes())
+        # What grows has a quarter more room than it needs.
+        return min(self._live_tokens, left * stored * 4 // (5 * max(whole.bytes(), 1)))
 
 
-def _going_on(passage: Passage, same: int, strand: Strand | None) -> Strand | None:
-    """The strand, if the passage begins as it does and the whole still begins as it did."""
-    if strand is None or strand.shared > same or shared(strand.ids, passage.ids) < strand.shared:
-        return None
-    return strand
+def _taken(passage: Passage, place: int, start: int, same: int, old: dict[int, Strand]) -> Strand | None:
+    """The strand that the passage goes on from, taken out of ``old``: that of its own place, if it goes on from all of
+    it, or else the one that it has most in common with. None where the whole has as much, its first ``start`` tokens.
+    """
+    good = {at: strand for at, strand in old.items() if strand.shared <= same}  # the whole still begins as it did
+    own = good.get(place)
+    if own is not None and shared(own.ids, passage.ids) == len(own.ids):
+        return old.pop(place)
+    common = {at: shared(strand.ids, passage.ids) for at, strand in good.items()}
+    useful = [at for at, tokens in common.items() if tokens > start and tokens >= good[at].shared]
+    return old.pop(max(useful, key=lambda at: common[at])) if useful else None
