@@ -155,6 +155,9 @@ class ServiceConfig(Settings, kw_only=True):
     """A body that has not come in this time is given up (408)."""
     write_timeout_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 60.0
     """A reader of an answer that takes nothing for so long counts as gone."""
+    reviewer_token_file: str = ""
+    """A file with a second bearer token, which alone lets a client approve, reject, confirm and send candidates (and
+    read them); empty: whoever has the server's token may."""
     shutdown_s: Annotated[float, Meta(ge=0.0, le=3600.0)] = 10.0
     """When the server is told to stop, answers under way have so long to end; then they are cancelled."""
 

@@ -32,6 +32,8 @@ from sona.http_client import HttpClient, Secret
 from sona.review import open_reviewer
 from sona.review_view.over_http import HttpReviewer
 from sona.reviewing import Review
+from sona.service.app import make_app
+from sona.service.bearer import BearerToken, check_apart
 from sona.service.hub import Hub
 from sona.storage.store import Store
 from tests.engine.small import SMALL, open_small
@@ -150,6 +152,59 @@ async def test_nothing_without_the_token(hub: Hub, engine: Engine) -> None:
         assert (await stranger.get("/candidates", auth=("anyone", TOKEN))).status_code == 401
         assert (await stranger.post("/candidates/1/approve", auth=("anyone", TOKEN))).status_code == 401
     assert state(engine, 1) == "new"
+
+
+REVIEWER = "a-token-of-the-reviewer"
+
+
+async def test_with_a_token_of_the_reviewers_own_no_other_changes_candidates(hub: Hub, engine: Engine) -> None:
+    app = make_app(hub, BearerToken(TOKEN), reviewer=BearerToken(REVIEWER))
+    async with client_of(hub, app) as client, client_of(hub, app, authorization=f"Bearer {REVIEWER}") as reviewer:
+        for path, body in (
+            ("1/approve", None),
+            ("1/reject", None),
+            ("change", {"ids": [1], "state": "approved"}),
+            ("confirm", {"ids": [1], "trained": True}),
+            ("threshold", {"nats": 0.0}),
+            ("alternates", {"wanted": True}),
+            ("send", None),
+        ):
+            got = await client.post(f"/candidates/{path}", json=body)
+            assert (got.status_code, got.json()["error"]["code"]) == (403, "no_reviewer"), path
+        assert state(engine, 1) == "new"
+        assert (await client.get("/candidates")).status_code == (await client.get("/candidates/1")).status_code == 200
+        assert (await client.get("/versions")).status_code == 200
+        assert (await reviewer.post("/candidates/1/approve")).status_code == 200
+        assert (await reviewer.get("/candidates")).status_code == (await reviewer.get("/review")).status_code == 200
+        for path in ("/versions", "/metrics", "/candidatesx"):
+            assert (await reviewer.get(path)).status_code == 401, "it is good for the review alone"
+        assert (await reviewer.post("/learn")).status_code == 401
+    assert state(engine, 1) == "approved"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000") as browser:
+        page = await browser.get("/review", auth=("anyone", REVIEWER))
+        assert (page.status_code, f'content="{REVIEWER}"' in page.text) == (200, True)
+        assert (await browser.post("/candidates/1/reject", auth=("anyone", REVIEWER))).status_code == 401
+        assert (await browser.post("/candidates/1/reject")).status_code == 401
+
+
+async def test_where_clients_show_no_token_reviewers_still_do(hub: Hub, engine: Engine) -> None:
+    app = make_app(hub, None, reviewer=BearerToken(REVIEWER))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000") as client:
+        assert (await client.get("/candidates")).status_code == 200
+        assert (await client.post("/candidates/1/approve")).status_code == 401
+        assert (await client.get("/review")).headers["www-authenticate"].startswith("Basic ")
+        shown = {"authorization": f"Bearer {REVIEWER}"}
+        assert (await client.post("/candidates/1/approve", headers=shown)).status_code == 200
+        elsewhere = {**shown, "origin": "http://evil.example"}
+        assert (await client.post("/candidates/2/approve", headers=elsewhere)).status_code == 403
+    assert (state(engine, 1), state(engine, 2)) == ("approved", "new")
+
+
+def test_the_reviewer_s_token_is_another_than_the_server_s() -> None:
+    check_apart(BearerToken(TOKEN), BearerToken(REVIEWER))
+    with pytest.raises(ConfigError, match="reviewer_token_file") as caught:
+        check_apart(BearerToken(TOKEN), BearerToken(TOKEN))
+    assert TOKEN not in str(caught.value)
 
 
 async def test_a_browser_shows_the_token_as_a_password_for_the_page_alone(hub: Hub) -> None:
