@@ -274,7 +274,7 @@ class TrainConfig(Settings, kw_only=True):
     max_grad_norm: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.5
     weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     ema_decay: Annotated[float, Meta(ge=0.0, le=0.9999)] = 0.95
-    """The candidate is this running average of the stepped weights; 0 takes the last step's."""
+    """The challenger is this running average of the stepped weights; 0 takes the last step's."""
     ewc_lambda: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.001
     """Strength of the EWC++ penalty on weights normalised to a mean importance of 1; 0 switches it off.
 
@@ -330,24 +330,24 @@ class TrainConfig(Settings, kw_only=True):
 
 
 class GateConfig(Settings, kw_only=True):
-    """When a candidate may be published."""
+    """When a challenger may be published."""
 
     enabled: bool = True
     confidence: Annotated[float, Meta(ge=0.5, le=0.9999)] = 0.9
     """Of the two-sided bootstrap interval that the gain on held-out trajectories must keep above ``min_gain``: at 0.9 a
-    candidate that gains nothing passes one time in twenty."""
+    challenger that gains nothing passes one time in twenty."""
     min_gain: Annotated[float, Meta(ge=-1.0, le=1.0)] = 0.0
-    """What the candidate must gain on held-out answers, in the probability of a token (the geometric mean over an
+    """What the challenger must gain on held-out answers, in the probability of a token (the geometric mean over an
     answer's tokens), at the interval's lower end."""
     min_held_out: Annotated[int, Meta(ge=1, le=1_000_000)] = 8
     """Fewer held-out trajectories than this are no evidence."""
     min_retention: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.9
-    """Share of the tokens of the base model's own answers to its probes that the candidate still predicts, weighted by
+    """Share of the tokens of the base model's own answers to its probes that the challenger still predicts, weighted by
     how sure the base was of them."""
     max_forgetting: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.05
     """Share of the tokens of earlier cycles' held-out answers that may be lost against the version in force."""
     max_kl: Annotated[float, Meta(ge=0.0, le=1e3)] = 0.5
-    """KL divergence from the base model on the same answers, nats a token, that a candidate may have on average."""
+    """KL divergence from the base model on the same answers, nats a token, that a challenger may have on average."""
     held_out_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
     """Held-out trajectories of this cycle that are scored at most."""
     earlier_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 128

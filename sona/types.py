@@ -388,7 +388,7 @@ class GateCheck(Record, kw_only=True):
 
 
 class GateDecision(Record, kw_only=True):
-    """Why a candidate was admitted or not."""
+    """Why a challenger was admitted or not."""
 
     passed: bool
     checks: tuple[GateCheck, ...] = ()

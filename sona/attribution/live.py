@@ -12,7 +12,7 @@ import numpy as np
 
 from sona.attribution.cascade import Block, cascading
 from sona.attribution.leave_one_out import LeaveOneOut, answers, checked, prompt_of
-from sona.attribution.need import Known, Need, joined, need_of
+from sona.attribution.need import Need, WholeScores, joined, need_of
 from sona.attribution.packed import Reading, groups_of, read_group, read_in_steps
 from sona.attribution.passes import as_tokens, shared
 from sona.attribution.scorer import Answer, Passage, Range, Scores
@@ -177,7 +177,7 @@ class LiveScorer:
                 yield place, joined(passages[place], readings[place][0], scores, known)
 
     def _reading(
-        self, place: int, passage: Passage, whole: Passage, known: Known, same: int, old: dict[int, Strand]
+        self, place: int, passage: Passage, whole: Passage, known: WholeScores, same: int, old: dict[int, Strand]
     ) -> tuple[Need, Reading]:
         """What of a variant must be read, going on from a strand where there is a good one."""
         need = need_of(passage, whole, known)
