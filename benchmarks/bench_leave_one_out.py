@@ -11,6 +11,10 @@ seconds of one thread, each method in turn in each round, of which the best coun
 * ``online``: after each turn the new response is scored against all memories so far; naive and rows do N + 1 passes a
   turn, ours keeps a cache of each variant. ``speedup.online`` is of the interleaved layout at 8,192, over naive;
   ``speedup.online_over_rows`` over rows.
+* ``engine``: such a conversation of words, two memories in each turn, as a host records it: ``engine.memories`` scores
+  each turn's answer, and the memories' weights, templates and tokenizing included. ``speedup.engine`` is each turn read
+  from its beginning (``candidates.live_bytes = 0``, which is ``ours`` of each turn) over read on from the last one;
+  ``max_abs_diff.engine`` the largest difference of an answer's dependence on its memories between the two, in nats.
 * ``max_abs_diff``: the largest difference of a token's log-probability from naive's, in nats, of all that was measured.
 * ``context_cite``: that package's own passes and regression, 64 ablations, for the last of the 8 responses alone. It
   answers another question (a linear model of what memories do together), so only its time is comparable.
@@ -18,7 +22,7 @@ seconds of one thread, each method in turn in each round, of which the best coun
 What would make the figures misleading. Random weights take the time of trained ones, but their effects mean nothing.
 The model is small: of a larger one the output head is a smaller share at the same vocabulary, and the last layer, which
 ours runs on the responses' rows alone, one of many. The longer the responses, the less is saved by scoring them alone.
-Rendering and tokenizing the variants is not in it. Other programs on the machine make CPU seconds longer.
+Rendering and tokenizing the variants is in ``engine`` alone. Other programs on the machine make CPU seconds longer.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found when ru
 from benchmarks.benchmark import Benchmark
 from benchmarks.call import Call
 from benchmarks.leave_one_out import peer
+from benchmarks.leave_one_out.engine import engine
 from benchmarks.leave_one_out.measuring import Measured, matrix, online
 from benchmarks.leave_one_out.scenario import LAYOUTS
 from benchmarks.table import Cell, spread
@@ -68,6 +73,13 @@ def run(call: Call) -> None:
             _tell(call, "online", found)
             call.result("speedup.online_over_rows", found["rows"].best / found["ours"].best)
         rows.append(_row(call, "online"))
+        for seed in call.seeds:
+            call.progress(f"engine, seed {seed}")
+            anew, live, apart = engine(seed, 1 if call.quick else ROUNDS[SMALL])
+            call.result("seconds.engine.anew", anew)
+            call.result("seconds.engine.live", live)
+            call.result("speedup.engine", anew / live)
+            call.result("max_abs_diff.engine", apart)
     columns = ["", *(f"{name} s" for name in METHODS), "context-cite s", "naive/ours", "largest difference"]
     note = "CPU seconds of one thread; context-cite: of the last response alone; the difference is in nats, of a token"
     call.table("Leave-one-out of 16 memories and 8 responses", columns, rows, note)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -34,6 +34,7 @@ from sona.loops.messages import (
     Refused,
     Setup,
     Stop,
+    Taken,
     WriteState,
 )
 from sona.loops.readiness import SEEN
@@ -45,6 +46,9 @@ from sona.types import CycleReport, Record
 
 log = logging.getLogger("sona.learner")
 
+Asked = Clean | Taken | WriteState | Distill | Publish | Commit
+ASKED = get_args(Asked)
+"""What a learner asks for, and waits for."""
 LOOK_S = 0.1
 """So often the host looks whether the cycle is to end."""
 STOP_S = 5.0
@@ -62,6 +66,8 @@ class Host:
     fingerprint: str | None
     config: Config
     distill: Distiller | None = None
+    on_taken: Callable[[Collection[int]], None] = lambda ids: None
+    """Told which approved candidates a cycle has."""
 
     def setup(self) -> Setup:
         """The first message to a learner."""
@@ -122,7 +128,7 @@ class Attendance:
                     return report
                 case Failed() as failed:
                     return self._failed(failed)
-                case Clean() | WriteState() | Distill() | Publish() | Commit():
+                case Clean() | Taken() | WriteState() | Distill() | Publish() | Commit():
                     self._answer(message)
 
     def _receive(self) -> Record | None:
@@ -132,7 +138,7 @@ class Attendance:
             tell_log(message)
         elif isinstance(message, (Done, Failed)):
             self.ended = True
-        elif not isinstance(message, (Progressed, Clean, WriteState, Distill, Publish, Commit, type(None))):
+        elif not isinstance(message, (Progressed, *ASKED, type(None))):
             raise LearnerError(f"a {type(message).__name__} is nothing that a learner says in a cycle")
         return message
 
@@ -152,12 +158,12 @@ class Attendance:
             self._channel.send(Stop())
             while not self.ended and time.monotonic() < deadline:
                 message = self._receive()
-                if isinstance(message, (Clean, WriteState, Distill, Publish, Commit)):
+                if isinstance(message, ASKED):
                     self._channel.send(Refused(error="CycleError", text="the cycle was stopped"))
         except (EndOfMessagesError, LearnerError, OSError):
             self.ended = False
 
-    def _answer(self, request: Clean | WriteState | Distill | Publish | Commit) -> None:
+    def _answer(self, request: Asked) -> None:
         answer: Answer | Refused
         try:
             answer = self._done(request)
@@ -168,10 +174,12 @@ class Attendance:
         except OSError:
             raise EndOfMessagesError from None
 
-    def _done(self, request: Clean | WriteState | Distill | Publish | Commit) -> Answer:
+    def _done(self, request: Asked) -> Answer:
         match request:
             case Clean():
                 clean(self._host)
+            case Taken(ids=ids):
+                self._host.on_taken(ids)
             case WriteState(name=name, value=value):
                 if name != SEEN and not name.startswith("probes/"):
                     raise LearnerError(f"state {shown(name)}: not a cycle's to write")

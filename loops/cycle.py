@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +49,7 @@ from sona.ports import (
 from sona.types import CycleReport, CycleStatus, Funnel, GateDecision, Progress, Version
 
 if TYPE_CHECKING:
-    from sona.loops.candidate import Candidate
+    from sona.loops.challenger import Challenger
 
 BANK_ALONE = "the bank has learned; no adapter was trained, as there is nothing for one, or too few of a kind so far"
 """Of a version that brings no adapter of its own."""
@@ -70,6 +70,8 @@ class CycleContext:
     config: Config
     distill: Distiller | None = None
     """A host's own way to lessons; None: the model's, where ``lessons.by_model`` is on."""
+    on_taken: Callable[[Collection[int]], None] = lambda ids: None
+    """Told the numbers of the approved candidates that the cycle has, before it does anything with them."""
 
     def distiller(self) -> Distiller | None:
         """Who writes the bank's lessons; None: nobody."""
@@ -122,6 +124,7 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
     settings = context.config.cycle
     taken = context.store.collect(settings.max_trajectories)
     approved = take_approved(context.store, context.model, context.config.candidates, context.config.train)
+    context.on_taken([*(-item.stored.seq for item in approved.ready), *(one.seq for one in approved.unfit)])
     alone = len(approved.ready) + len(approved.unfit) >= context.config.candidates.min_approved
     if (reason := why_wait(taken, run.seen, settings)) is not None:
         return run.approved_only(taken, approved, reason) if alone else run.skipped(taken, reason)
@@ -196,7 +199,7 @@ class _Run:
         full: bool,
     ) -> CycleReport:
         """The whole way: bank, adapters, gate."""
-        from sona.loops.candidate import CandidateTrainer  # torch takes seconds to import; the bank needs none
+        from sona.loops.challenger import ChallengerTrainer  # torch takes seconds to import; the bank needs none
 
         state = read_checkpoint(self.context.folders, self.parent)
         placed = self._place(state, taken.rows)
@@ -206,39 +209,39 @@ class _Run:
             begin = replace(state, bank=placed.bank)
             everything = Split([*parts.train, *approved.ready], parts.held_out)
             seen = latest(taken) if full else self.seen  # of a full load nothing waits
-            trainer = CandidateTrainer(
+            trainer = ChallengerTrainer(
                 self.context.store, model, begin, config, self.cycle, self.seed, self.report, seen
             )
-            candidate = trainer.train(everything, pushed, placed.baseline, draft)
-            decision = candidate.decision
+            challenger = trainer.train(everything, pushed, placed.baseline, draft)
+            decision = challenger.decision
             admitted = decision is None or decision.passed
-            waits = {LATER} if admitted or full else {LATER, *candidate.born}
-            waiting = [item for item in (*parts.train, *parts.held_out) if candidate.owners[item.stored.seq] in waits]
+            waits = {LATER} if admitted or full else {LATER, *challenger.born}
+            waiting = [item for item in (*parts.train, *parts.held_out) if challenger.owners[item.stored.seq] in waits]
             if waiting:  # the next cycle places them
                 left = {item.stored.seq for item in waiting}
                 placed = self._place(state, [row for row in taken.rows if row.seq not in left])
-            reasons = dict.fromkeys(candidate.idle, "its adapter gives such answers already")
+            reasons = dict.fromkeys(challenger.idle, "its adapter gives such answers already")
             if not admitted:
-                reasons |= dict.fromkeys(candidate.born, "its skill was not admitted")
-            settled = [*approved.unfit, *self._settled(approved, candidate, admitted=admitted)]
-            screened, parts = _without(screened, parts, candidate.owners, waits, {**NOT_LEARNED, **reasons})
+                reasons |= dict.fromkeys(challenger.born, "its skill was not admitted")
+            settled = [*approved.unfit, *self._settled(approved, challenger, admitted=admitted)]
+            screened, parts = _without(screened, parts, challenger.owners, waits, {**NOT_LEARNED, **reasons})
             funnel = _funnel(taken, screened, parts, {"left for the next cycle": len(waiting)} if waiting else {})
-            claims = _claims(screened, parts, candidate.owners, placed.patterns)
+            claims = _claims(screened, parts, challenger.owners, placed.patterns)
             if not taken.rows and not settled:
                 return self.skipped(taken, "what is approved waits for more of its kind (skills.min_queries)")
             if not taken.rows and decision is None:
                 return self._only_settled("nothing to learn from what is approved", funnel, settled)
             if approved.ready or approved.unfit:
                 counts = Counter(one.state for one in settled)
-                candidate.metrics.update({f"approved_{state}": float(count) for state, count in counts.items()})
+                challenger.metrics.update({f"approved_{state}": float(count) for state, count in counts.items()})
             if admitted:
                 reason = BANK_ALONE if decision is None else decision.reason
                 bank, metrics = self._taught(placed)
-                outcome = self._report("published", reason, funnel, {**candidate.metrics, **metrics}, decision)
-                outcome = self._publish(draft, replace(candidate.state, bank=bank), outcome, claims, settled)
+                outcome = self._report("published", reason, funnel, {**challenger.metrics, **metrics}, decision)
+                outcome = self._publish(draft, replace(challenger.state, bank=bank), outcome, claims, settled)
             else:
                 assert decision is not None
-                outcome = self._report("rejected", decision.reason, funnel, candidate.metrics, decision)
+                outcome = self._report("rejected", decision.reason, funnel, challenger.metrics, decision)
                 self.context.store.commit_cycle(outcome, claims, None, settled)
         if waiting:  # should the process die before this, they wait once more
             self.context.store.write_state(SEEN, str(latest(taken)).encode())
@@ -250,14 +253,14 @@ class _Run:
         self.context.store.commit_cycle(outcome, [], None, settled)
         return outcome
 
-    def _settled(self, approved: Approved, candidate: Candidate, *, admitted: bool) -> list[Settled]:
+    def _settled(self, approved: Approved, challenger: Challenger, *, admitted: bool) -> list[Settled]:
         """What became of what was approved."""
-        decision = candidate.decision
+        decision = challenger.decision
         why = "" if decision is None else decision.reason
         return settled_by(
             approved.ready,
-            candidate.owners,
-            candidate.idle,
+            challenger.owners,
+            challenger.idle,
             admitted=admitted,
             learned=decision is not None,
             why=why,

@@ -1,4 +1,4 @@
-"""What the version in force and the candidate are both asked, and the evidence that their answers are."""
+"""What the version in force and the challenger are both asked, and the evidence that their answers are."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Marks:
 def evidence_of(
     exam: Exam, base: Marks, before: Marks, after: Marks, kl: npt.NDArray[np.float64], debt: float
 ) -> Evidence:
-    """What the gate decides by. ``kl`` (p,) is the candidate's divergence from the base on each probe, nats a token."""
+    """What the gate decides by. ``kl`` (p,): the challenger's divergence from the base on each probe, nats a token."""
     gain = np.exp(-nats(after.new)) - np.exp(-nats(before.new))
     earlier_gain = np.exp(-nats(after.earlier)) - np.exp(-nats(before.earlier))
     asked = [*(question_key(item.stored.trajectory) for item in exam.asked), *exam.earlier_keys]
@@ -110,9 +110,9 @@ def evidence_of(
 
 def marks_of(base: Marks, before: Marks, after: Marks) -> dict[str, float]:
     """Exact answers under greedy decoding, and nats a token: of the base model, the version in force, and the
-    candidate.
+    challenger.
 
-    Parts without examples are absent; ``earlier`` and ``probes`` count what the candidate may have changed.
+    Parts without examples are absent; ``earlier`` and ``probes`` count what the challenger may have changed.
     """
     metrics: dict[str, float] = {}
     for part in (one.name for one in fields(Marks)):

@@ -1,4 +1,4 @@
-"""The decision whether a candidate may be published: from evidence that it never trained on."""
+"""The decision whether a challenger may be published: from evidence that it never trained on."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ ENOUGH_OF_ONE = 8
 
 
 class Evidence(NamedTuple):
-    """The same answers under the version in force and under the candidate."""
+    """The same answers under the version in force and under the challenger."""
 
     gain: npt.NDArray[np.float64]
     """(n,) of held-out questions, this cycle's and those of earlier ones whose adapter learned: how much more likely
-    the candidate finds a token of the answer than the version in force, in [-1, 1]; the geometric mean over the
+    the challenger finds a token of the answer than the version in force, in [-1, 1]; the geometric mean over the
     answer's tokens, the mean over the answers to one question. Repeats of a question are no further evidence.
     Probabilities, as they are bounded: in nats one answer that got hopeless outweighs ten that came right (.29 to .65
     of the answers right was once a loss of .07 nats)."""
     earlier_before: npt.NDArray[np.float64]
     """(m,) of earlier cycles' held-out answers: share of its tokens that the version in force predicts."""
     earlier_after: npt.NDArray[np.float64]
-    """(m,) the same for the candidate."""
+    """(m,) the same for the challenger."""
     earlier_skills: Sequence[str]
     """(m,) the skill that each is of."""
     debt: float
     """What the version in force has lost of its earlier skills since they were learned, 0 or below: each cycle's loss
     alone within the bound would let many cycles lose everything."""
     probes_kept: npt.NDArray[np.float64]
-    """(p,) of the base model's own answers: share of its tokens that the candidate still predicts, each token weighted
+    """(p,) of the base model's own answers: share of its tokens that the challenger still predicts, each token weighted
     by the base's own probability of it. Where the base hardly knew, another choice is no skill lost."""
     probes_kl: npt.NDArray[np.float64]
-    """(p,) of the same answers: KL(base || candidate), nats a token."""
+    """(p,) of the same answers: KL(base || challenger), nats a token."""
     approved: npt.NDArray[np.float64] = np.empty(0)
     """(a,) of approved answers, without the memories that they came from: what ``gain`` is of held-out ones. They are
     trained on, as another fact says nothing of a fact: it shows that they have got into the weights, not that anything
@@ -49,7 +49,7 @@ class Evidence(NamedTuple):
 
 
 def decide(evidence: Evidence, settings: GateConfig, seed: int) -> GateDecision:
-    """Admit the candidate if it helps on what is new, beyond chance, and forgets neither the old nor the base's skills.
+    """Admit the challenger if it helps on what is new, beyond chance, and forgets neither the old nor the base's.
 
     A check without data is left out, but for the first: no held-out questions, no evidence, no publication. Where
     nothing is new but approved answers, these are the evidence, and the rest must be kept as ever.
@@ -123,7 +123,7 @@ def _keeps_each(evidence: Evidence, settings: GateConfig) -> GateCheck:
 
 
 def debt_after(evidence: Evidence) -> float:
-    """What the candidate has lost of the earlier skills in all, 0 or below; a gain pays back, and is not saved up."""
+    """What the challenger has lost of the earlier skills in all, 0 or below; a gain pays back, and is not saved up."""
     if not len(evidence.earlier_before):
         return evidence.debt
     return min(0.0, evidence.debt + float((evidence.earlier_after - evidence.earlier_before).mean()))

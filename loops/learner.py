@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -31,6 +32,7 @@ from sona.loops.messages import (
     Refused,
     RunCycle,
     Setup,
+    Taken,
 )
 from sona.loops.readiness import not_yet
 from sona.storage.layout import LEARNER_LOCK
@@ -127,7 +129,12 @@ class _Worker:
         if self.model is not None and distill is None and self.config.lessons.by_model:
             current = store.current().id  # who writes the lessons
             self.model.swap(current, read_served(folders, current))
-        return run_cycle(CycleContext(store, folders, self.model, self.config, distill), self.line.report)
+
+        def on_taken(ids: Collection[int]) -> None:
+            asking.ask(Taken(ids=tuple(ids)))
+
+        context = CycleContext(store, folders, self.model, self.config, distill, on_taken)
+        return run_cycle(context, self.line.report)
 
     def _load(self) -> LocalModel | None:
         if self.setup.model is None:

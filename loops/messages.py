@@ -6,7 +6,7 @@
     Setup ───────────────────────────▶            once
     RunCycle ────────────────────────▶ Begun
                                        Progressed, Logged          at any time
-    Answer / Refused ◀──────────────── Clean, WriteState, Distill, Publish, Commit    each waits for its answer
+    Answer / Refused ◀──────────────── Clean, Taken, WriteState, Distill, Publish, Commit    each waits for its answer
     Stop ────────────────────────────▶            ends the cycle at its next progress
                                        Done / Failed               the cycle has ended
 
@@ -80,6 +80,13 @@ class Clean(Record, kw_only=True):
     """Remove drafts, and folders that no version names."""
 
 
+class Taken(Record, kw_only=True):
+    """The cycle has these approved candidates, until it has ended."""
+
+    ids: tuple[int, ...]
+    """Their numbers."""
+
+
 class WriteState(Record, kw_only=True):
     """Keep a value beside the records."""
 
@@ -151,5 +158,6 @@ KINDS: tuple[type[Record], ...] = (
     Commit,
     Done,
     Failed,
+    Taken,
 )
 """By the number that their frames carry."""

@@ -18,6 +18,7 @@ from sona.checks import Int32
 from sona.ports import ModelTree
 
 if TYPE_CHECKING:
+    from sona.serving.held import HeldModel
     from sona.serving.local import LocalModel
 
 
@@ -44,6 +45,12 @@ class AskedModel:
         return self._model.lend_tree(prompt if question is None else question)
 
     @contextmanager
+    def hold(self) -> Iterator[HeldAsked]:
+        """The same of the version that is in force now, until the block ends."""
+        with self._model.hold() as source:
+            yield HeldAsked(self._asked, source)
+
+    @contextmanager
     def asked(self, context: Context) -> Iterator[None]:
         """In the block this thread's passages are of this context.
 
@@ -55,6 +62,19 @@ class AskedModel:
             yield
         finally:
             self._asked.question = None
+
+
+class HeldAsked:
+    """An :class:`AskedModel` of one version; a thread's passages are of the context that it has asked."""
+
+    def __init__(self, asked: threading.local, source: HeldModel) -> None:
+        self._asked, self._source = asked, source
+        self.max_tokens, self.vocab_size, self.version = source.max_tokens, source.vocab_size, source.version
+
+    def lend_tree(self, prompt: Int32) -> Block[ModelTree]:
+        """See :meth:`AskedModel.lend_tree`."""
+        question = getattr(self._asked, "question", None)
+        return self._source.lend_tree(prompt if question is None else question)
 
 
 def question_tokens(context: Context, model: LocalModel) -> Int32 | None:

@@ -1,6 +1,6 @@
 """Answers that depend on memory, and so are worth moving into the weights: what a person reviews.
 
-Not to be mixed up with a cycle's candidate for a version (:mod:`sona.loops.candidate`).
+A version in the making is none: that is a challenger (:mod:`sona.loops.challenger`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from sona.errors import InvalidInputError
 from sona.excerpt import excerpt
 from sona.review import TokenFile, Url, open_reviewer
 from sona.review_filter import parse_filter
-from sona.reviewed import Page, Shown, why_empty
+from sona.reviewed import Page, Shown, open_requests, why_empty
 from sona.terminal import AsJson, ConfigPath, StorePath, as_json, number, out, plain, say, when
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 WIDE = 100
 """Columns of a terminal in which the moment of a candidate has room."""
-candidates = cyclopts.App(name="candidates", help="Answers that depend on memory: list, approve, reject, show.")
+candidates = cyclopts.App(
+    name="candidates", help="Answers that depend on memory: list, approve, reject, show, confirm."
+)
 
 Filtered = Annotated[
     str,
@@ -36,6 +38,14 @@ Filtered = Annotated[
 Ids = Annotated[tuple[int, ...], Parameter(help="Numbers of candidates, as list shows them.", negative="")]
 All = Annotated[
     bool, Parameter(name="--all", negative="", help="All new ones, where no number and no filter is given.")
+]
+Trained = Annotated[
+    bool,
+    Parameter(
+        name="--trained",
+        negative="--given-up",
+        help="They are in the weights; --given-up: the service gave them up, or never had them: approved again.",
+    ),
 ]
 Note = Annotated[str, Parameter(name="--note", help="Kept with the change.")]
 
@@ -56,9 +66,13 @@ def list_(
         page = reviewer.page()
     found = wanted.of(page.candidates)
     if json:
-        print(as_json({"candidates": found, "counts": page.counts, "threshold": page.threshold, "seen": page.seen}))
+        told = {"candidates": found, "counts": page.counts, "threshold": page.threshold, "seen": page.seen}
+        print(as_json({**told, "unconfirmed": page.requests}))
         return
     _print_list(page, found)
+    if found or page.candidates:  # where there is nothing, why says it
+        for line in open_requests(page.requests):
+            out.print(plain(line), highlight=False, soft_wrap=True)
 
 
 @candidates.command
@@ -93,6 +107,25 @@ def reject(
     """Turn candidates down: those of these numbers, or all new ones that a filter leaves."""
     with _reviewer(store, url, token_file, config) as reviewer:
         _change(reviewer, ids, filter, everything, "rejected", note, json)
+
+
+@candidates.command
+def confirm(
+    *ids: Annotated[int, Parameter(help="Numbers of candidates that were sent, as list shows them.")],
+    trained: Trained,
+    store: StorePath,
+    note: Note = "",
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: ConfigPath = None,
+    json: AsJson = False,
+) -> None:
+    """Say what came of sent answers, where the training service did not: --trained, or --given-up."""
+    if not ids:
+        raise InvalidInputError("give the numbers of candidates that were sent; 'sona candidates list' shows them")
+    with _reviewer(store, url, token_file, config) as reviewer:
+        changed = reviewer.confirm(ids, trained=trained, note=note)
+    _print_changed(changed, "trained" if trained else "approved", json)
 
 
 @candidates.command
@@ -142,6 +175,10 @@ def _change(
         found = wanted.of(reviewer.page().candidates)
         ids = tuple(one.id for one in found if named or one.state == "new")
     changed = reviewer.change(ids, state, note) if ids else []
+    _print_changed(changed, state, json)
+
+
+def _print_changed(changed: list[Shown], state: State, json: bool) -> None:
     if json:
         print(as_json({"changed": [one.id for one in changed], "state": state}))
         return

@@ -13,8 +13,9 @@ from msgspec.structs import asdict
 from rich.table import Table
 
 from sona.cli_bank import heaviest, print_patterns
-from sona.config import StoreConfig, settings_of
+from sona.config import CandidatesConfig, StoreConfig, settings_of
 from sona.errors import ConfigError, InvalidInputError, StoreError, StoreFullError
+from sona.reviewed import open_requests
 from sona.terminal import (
     AsJson,
     ConfigPath,
@@ -53,6 +54,7 @@ def open_store(path: Path, config: StoreConfig) -> Store:
 def status(*, store: StorePath, json: AsJson = False) -> None:
     """What a store holds: sources, steps, rewards, patterns, versions. Works beside a running agent."""
     from sona.loops.version_files import read_bank
+    from sona.sending import Sending
     from sona.serving.remote.shelf import Shelf
     from sona.storage.layout import REMOTE
     from sona.storage.mapped import waiting_in
@@ -62,6 +64,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
     with Store.open(store, read_only=True) as opened:
         counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
         sizes, arrivals, waiting = opened.sizes(), opened.arrivals(), waiting_in(store)
+        unconfirmed = Sending(opened, CandidatesConfig()).unconfirmed()
     remote = Shelf(store / REMOTE).read()
     try:
         patterns = heaviest(read_bank(Versions(store), version))
@@ -82,6 +85,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
             "sources": sources,
             "version": version.id,
             "remote": remote,
+            "unconfirmed": unconfirmed,
         }
         print(as_json({**told, "patterns": rows, "cycles": cycles}))
         return
@@ -103,6 +107,8 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
     )
     if remote is not None:
         _print_remote(remote)
+    for line in open_requests(unconfirmed):
+        out.print(plain(line), highlight=False, soft_wrap=True)
     _print_sources(sources)
     print_patterns(patterns, 10)
     _print_cycles(cycles)

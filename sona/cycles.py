@@ -16,6 +16,7 @@ from sona.config import Config
 from sona.errors import ClosedError, CycleError, StoreError, SwapError
 from sona.event_loop import EventLoop
 from sona.events import CycleFinished, CycleStarted, Event, VersionPublished
+from sona.in_training import InTraining
 from sona.loops.attendance import Host
 from sona.loops.background import LearnerStatus, Triggers, run_forever
 from sona.loops.learner_process import LearnerProcess
@@ -38,12 +39,15 @@ class Cycles:
         distill: Distiller | None = None,
     ) -> None:
         self._parts, self._config, self._distill = parts, config, distill
+        self.in_training = InTraining()
+        """Candidates that the cycle under way learns from."""
         self._learner: LearnerProcess | None = None
         if config.learner.mode == "process":
             model = parts.model
             place = None if model is None or model_name is None else place_of(model_name)
             fingerprint = None if model is None else model.fingerprint
-            self._learner = LearnerProcess(Host(parts.store, parts.folders, place, fingerprint, config, distill))
+            host = Host(parts.store, parts.folders, place, fingerprint, config, distill, on_taken=self.in_training.take)
+            self._learner = LearnerProcess(host)
         self._cycle: int | None = None
         self._failed, self._last_failure = 0, ""
         self._left = 0  # of what the last cycle could have collected, what it left
@@ -81,7 +85,8 @@ class Cycles:
         self._cycle = cycle = parts.store.next_cycle()
         self._tell(CycleStarted(cycle=cycle))
         try:
-            outcome = self._run(report)
+            with self.in_training.cycle(cycle):
+                outcome = self._run(report)
         except BaseException as error:
             self._failed, self._last_failure = self._failed + 1, _told(error)
             self._tell(CycleFinished(cycle=cycle, status="failed", reason=_told(error)))
@@ -107,7 +112,9 @@ class Cycles:
             return too_few(parts.store, self._config) or self._learner.run(report, self._work.check)
         from sona.loops.cycle import CycleContext, run_cycle  # recording never needs it
 
-        context = CycleContext(parts.store, parts.folders, parts.model, self._config, self._distill)
+        context = CycleContext(
+            parts.store, parts.folders, parts.model, self._config, self._distill, self.in_training.take
+        )
         return run_cycle(context, report)
 
     def _put_in_force(self, outcome: CycleReport) -> None:

@@ -8,6 +8,7 @@
     │   ├── UnknownTokenError               token ids outside the model's vocabulary
     │   ├── ConflictError                   an id that is already taken by other content
     │   └── StateChangeError                a state that can't become the other
+    │       └── InTrainingError             ... as long as a cycle learns from what has it
     ├── UnknownIdError (LookupError)        no trajectory, version, pattern or source is called so
     ├── ConfigError (ValueError)            a setting outside its range, or an unknown key
     ├── ExtraMissingError (ImportError)     packages that an extra brings are not installed
@@ -67,6 +68,10 @@ class ConflictError(InvalidInputError):
 
 class StateChangeError(InvalidInputError):
     """Something is in a state that can't become the one that was asked for; nothing has changed."""
+
+
+class InTrainingError(StateChangeError):
+    """A cycle under way learns from the candidate; the same change may go through once it has ended."""
 
 
 class UnknownIdError(SonaError, LookupError):
@@ -173,8 +178,12 @@ class ReviewError(SonaError):
 class SendError(SonaError):
     """A training service did not accept what was sent, or nobody knows whether it did."""
 
-    def __init__(self, message: str, *, outcome: Outcome = "refused") -> None:
+    def __init__(self, message: str, *, outcome: Outcome = "refused", of_samples: bool = True) -> None:
         super().__init__(message)
+        self.of_samples = of_samples
+        """False: it says nothing of what was sent, as the service can't be reached, is busy, or does not take this
+        client's token; True: the same samples are likely to fail again.
+        """
         self.outcome = outcome
         """``refused``: it took nothing of this request. ``failed``: it had taken it before, and has given it up.
         ``unknown``: it may have taken it, so nothing else may train the same.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from sona.asked_model import AskedModel
 from sona.attribution.ablate import Ablated, ablate
@@ -26,6 +29,7 @@ from sona.ports import MemoryWeights, Report, Stored, ignore_progress
 from sona.types import Message, Trajectory
 
 if TYPE_CHECKING:
+    from sona.attribution.conversations import Conversation, LiveConversations
     from sona.attribution.leave_one_out import LeaveOneOut
     from sona.serving.local import LocalModel
 
@@ -33,6 +37,8 @@ RUNS = 32
 """Ablations of a turn whose memories stand in for each other."""
 Scorable = str | Trajectory | Context | Sequence[Message]
 """What has memories and responses; a text is a trajectory's id."""
+SESSION = "session"
+"""Under this key a trajectory's metadata may say which conversation it is a turn of."""
 KNOWN_TIMES = 3
 """A memory that was scored so often is known."""
 
@@ -67,11 +73,14 @@ class Memories:
         self._closing = threading.Event()
         self._asked: AskedModel | None = None
         self._scorer: LeaveOneOut | None = None
+        self._conversations: LiveConversations | None = None
         if model is not None:
-            from sona.attribution.leave_one_out import LeaveOneOut  # torch is there by now, as the model is
+            from sona.attribution.conversations import LiveConversations  # torch is there by now, as the model is
+            from sona.attribution.leave_one_out import LeaveOneOut
 
             self._asked = AskedModel(model)
             self._scorer = LeaveOneOut(self._asked)
+            self._conversations = LiveConversations(self._scorer, settings.live_bytes)
 
     # ---------------------------------------------------------------------------------------------- what is kept
 
@@ -175,6 +184,9 @@ class Memories:
     def score_turn(self, trajectory: Trajectory) -> list[ScoredResponse]:
         """What a recorded turn's answer depends on; and of its memories, some that were not scored for long get their
         weight anew. [] where none is marked. It is what ``engine.candidates`` is fed with.
+
+        A conversation that grows is read on from its last turn, within ``candidates.live_bytes``: one whose metadata
+        have the same ``session``, or else one that begins with the same question and answer, of the same source.
         """
         asked, scorer, model = self._served
         if not trajectory.messages or not trajectory.response.strip():
@@ -182,18 +194,36 @@ class Memories:
         context = from_trajectory(trajectory)
         if not context.keys:
             return []
-        with asked.asked(context):
-            return self._turn(trajectory, context, scorer, model)
+        assert self._conversations is not None
+        name = conversation_of(trajectory)
+        with asked.asked(context), scorer.hold() as held, self._conversations.of(name) as conversation:
+            return self._turn(trajectory, context, held, model, conversation)
+
+    def forget_read(self) -> None:
+        """Let go of what was read of growing conversations: another version answers. It waits for nobody."""
+        if self._conversations is not None:
+            self._conversations.forget()
+
+    @property
+    def live_bytes(self) -> int:
+        """Keys and values of growing conversations that are in memory now."""
+        return 0 if self._conversations is None else self._conversations.kept_bytes
 
     def close(self) -> None:
         """End the turn that is being scored, after the memory under way."""
         self._closing.set()
 
     def _turn(
-        self, trajectory: Trajectory, context: Context, scorer: LeaveOneOut, model: LocalModel
+        self,
+        trajectory: Trajectory,
+        context: Context,
+        scorer: LeaveOneOut,
+        model: LocalModel,
+        conversation: Conversation,
     ) -> list[ScoredResponse]:
         last = context.responses[-1]
-        run = MatrixRun(context, model, scorer, strip_all=True, responses=[last], stop=self._closing)
+        live = conversation.live.through(scorer)
+        run = MatrixRun(context, model, live, strip_all=True, responses=[last], stop=self._closing)
         rows = {row.key: row for row in run.rows()}
         if self._closing.is_set():
             return []
@@ -203,13 +233,15 @@ class Memories:
         if not len(whole.nats):  # all of the response is thinking
             return []
         singles = {row.key: float(row.nats[0]) for row in rows.values() if row.key and not row.failure}
+        conversation.note(context, last, singles)
         if redundancies(run.matrix()):  # by itself none of them seems to matter
             found = ablate(context, model, scorer, runs=RUNS)
             singles = dict(zip(found.keys, found.weights[:, found.responses.index(last)].tolist(), strict=True))
             self._weigh(trajectory.source, singles)
         else:
             weights = self._rows.of(trajectory.source)
-            for _ in score_incremental(context, model, scorer, weights, self._incremental, stop=self._closing):
+            own, told = self._incremental, conversation.worth(context)
+            for _ in score_incremental(context, model, scorer, weights, own, told=told, stop=self._closing):
                 pass
         ids = trajectory.prompt_array()
         response = trajectory.response_array()
@@ -256,6 +288,21 @@ class Memories:
                 "this engine has no model to score memories with; open it with model='path/or/hub-id' (or 'tiny')"
             )
         return self._asked, self._scorer, self._model
+
+
+def conversation_of(trajectory: Trajectory) -> str:
+    """A name that the turns of one conversation have in common: of its source, and its ``session`` where the metadata
+    name one; else of its messages without memories up to the first answer.
+    """
+    session = trajectory.metadata.get(SESSION)
+    if session is not None:
+        begin: list[object] = [session]
+    else:
+        said = (*question_of(trajectory), Message(role="assistant", content=trajectory.response))
+        first = next(place for place, message in enumerate(said) if message.role == "assistant")
+        begin = [(message.role, message.content) for message in said[: first + 1]]
+    told = msgspec.json.encode([trajectory.source, session is None, begin])
+    return hashlib.sha256(told).hexdigest()
 
 
 def _mattered(nats: Mapping[str, float], noise_floor: float) -> list[Mattered]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +54,8 @@ class Parts:
             self.fast.on_feedback = self.micro.offer
         self.bank = Bank()
         self.events = Broadcast()
+        self.on_swap: list[Callable[[], None]] = []
+        """Called when another version answers; none may wait."""
         self.remote: RemotePublisher | None = None
         self.closed = False
         """Whether nothing more comes in: closed, or in a forked child."""
@@ -122,6 +124,8 @@ class Parts:
                     self.store.set_current(fall_back)
                 raise
             self.bank = bank
+            for told in self.on_swap:
+                told()
             if self.remote is not None:
                 self.remote.want(version)
             if self.events.mailboxes:

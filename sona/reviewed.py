@@ -40,6 +40,29 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
         return self.divergence / max(self.tokens, 1)
 
 
+class Unconfirmed(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to train of which nobody knows whether the service took it."""
+
+    request: str
+    """Its id."""
+    service: str
+    """Who was asked."""
+    ids: list[int]
+    """The candidates."""
+    refused: int
+    """So often it was refused when it was sent again."""
+    said: str
+    """What the service said then; "" where it was not refused."""
+    is_aside: bool
+    """Whether it is not sent again any more, so that a person has to say what came of it."""
+
+    def __str__(self) -> str:
+        told = f"{', '.join(map(str, self.ids))} (to {self.service}"
+        if self.refused:
+            told += f", refused {self.refused} times: {self.said}"
+        return f"{told})"
+
+
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to review."""
 
@@ -62,7 +85,14 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     train_url: str
     """Where sent ones go; "" where nowhere is set."""
     unconfirmed: int = 0
-    """Sent ones of which nobody knows whether the service took them; sending asks again."""
+    """Sent ones of which nobody knows whether the service took them; sending asks again, but for those set aside."""
+    requests: list[Unconfirmed] = []
+    """... by the requests that they went in."""
+
+    @property
+    def to_send_again(self) -> int:
+        """Of the unconfirmed those that sending asks for again."""
+        return sum(len(one.ids) for one in self.requests if not one.is_aside)
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +123,9 @@ class Reviewer(Protocol):
     def send(self) -> Sent:
         """Send all that is approved to the training service; SendError, ConfigError."""
 
+    def confirm(self, ids: Sequence[int], *, trained: bool, note: str = "") -> list[Shown]:
+        """Say what came of sent ones: trained, or given up and so approved again; StateChangeError, UnknownIdError."""
+
     def close(self) -> None:
         """Let go of what it holds."""
 
@@ -114,6 +147,19 @@ def shown(candidate: Candidate) -> Shown:
         mattered=list(candidate.mattered),
         changes=list(candidate.changes),
     )
+
+
+def open_requests(requests: Sequence[Unconfirmed]) -> list[str]:
+    """What was sent and is not confirmed, a line a request, for a person."""
+    return [
+        f"Sent, and not confirmed: {one}; "
+        + (
+            "set aside: say what came of them (sona candidates confirm)."
+            if one.is_aside
+            else "sending asks again, as the same request."
+        )
+        for one in requests
+    ]
 
 
 def why_empty(page: Page) -> list[str]:
@@ -142,8 +188,7 @@ def why_empty(page: Page) -> list[str]:
             lines.append(f"{what}: {count}.")
     lines.append(f"Last error: {seen.last_error or 'none'}")
     done: Mapping[State, int] = page.counts
-    if page.unconfirmed:
-        lines.append(f"Sent, and not confirmed: {page.unconfirmed}; s sends them again, as the same request.")
+    lines += open_requests(page.requests)
     lines.append(
         f"Sent: {done.get('sent', 0)}; trained: {done.get('trained', 0)}; rejected: {done.get('rejected', 0)}."
     )

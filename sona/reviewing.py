@@ -15,7 +15,8 @@ from sona.candidate import KEPT_REJECTED, State
 from sona.config import CandidatesConfig
 from sona.errors import ConfigError, StateChangeError
 from sona.http_client import read_secret
-from sona.reviewed import Page, Sent, Shown, shown
+from sona.in_training import InTraining
+from sona.reviewed import Page, Sent, Shown, Unconfirmed, shown
 from sona.sending import Sending, SendingStore
 from sona.types import Trajectory
 
@@ -38,6 +39,7 @@ class Review:
         activity: Callable[[], str] = lambda: "",
         alone: Callable[[str], Block[object]] = lambda what: nullcontext(),
         listen: Callable[[Callable[[Trajectory], None]], None] = lambda listener: None,
+        in_training: InTraining | None = None,
     ) -> None:
         """Args:
         store: has the candidates.
@@ -47,10 +49,12 @@ class Review:
         activity: what else is done in the background, in a few words.
         alone: a block in which no cycle takes what is approved; raises where one is under way.
         listen: has a function told of each turn as it is recorded; asked only once turns are scored.
+        in_training: which candidates a cycle under way learns from; None: none runs beside it.
         """
         self._store, self._settings, self._reviewer, self._model = store, settings, reviewer, model
         self._activity, self._alone, self._listen = activity, alone, listen
         self._preferences, self._sending = Preferences(store), Sending(store, settings)
+        self._in_training = InTraining() if in_training is None else in_training
         self._finder: CandidateFinder | None = None
         self._lock = threading.Lock()
 
@@ -99,6 +103,7 @@ class Review:
         rejected.sort(key=lambda one: one.changes[-1].at_ns, reverse=True)
         waiting.sort(key=lambda one: (-one.divergence, one.seq))
         seen = self._preferences.seen if self._finder is None else self._finder.seen()
+        requests = self._sending.unconfirmed()
         return Page(
             candidates=[shown(one) for one in (*waiting, *rejected[:KEPT_REJECTED])],
             counts=rows.counts(),
@@ -109,7 +114,8 @@ class Review:
             is_scoring=self._finder is not None,
             activity=self._told(seen),
             train_url=self._settings.train_url,
-            unconfirmed=len(self._sending.unconfirmed),
+            unconfirmed=sum(len(one.ids) for one in requests),
+            requests=requests,
         )
 
     def _told(self, seen: Seen) -> str:
@@ -127,11 +133,14 @@ class Review:
 
         Raises:
             StateChangeError: one can't come into it, or it is not a person's to give.
+            InTrainingError: ... or is approved, and the cycle under way learns from it; try again once it has ended.
             UnknownIdError: there is none of such a number.
         """
         if state not in REVIEWABLE:
             raise StateChangeError(f"state {state!r}: it is what training says; {', '.join(REVIEWABLE)} are allowed")
-        changed = self._store.candidates.change(ids, state, by=by or self._reviewer, note=note)
+        rows = self._store.candidates
+        with self._in_training.changing(ids, state, rows):
+            changed = rows.change(ids, state, by=by or self._reviewer, note=note)
         return [shown(one) for one in changed]
 
     def approve(self, *ids: int) -> list[Shown]:
@@ -159,7 +168,8 @@ class Review:
 
         Before a service is asked the answers are marked as sent, so that no cycle can take what it may have. Where it
         did not accept them they are approved again. Where nobody knows (no answer, a crash), they stay as sent, not
-        confirmed, and the next ``send`` asks again under the same id; or :meth:`confirm` says what came of them.
+        confirmed, and the next ``send`` asks again under the same id; or :meth:`confirm` says what came of them. What
+        is refused three times then is set aside, and keeps nothing else waiting (``page().requests``).
 
         Args:
             service: takes it; None: the one at ``candidates.train_url``.
@@ -173,17 +183,25 @@ class Review:
         with self._alone("answers are sent"):
             return self._sending.send(service)
 
-    def confirm(self, ids: Sequence[int], *, trained: bool, by: str, note: str = "") -> list[Shown]:
-        """What came of sent ones: they are in the weights, or the service gave the job up and they are approved again.
+    def unconfirmed(self) -> list[Unconfirmed]:
+        """What was sent and is not confirmed, request by request; StoreCorruptError where that can't be read."""
+        return self._sending.unconfirmed()
+
+    def confirm(self, ids: Sequence[int], *, trained: bool, by: str | None = None, note: str = "") -> list[Shown]:
+        """What came of sent ones, all or none: they are in the weights, or the service gave the job up (or never had
+        it) and they are approved again.
 
         Raises:
-            StateChangeError: one was not sent.
+            StateChangeError: one was not sent, or is in the weights already.
+            UnknownIdError: there is none of such a number.
         """
         rows = self._store.candidates
         for id in ids:
             if rows.get(id).state not in ("sent", "trained"):
                 raise StateChangeError(f"candidate {id}: it was not sent, so nothing can have come of it")
-        return [shown(one) for one in rows.change(ids, "trained" if trained else "approved", by=by, note=note)]
+        changed = rows.change(ids, "trained" if trained else "approved", by=by or self._reviewer, note=note)
+        self._sending.settle(ids)
+        return [shown(one) for one in changed]
 
     def _service(self) -> TrainingService:
         if not self._settings.train_url:

@@ -7,14 +7,17 @@
                                                         └── no answer, a crash: they stay as sent, not confirmed
 
 A batch that is not confirmed is sent again before the next one, under the id that it had: the hash of its samples. It
-stays not confirmed until the service accepts it, says that the job failed, or a person says what came of it.
+stays not confirmed until the service accepts it, says that the job failed, or a person says what came of it. One that
+the service refuses each time it is asked again is set aside after :data:`TRIES`, so that what comes after it is sent; a
+person then says what came of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from types import MappingProxyType
@@ -27,8 +30,9 @@ from sona.attribution.training_service import TrainingService, TrainOn, samples_
 from sona.candidate import Candidate
 from sona.config import CandidatesConfig
 from sona.errors import Outcome, SendError, SonaError, StoreCorruptError, UnknownIdError
+from sona.excerpt import excerpt
 from sona.ports import CandidateStore
-from sona.reviewed import Sent
+from sona.reviewed import Sent, Unconfirmed
 from sona.types import Record
 
 log = logging.getLogger("sona.reviewing")
@@ -37,15 +41,19 @@ STATE = "review/sending"
 NOT_ACCEPTED = "not accepted"
 """What is noted of answers that a service refused; any other way back from ``sent`` is a job that it gave up."""
 
+TRIES = 3
+"""So often a batch is refused when it is sent again, before it is set aside."""
+
 STANDS: Mapping[Outcome, str] = MappingProxyType(
     {
         "refused": "nothing was marked as sent",
         "failed": "the answers are approved again",
         "unknown": "it may have taken the answers, so they stay as sent, not confirmed, and no cycle takes them; send "
-        "again to find out (the request has an id), or say what came of them (engine.candidates.confirm)",
+        "again to find out (the request has an id), or say what came of them ('sona candidates confirm')",
     }
 )
 """How things stand then, for a person."""
+ASIDE = "it is set aside; say what came of it with 'sona candidates confirm' or POST /candidates/confirm"
 
 
 class Batch(Record, kw_only=True):
@@ -59,6 +67,15 @@ class Batch(Record, kw_only=True):
     """As it was then: the same id has to mean the same samples."""
     seqs: tuple[int, ...]
     """The candidates."""
+    refused: int = 0
+    """So often the service refused it when it was sent again."""
+    said: str = ""
+    """... and what it said the last time."""
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it is not sent again any more."""
+        return self.refused >= TRIES
 
 
 class SendingStore(StateStore, Protocol):
@@ -74,11 +91,35 @@ class Sending:
 
     def __init__(self, store: SendingStore, settings: CandidatesConfig) -> None:
         self._store, self._settings = store, settings
+        self._noting = threading.RLock()
 
-    @property
-    def unconfirmed(self) -> list[int]:
-        """Candidates of which nobody knows whether a service has them; StoreCorruptError where that can't be read."""
-        return [one.seq for batch in self._batches() for one in self._candidates(batch) if one.state == "sent"]
+    def unconfirmed(self) -> list[Unconfirmed]:
+        """Of which candidates nobody knows whether a service has them, request by request; StoreCorruptError where that
+        can't be read.
+        """
+        found = []
+        for batch in self._batches():
+            if ids := [one.seq for one in self._candidates(batch) if one.state == "sent"]:
+                found.append(
+                    Unconfirmed(
+                        request=batch.id,
+                        service=batch.service,
+                        ids=ids,
+                        refused=batch.refused,
+                        said=batch.said,
+                        is_aside=batch.is_aside,
+                    )
+                )
+        return found
+
+    def settle(self, ids: Collection[int]) -> None:
+        """Somebody has said what came of these."""
+        with self._noting:
+            left = [
+                msgspec.structs.replace(batch, seqs=tuple(seq for seq in batch.seqs if seq not in ids))
+                for batch in self._batches()
+            ]
+            self._keep([batch for batch in left if batch.seqs])
 
     def send(self, service: TrainingService) -> Sent:
         """Send what is not confirmed again, then all that is approved.
@@ -86,9 +127,11 @@ class Sending:
         Raises:
             SendError: one was not accepted, or there is nothing to send.
         """
-        batches = [batch for batch in self._batches() if any(one.state == "sent" for one in self._candidates(batch))]
-        self._keep(batches)  # of the others none was posted, or each was confirmed by hand
-        done = [self._post(service, batch, is_again=True) for batch in batches if self._is_whole(batch, service)]
+        with self._noting:
+            batches = [one for one in self._batches() if any(each.state == "sent" for each in self._candidates(one))]
+            self._keep(batches)  # of the others none was posted, or each was confirmed by hand
+        again = [batch for batch in batches if not batch.is_aside and self._is_whole(batch, service)]
+        done = [sent for batch in again if (sent := self._post_again(service, batch)) is not None]
         if approved := self._store.candidates.approved(self._settings.max_approved):
             done.append(self._post(service, self._begin(service, approved)))
         if not done:
@@ -99,9 +142,26 @@ class Sending:
         """Note a batch and mark its answers, before anybody is asked: whatever happens then, no cycle takes them."""
         train_on, seqs = self._settings.train_on, tuple(one.seq for one in approved)
         batch = Batch(id=request_id(approved, train_on), service=service.name, train_on=train_on, seqs=seqs)
-        self._keep([*self._batches(), batch])
+        with self._noting:
+            self._keep([*self._batches(), batch])
         self._store.candidates.change(seqs, "sent", by=service.name, note=f"request {batch.id}, not confirmed")
         return batch
+
+    def _post_again(self, service: TrainingService, batch: Batch) -> Sent | None:
+        """What the service accepted this time; None where it has refused it so often that it is set aside."""
+        try:
+            return self._post(service, batch, is_again=True)
+        except SendError as error:
+            if error.outcome != "unknown" or not error.of_samples:
+                raise
+            said = excerpt(str(error.__cause__ or error), 300)
+            tried = msgspec.structs.replace(batch, refused=batch.refused + 1, said=said)
+            with self._noting:
+                self._keep([tried if one == batch else one for one in self._batches()])
+            if not tried.is_aside:
+                raise
+            log.warning("%s refused request %s %d times (%s); %s", service.name, batch.id, TRIES, said, ASIDE)
+            return None
 
     def _post(self, service: TrainingService, batch: Batch, *, is_again: bool = False) -> Sent:
         rows, by = self._store.candidates, service.name
@@ -114,7 +174,7 @@ class Sending:
                 note = NOT_ACCEPTED if outcome == "refused" else "the service gave the job up"
                 rows.change(batch.seqs, "approved", by=by, note=note)
                 self._forget(batch)
-            raise SendError(f"{error}; {STANDS[outcome]}", outcome=outcome) from error
+            raise SendError(f"{error}; {STANDS[outcome]}", outcome=outcome, of_samples=error.of_samples) from error
         try:
             rows.change(batch.seqs, "sent", by=by, note=job, again=True)
             self._forget(batch)
@@ -131,10 +191,14 @@ class Sending:
         return len(found) == len(batch.seqs) and request_id(found, batch.train_on) == batch.id
 
     def _nothing(self) -> str:
-        if left := self.unconfirmed:
+        if left := self.unconfirmed():
+            ids = [id for one in left for id in one.ids]
+            why = "they went to another service or their texts are gone"
+            if any(one.is_aside for one in left):
+                why = f"{why}, or the service refused them {TRIES} times"
             return (
-                f"nothing is approved, and candidates {left} can't be sent again, as they went to another service or "
-                "their texts are gone; say what came of them (engine.candidates.confirm)"
+                f"nothing is approved, and candidates {ids} can't be sent again, as {why}; say what came of them "
+                "('sona candidates confirm')"
             )
         return "nothing is approved, so nothing was sent; approve candidates first"
 
@@ -160,7 +224,8 @@ class Sending:
             self._store.write_state(STATE, msgspec.json.encode(batches))
 
     def _forget(self, batch: Batch) -> None:
-        self._keep([one for one in self._batches() if one != batch])
+        with self._noting:
+            self._keep([one for one in self._batches() if one.id != batch.id])
 
 
 def request_id(candidates: Sequence[Candidate], train_on: TrainOn) -> str:

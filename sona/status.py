@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from sona.intake import Intake
@@ -9,6 +11,7 @@ from sona.loops.background import LearnerStatus
 from sona.loops.micro import MicroCounts
 from sona.parts import Parts
 from sona.ports import StoreCounts
+from sona.reviewed import Unconfirmed
 from sona.serving.remote.state import RemoteStatus
 
 
@@ -54,9 +57,16 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a cycle runs, where, and what went wrong with the last one that failed."""
     remote: RemoteStatus | None
     """How publishing to a model server elsewhere goes; None where ``remote.kind`` is off."""
+    unconfirmed: int
+    """Answers that were sent to a training service, of which nobody knows whether it took them."""
+    set_aside: int
+    """Of these the ones that are not sent again any more, as the service refused them each time: a person has to say
+    what came of them (``sona candidates confirm``)."""
 
 
-def read_status(parts: Parts, intake: Intake, learner: LearnerStatus) -> EngineStatus:
+def read_status(
+    parts: Parts, intake: Intake, learner: LearnerStatus, unconfirmed: Sequence[Unconfirmed] = ()
+) -> EngineStatus:
     """Counted now."""
     writer = parts.writer.counts()
     return EngineStatus(
@@ -79,4 +89,6 @@ def read_status(parts: Parts, intake: Intake, learner: LearnerStatus) -> EngineS
         micro=None if parts.micro is None else parts.micro.counts(),
         learner=learner,
         remote=None if parts.remote is None else parts.remote.status,
+        unconfirmed=sum(len(one.ids) for one in unconfirmed),
+        set_aside=sum(len(one.ids) for one in unconfirmed if one.is_aside),
     )

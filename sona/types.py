@@ -1,4 +1,4 @@
-"""The records: what comes in, what the bank and the cycle make of it.
+"""The records: what comes in, what the bank and the cycle make of it, and what is answered.
 
 All are frozen :class:`msgspec.Struct` types, checked when they are built and again when they are read back, so that no
 damaged or foreign record passes as a good one. Vectors are raw little-endian float32 bytes and token ids raw
@@ -8,14 +8,12 @@ give numpy views without a copy.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, dataclass_transform, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -41,89 +39,57 @@ from sona.checks import (
     tuple_of,
 )
 from sona.errors import InvalidInputError
+from sona.message import MESSAGE_KEYS, ROLES, TEXT_PARTS, Message, ToolCall, to_messages
+from sona.record import SCHEMA, Record, check_schema, new_id
+from sona.reply import FINISHES, Attestation, FinishReason, Reply, Token
 
-SCHEMA = 1
-"""Version of the records that this code writes; a reader refuses a higher one. The fields' default stays 1 for good:
-defaults are not written, so a record without a version is of the first."""
+__all__ = [
+    "BASE_VERSION",
+    "COSINES",
+    "FINISHES",
+    "MESSAGE_KEYS",
+    "OUTCOMES",
+    "ROLES",
+    "ROUTE_KEYS",
+    "SCHEMA",
+    "STATUSES",
+    "TEXT_PARTS",
+    "Attestation",
+    "CycleReport",
+    "CycleStatus",
+    "Feedback",
+    "FinishReason",
+    "Funnel",
+    "GateCheck",
+    "GateDecision",
+    "Message",
+    "Outcome",
+    "Progress",
+    "Record",
+    "Reply",
+    "Step",
+    "Token",
+    "ToolCall",
+    "Trajectory",
+    "Version",
+    "new_id",
+    "no_trajectory",
+    "to_messages",
+]
 
 Outcome = Literal["completed", "failed", "abandoned"]
 CycleStatus = Literal["published", "rejected", "skipped"]
-FinishReason = Literal["stop", "length"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 STATUSES: tuple[CycleStatus, ...] = get_args(CycleStatus)
-FINISHES: tuple[FinishReason, ...] = get_args(FinishReason)
 BASE_VERSION = "v0"
 """The first version of every store: the untouched base model, with an empty bank."""
-ROLES = ("system", "developer", "user", "assistant", "tool")
 ROUTE_KEYS = ("model", "plan", "prompt", "route", "agent")
 """Metadata that say which way a trajectory took: ``{"model": "small"}`` is the route ``model:small``."""
-MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations")
-"""What a message that is no Message may hold; of the last, which says where in the text a citation stands, nothing is
-kept."""
-TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 MAX_FLOAT = sys.float_info.max
 COSINES = (-1.001, 1.001)  # of float32 vectors: rounding may lead out of [-1, 1]
 
 
-def new_id() -> str:
-    """A time-ordered random id: UUID version 7 (RFC 9562 §5.7), as 32 hex digits."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | (0x7 << 76)
-    value = value & ~(0x3 << 62) | (0x2 << 62)
-    return f"{value:032x}"
-
-
 _set = msgspec.structs.force_setattr
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # type checkers don't inherit ``frozen``
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What all records share: frozen, unknown fields refused. (``kw_only`` is not inherited, so each says it again.)"""
-
-
-def _check_schema(schema: object) -> None:
-    if type(schema) is not int or not 1 <= schema <= SCHEMA:
-        raise InvalidInputError(f"schema: {shown(schema)}; this sona reads 1 to {SCHEMA}, so update it")
-
-
-class ToolCall(Record, kw_only=True):
-    """One call that an assistant's message makes."""
-
-    name: str
-    """The tool's name."""
-    arguments: str = "{}"
-    """Its arguments as JSON text, as the model wrote it."""
-    id: str | None = None
-    """The call's own id, by which the tool's message refers to it."""
-
-    def __post_init__(self) -> None:
-        check_id(self.name, "tool call name")
-        if self.id is not None:
-            check_id(self.id, "tool call id")
-        check_text(self.arguments, "tool call arguments", empty=True)
-
-
-class Message(Record, kw_only=True):
-    """One message of a conversation."""
-
-    role: str
-    """One of ``system``, ``developer``, ``user``, ``assistant``, ``tool``."""
-    content: str = ""
-    """Its text; may be empty only where ``tool_calls`` are given, or for a tool's empty result."""
-    name: str | None = None
-    """Who speaks, where the role alone does not say it (a tool's name)."""
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
-    """The id of the call that a tool's message answers."""
-
-    def __post_init__(self) -> None:
-        check_one_of(self.role, ROLES, "message role")
-        _set(self, "tool_calls", tuple_of(self.tool_calls, ToolCall, "tool_calls"))
-        check_text(self.content, f"{self.role} message", empty=bool(self.tool_calls) or self.role == "tool")
-        if self.name is not None:
-            check_id(self.name, "message name")
-        if self.tool_call_id is not None:
-            check_id(self.tool_call_id, "message tool_call_id")
 
 
 class Step(Record, kw_only=True):
@@ -213,7 +179,7 @@ class Trajectory(Record, kw_only=True):
         check_id(self.id, "trajectory id")
         check_id(self.source, "source")
         check_time(self.created_ns, "created_ns")
-        _check_schema(self.schema)
+        check_schema(self.schema)
         _set(self, "messages", to_messages(self.messages))
         check_text(self.response, "response", empty=True)
         for name in ("prompt_ids", "response_ids"):
@@ -276,71 +242,6 @@ def _key_hint(key: object) -> str:
     return f"{shown(key)} is no field of it, did you mean {nearest(key, Trajectory.__struct_fields__)!r}?"
 
 
-def to_messages(value: object) -> tuple[Message, ...]:
-    """A conversation from messages or plain ``{"role": ..., "content": ...}`` mappings; a text is one user message.
-
-    Raises:
-        InvalidInputError: an unknown role or key, an empty text, a part that is no text, or no conversation at all.
-    """
-    if isinstance(value, str):
-        return (Message(role="user", content=value),)
-    # Asked of tuples and lists first: the abstract classes take as long as a whole message.
-    if not isinstance(value, (tuple, list)) and (
-        isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable)
-    ):
-        raise InvalidInputError(f"messages: {type(value).__name__}; a text or a list of messages is allowed")
-    return tuple([_to_message(item, index) for index, item in enumerate(value)])
-
-
-def _to_message(item: object, index: int) -> Message:
-    if isinstance(item, Message):
-        return item
-    if not isinstance(item, Mapping):
-        raise InvalidInputError(f"messages[{index}]: {type(item).__name__}; a Message or a mapping is allowed")
-    fields = {key: value for key, value in item.items() if value is not None}
-    for key in fields:
-        if key not in MESSAGE_KEYS:
-            raise InvalidInputError(
-                f"messages[{index}]: {shown(key)} is no key of a message; did you mean {nearest(key, MESSAGE_KEYS)!r}? "
-                f"({', '.join(MESSAGE_KEYS[:-1])} are allowed)"
-            )
-    calls = fields.pop("tool_calls", ())
-    refusal = fields.pop("refusal", "")  # OpenAI's place for the text of an answer that declines
-    fields.pop("annotations", None)
-    try:
-        fields["content"] = _joined(fields.get("content") or refusal)
-        return msgspec.convert({**fields, "tool_calls": [_flat_call(call) for call in calls]}, Message)
-    except (msgspec.ValidationError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"messages[{index}]: {error}") from None
-
-
-def _joined(content: object) -> object:
-    """OpenAI writes a content as a text, or as a list of parts; several texts are read on lines of their own."""
-    if not isinstance(content, (list, tuple)):
-        return content
-    return "\n".join(_part_text(part) for part in content)
-
-
-def _part_text(part: object) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, Mapping) else None
-    if kind not in TEXT_PARTS or not isinstance(text, str):
-        raise InvalidInputError(f"content part: {shown(kind or part)}; text only, so leave out images, audio and files")
-    return text
-
-
-def _flat_call(call: object) -> object:
-    """OpenAI nests a call's name and arguments under ``function``; we keep the two, and the call's id."""
-    if not isinstance(call, Mapping):
-        return call
-    function = call.get("function")
-    said = {**call, **function} if isinstance(function, Mapping) else call
-    kept = {key: said[key] for key in ("id", "name", "arguments") if said.get(key) is not None}
-    if isinstance(kept.get("arguments"), Mapping):  # as chat templates and some logs have them
-        kept["arguments"] = json.dumps(kept["arguments"], ensure_ascii=False)
-    return kept
-
-
 class Feedback(Record, kw_only=True):
     """A quality for a trajectory, given with it or any time later."""
 
@@ -363,7 +264,7 @@ class Feedback(Record, kw_only=True):
         _set(self, "quality", check_quality(self.quality))
         check_time(self.at_ns, "at_ns")
         check_text(self.comment, "comment", empty=True)
-        _check_schema(self.schema)
+        check_schema(self.schema)
 
 
 class GateCheck(Record, kw_only=True):
@@ -394,7 +295,7 @@ class GateCheck(Record, kw_only=True):
 
 
 class GateDecision(Record, kw_only=True):
-    """Why a candidate was admitted or not."""
+    """Why a challenger was admitted or not."""
 
     passed: bool
     checks: tuple[GateCheck, ...] = ()
@@ -471,7 +372,7 @@ class CycleReport(Record, kw_only=True):
         _set(self, "metrics", _metrics(self.metrics))
         check_time(self.started_ns, "started_ns")
         check_time(self.finished_ns, "finished_ns")
-        _check_schema(self.schema)
+        check_schema(self.schema)
 
 
 class Version(Record, kw_only=True):
@@ -504,7 +405,7 @@ class Version(Record, kw_only=True):
         check_count(self.trajectories, "trajectories")
         _set(self, "metrics", _metrics(self.metrics))
         check_mapping(self.settings, "settings")
-        _check_schema(self.schema)
+        check_schema(self.schema)
 
 
 _HEX = re.compile("[0-9a-f]{0,64}")
@@ -537,66 +438,3 @@ class Progress(Record, kw_only=True):
         check_count(self.total, "total")
         check_count(self.done, "done", self.total)
         check_text(self.note, "note", empty=True)
-
-
-class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One token of an answer, as it was chosen. The model makes it, so nothing in it is checked."""
-
-    id: int
-    logprob: float | None = None
-    """Natural logarithm of its probability in the model's own distribution, at temperature 1; None where not asked
-    for."""
-    top: tuple[tuple[int, float], ...] = ()
-    """The likeliest tokens there and their logarithms, likeliest first, as many as were asked for."""
-
-
-class Attestation(msgspec.Struct, frozen=True, kw_only=True):
-    """What was compared to know that the served model is the version that it claims."""
-
-    version: str
-    adapters: tuple[str, ...]
-    """Each was asked, and so was the base."""
-    prompts: int
-    tokens: int
-    """Of the prompts, whose log-probabilities were compared, for each of them."""
-    dtype: str
-    """The precision that answers."""
-    tolerance: float
-    """Nats a token by which the log-probabilities may differ from the stored ones, on average."""
-    difference: float | None
-    """By how much they do, where it is most; None: the version stores none, being older than that or the base."""
-    moved: dict[str, float]
-    """By adapter, how much they differ from the base's: 0 only for an adapter that is empty."""
-
-
-class Reply(Record, kw_only=True):
-    """What the served model answered."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    """The answer's tokens, with the end token if the model wrote one."""
-    prompt_ids: tuple[int, ...]
-    version: str
-    """The version that made it."""
-    finish_reason: FinishReason
-    adapter: str | None = None
-    """The version's adapter that wrote it; None: the untouched base."""
-    micro: str | None = None
-    """The family of patterns whose fast weights took part (:mod:`sona.learn.micro`), by its first pattern; None: none
-    did."""
-    tokens: tuple[Token, ...] = ()
-    """Those of ``token_ids`` with their log-probabilities, where these were asked for."""
-
-    def __post_init__(self) -> None:
-        check_text(self.text, "reply text", empty=True)
-        for name in ("token_ids", "prompt_ids"):
-            ids = tuple_of(getattr(self, name), int, name)
-            if ids:
-                pack_tokens(ids, name)
-            _set(self, name, ids)
-        check_id(self.version, "version")
-        check_one_of(self.finish_reason, FINISHES, "finish_reason")
-        for name in ("adapter", "micro"):
-            if getattr(self, name) is not None:
-                check_id(getattr(self, name), name)
-        _set(self, "tokens", tuple_of(self.tokens, Token, "tokens"))

@@ -341,7 +341,7 @@ FIELDS = [
 def test_every_field_of_every_record_has_its_strategies() -> None:
     named = {(field.record, field.name) for field in FIELDS}
     assert named == {(record, field.name) for record in BASES for field in msgspec.structs.fields(record)}
-    public = {"sona.types", "sona.patterns"}
+    public = {"sona.types", "sona.message", "sona.reply", "sona.patterns"}
     assert {record for record in Record.__subclasses__() if record.__module__ in public} == set(BASES)
 
 

@@ -11,8 +11,9 @@ from sona.attribution.training_service import HttpTrainingService, Sample
 from sona.candidate import Candidate
 from sona.config import CandidatesConfig
 from sona.errors import ConfigError, SendError, StateChangeError
+from sona.reviewed import open_requests
 from sona.reviewing import Review
-from sona.sending import STATE, Batch, Sending, request_id
+from sona.sending import STATE, TRIES, Batch, Sending, request_id
 from sona.storage.store import Store
 from tests.reviews import candidate
 
@@ -139,6 +140,60 @@ def test_what_was_confirmed_by_hand_is_not_sent_again(store: Store) -> None:
         review.send(service)
     review.confirm([2], trained=False, by="ana")
     assert review.send(service).ids == [2]
+
+
+def test_what_a_service_refuses_each_time_is_set_aside_and_keeps_nothing_waiting(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    review, service = review_of(store), Service(UNKNOWN, *[REFUSED] * TRIES)
+    review.approve(1)
+    with pytest.raises(SendError):
+        review.send(service)
+    review.approve(2)
+    for tries in range(1, TRIES):
+        with pytest.raises(SendError, match="not confirmed"):
+            review.send(service)
+        (waiting,) = review.page().requests
+        assert (waiting.ids, waiting.refused, waiting.said, waiting.is_aside) == ([1], tries, "no", False)
+    sent = review.send(service)
+    assert sent.ids == [2], "what came after it is sent in the same call"
+    assert "set aside" in caplog.text
+    page = review_of(store).page()
+    assert (page.unconfirmed, page.to_send_again, page.requests[0].is_aside) == (1, 0, True)
+    (told,) = open_requests(page.requests)
+    assert "refused 3 times: no" in told
+    assert "sona candidates confirm" in told
+    asked = len(service.asked)
+    with pytest.raises(SendError, match=r"candidates \[1\] can't be sent again.*refused them 3 times"):
+        review.send(service)
+    assert len(service.asked) == asked, "it is not asked again"
+    review.confirm([1], trained=False)
+    assert (states(store)[0], review.page().requests) == ("approved", [])
+    assert review.send(service).ids == [1]
+    assert service.asked[-1][0] != service.asked[0][0], (
+        "another job: a person has said that the service has not the first"
+    )
+
+
+def test_a_service_that_is_down_or_takes_no_token_sets_nothing_aside(store: Store) -> None:
+    down = SendError("connection refused", of_samples=False)
+    review, service = review_of(store), Service(UNKNOWN, *[down] * (TRIES + 2))
+    review.approve(1)
+    for _ in range(TRIES + 3):
+        with pytest.raises(SendError):
+            review.send(service)
+    assert [one.refused for one in review.page().requests] == [0]
+    assert review.send(service).ids == [1]
+
+
+def test_what_was_confirmed_in_part_is_told_of_no_more(store: Store) -> None:
+    review = review_of(store)
+    review.approve(1, 2)
+    with pytest.raises(SendError):
+        review.send(Service(UNKNOWN))
+    review.confirm([1], trained=False)
+    assert review.send(Service(name="http://other")).ids == [1]
+    assert [one.ids for one in review.page().requests] == [[2]]
 
 
 def test_a_batch_that_was_noted_and_never_posted_is_forgotten(store: Store) -> None:

@@ -55,6 +55,8 @@ class Ablated:
     """(responses,) nats that a weight may be by rounding alone: nothing below it is a finding."""
     failures: Mapping[int, str]
     """Why a run has none, by run."""
+    version: str = ""
+    """The version of the model that scored all of it; empty where it has none, or nobody knows."""
 
     @property
     def per_token(self) -> Float64:
@@ -154,7 +156,16 @@ def weigh(context: Context, kept: Bool, totals: Totals, noise_floor: float, alph
         weights[before, column], intercepts[column] = fit.weights, fit.intercept
         floors[column] = _floor(totals.dropped[:, column], noise_floor)
     return Ablated(
-        context.keys, totals.responses, totals.tokens, kept, odds, weights, intercepts, floors, totals.failures
+        context.keys,
+        totals.responses,
+        totals.tokens,
+        kept,
+        odds,
+        weights,
+        intercepts,
+        floors,
+        totals.failures,
+        totals.version,
     )
 
 

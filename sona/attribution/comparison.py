@@ -8,7 +8,7 @@ from sona.attribution.chunk_run import ChunkRun
 from sona.attribution.chunks import Chunk, chunks_of
 from sona.attribution.context import NOTHING, Context, Drop
 from sona.attribution.effects import Found
-from sona.attribution.scorer import Scorer
+from sona.attribution.scorer import Scorer, held, version_of
 from sona.attribution.tokens import Codec, Encoded, encode
 from sona.errors import InvalidInputError
 
@@ -40,6 +40,8 @@ class Comparison:
         responses: Collection[int] | None = None,
     ) -> None:
         self._codec, self._scorer, self._wanted = codec, scorer, responses
+        self._by = scorer
+        """Who scores: of a model with versions one of them."""
         self._whole = encode(context, codec)
         self._chunks = chunks_of(context, self._whole, min(chunk_tokens, scorer.max_tokens))
         self._bases = [self._base(chunk) for chunk in self._chunks]
@@ -68,10 +70,20 @@ class Comparison:
             if chunk.holds(drop) and self._bases[place].chosen(self._wanted)
         ]
 
+    @property
+    def version(self) -> str:
+        """Which version of the model scored, from the first effect on; empty where it has none, or nobody knows."""
+        return version_of(self._by)
+
     def run(self, drops: Sequence[Drop]) -> Generator[Found, None, None]:
-        """The effects of each drop in each of its :meth:`chunks_with`, as they are done. What fails is told in its
-        :class:`Found`; once the scorer itself has failed, so is all the rest, unasked.
+        """The effects of each drop in each of its :meth:`chunks_with`, as they are done, all by the version that is in
+        force at the beginning. What fails is told in its :class:`Found`; once the scorer itself has failed, so is all
+        the rest, unasked.
         """
+        with held(self._scorer) as self._by:
+            yield from self._run(drops)
+
+    def _run(self, drops: Sequence[Drop]) -> Generator[Found, None, None]:
         places = [set(self.chunks_with(drop)) for drop in drops]
         dead = ""
         for place, (chunk, base) in enumerate(zip(self._chunks, self._bases, strict=True)):
@@ -80,6 +92,6 @@ class Comparison:
                 lost = tuple(base.chosen(self._wanted))
                 yield from (Found(number, failure=dead, lost=lost) for number in there)
             elif there:
-                one = ChunkRun(chunk, base, self._codec, self._scorer, self._wanted)
+                one = ChunkRun(chunk, base, self._codec, self._by, self._wanted)
                 yield from one.run(there)
                 dead = one.dead

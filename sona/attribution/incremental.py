@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from sona.attribution.comparison import CHUNK_TOKENS
@@ -72,6 +73,7 @@ def score_incremental(
     store: WeightStore,
     settings: Incremental,
     *,
+    told: Mapping[str, float] = MappingProxyType({}),
     now_ns: int | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[Scored]:
@@ -84,6 +86,8 @@ def score_incremental(
         scorer: the model.
         store: what they were worth before.
         settings: how much.
+        told: nats of memories that were scored against each response of their window before: nobody is asked for
+            these, and they don't count for ``settings.limit``.
         now_ns: nanoseconds since 1970; None: now.
         stop: set it to end the work after the memory under way.
 
@@ -101,20 +105,23 @@ def score_incremental(
         if reason := _why_not(context, whole, key, settings.cut_off):
             yield Scored(key, "skipped", reason)
             continue
-        if settings.limit is not None and scored >= settings.limit:
+        if key not in told and settings.limit is not None and scored >= settings.limit:
+            if told:
+                continue
             return
-        scored += 1
+        scored += key not in told
         try:
-            found = score_memory(
-                context, codec, scorer, key, window=settings.window, chunk_tokens=settings.chunk_tokens
-            )
-            nats = found.weight
+            nats = told[key] if key in told else _worth(context, codec, scorer, key, settings)
             weight = after(known, nats, at_ns, settings.keep) if known else first_weight(key, nats, at_ns)
             store.write_weight(weight)
         except SonaError as error:
             yield Scored(key, "failed", str(error))
             continue
         yield Scored(key, "scored", nats=nats, weight=weight)
+
+
+def _worth(context: Context, codec: Codec, scorer: Scorer, key: str, settings: Incremental) -> float:
+    return score_memory(context, codec, scorer, key, window=settings.window, chunk_tokens=settings.chunk_tokens).weight
 
 
 def _due(context: Context, store: WeightStore, before_ns: int) -> list[tuple[str, MemoryWeight | None]]:

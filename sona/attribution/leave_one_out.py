@@ -14,10 +14,12 @@ is tried once on a short passage and must give what full passes give.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,6 +61,35 @@ class TreeSource(Protocol):
         """A tree that answers as ``prompt`` (tokens,) would be answered now, for one thread until the block ends."""
 
 
+@runtime_checkable
+class HeldSource(TreeSource, Protocol):
+    """Who lends one version of the model."""
+
+    @property
+    def version(self) -> str:
+        """Its name."""
+
+
+@runtime_checkable
+class VersionedSource(TreeSource, Protocol):
+    """Who lends a model that another version may be swapped into."""
+
+    def hold(self) -> AbstractContextManager[HeldSource]:
+        """Who lends the version that is in force now until the block ends."""
+
+
+@dataclass
+class _Turns:
+    """What a scorer and those that it holds share: one at a time computes."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    user: int = 0
+    """The thread whose turn it is."""
+    way: Way | None = None
+    floor: float = 0.0
+    """Nats; 0 until the way was found."""
+
+
 class LeaveOneOut:
     """A :class:`sona.attribution.scorer.PassagesScorer` in this process. Safe to call from several threads: they wait
     for each other.
@@ -74,10 +105,7 @@ class LeaveOneOut:
         if step_tokens < 1:
             raise InvalidInputError(f"step_tokens: {step_tokens}; at least 1 is allowed")
         self.step_tokens = step_tokens
-        self._source, self._way, self._floor = source, way, 0.0
-        self._using = threading.Lock()
-        self._user = 0
-        """The thread that has it."""
+        self._source, self._turns = source, _Turns(way=way)
 
     @property
     def name(self) -> str:
@@ -93,7 +121,23 @@ class LeaveOneOut:
     def noise_floor(self) -> float:
         """Nats, of the model's precision, or more where its ways differ by more."""
         self._find()
-        return self._floor
+        return self._turns.floor
+
+    @property
+    def version(self) -> str:
+        """Of the model, as far as it has versions; else empty."""
+        return self._source.version if isinstance(self._source, HeldSource) else ""
+
+    @contextmanager
+    def hold(self) -> Iterator[Self]:
+        """One that scores by the version that is in force now until the block ends, whatever is swapped meanwhile."""
+        if not isinstance(self._source, VersionedSource):
+            yield self
+            return
+        with self._source.hold() as source:
+            held = copy.copy(self)
+            held._source = source
+            yield held
 
     @property
     def way(self) -> Way:
@@ -138,18 +182,19 @@ class LeaveOneOut:
     @contextmanager
     def lent(self, prompt: Int32) -> Iterator[tuple[ModelTree, Way]]:
         """The model and the way to compute with it, for one thread until the block ends."""
-        if self._user == threading.get_ident():
+        turns = self._turns
+        if turns.user == threading.get_ident():
             raise ScoringError(
                 "scorer: asked amid its own answers on the same thread; take them all first, or close them"
             )
-        with self._using:
-            self._user = threading.get_ident()
+        with turns.lock:
+            turns.user = threading.get_ident()
             try:
                 with self._source.lend_tree(prompt) as tree:
-                    if self._way is None or not self._floor:
+                    if turns.way is None or not turns.floor:
                         self._find_way(tree)
-                    assert self._way is not None
-                    yield tree, self._way
+                    assert turns.way is not None
+                    yield tree, turns.way
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -157,13 +202,13 @@ class LeaveOneOut:
                     f"scorer: out of memory with {self.step_tokens} tokens at once; lower step_tokens or chunk_tokens"
                 ) from error
             finally:
-                self._user = 0
+                turns.user = 0
 
     def _find(self) -> Way:
-        if self._way is None or not self._floor:
+        if self._turns.way is None or not self._turns.floor:
             with self.lent(np.zeros(1, dtype=np.int32)) as (_, way):
                 return way
-        return self._way
+        return self._turns.way
 
     def _find_way(self, tree: ModelTree) -> None:
         """Try the ways on a passage and a variant of it, against full passes."""
@@ -172,11 +217,12 @@ class LeaveOneOut:
         wanted = [plain_scores(tree, passage) for passage in passages]
         dtype = tree.model.dtype
         limit = HALF if dtype in FLOORS else SINGLE
-        ways: tuple[Way, ...] = ("packed", "walked", "plain") if self._way is None else (self._way,)
+        turns = self._turns
+        ways: tuple[Way, ...] = ("packed", "walked", "plain") if turns.way is None else (turns.way,)
         for way in ways:
             apart, total = _difference(tree, passages, wanted, way)
             if apart <= limit or way == "plain":
-                self._way, self._floor = way, max(FLOORS.get(dtype, FLOOR), 4.0 * total)
+                turns.way, turns.floor = way, max(FLOORS.get(dtype, FLOOR), 4.0 * total)
                 return
         raise ScoringError(f"way: {ways[0]!r} is wrong for this model, by {apart:.2g} nats a token; leave it out")
 

@@ -65,6 +65,8 @@ class MemoryMatrix:
     """Whether it was told to stop before all rows were done."""
     strip_all: Row | None = None
     """All memories left out at once, where that was asked for."""
+    version: str = ""
+    """The version of the model that scored all of it; empty where it has none, or nobody knows."""
 
     @property
     def signed(self) -> Float64:

@@ -71,7 +71,15 @@ class MatrixRun:
     def matrix(self) -> MemoryMatrix:
         """What is done by now."""
         rows = dict(self._rows)
-        return MemoryMatrix(self._keys, self._responses, rows, self._noise_floor, self._cancelled, self._all)
+        return MemoryMatrix(
+            self._keys,
+            self._responses,
+            rows,
+            self._noise_floor,
+            self._cancelled,
+            self._all,
+            self._comparison.version,
+        )
 
     def rows(self) -> Iterator[Row]:
         """Each memory's row as it is done or has failed, each once, and that of all memories (its key is empty) where
@@ -150,6 +158,8 @@ class OneMemory:
     key: str
     effects: tuple[Effect, ...] = ()
     """On each response of the window, in order."""
+    version: str = ""
+    """The version of the model that scored it; empty where it has none, or nobody knows."""
 
     @property
     def weight(self) -> float:
@@ -181,7 +191,7 @@ def score_memory(
         if found.failure:
             raise ScoringError(f"memory {key!r}: {found.failure}")
         effects.update(found.effects)
-    return OneMemory(key, tuple(effects[index] for index in sorted(effects)))
+    return OneMemory(key, tuple(effects[index] for index in sorted(effects)), comparison.version)
 
 
 def responses_after(context: Context, key: str) -> Sequence[int]:

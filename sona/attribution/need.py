@@ -29,11 +29,11 @@ class Need:
         return self.end - self.start
 
 
-Known = Mapping[Range, Float32]
+WholeScores = Mapping[Range, Float32]
 """Scores of the whole passage, by range."""
 
 
-def need_of(variant: Passage, whole: Passage, known: Known) -> Need:
+def need_of(variant: Passage, whole: Passage, known: WholeScores) -> Need:
     """What has to be computed of ``variant``."""
     same = shared(variant.ids, whole.ids)
     ranges = tuple(found for found in variant.ranges if found[1] > same or found not in known)
@@ -43,7 +43,7 @@ def need_of(variant: Passage, whole: Passage, known: Known) -> Need:
     return Need(min(same, ranges[0][0] - 1), ranges[-1][1], ranges)
 
 
-def joined(variant: Passage, need: Need, computed: Scores, known: Known) -> Scores:
+def joined(variant: Passage, need: Need, computed: Scores, known: WholeScores) -> Scores:
     """All scores of the variant."""
     fresh = dict(zip(need.ranges, computed, strict=True))
     return [np.asarray(fresh[found] if found in fresh else known[found]) for found in variant.ranges]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +63,10 @@ class Reading:
     """All tokens before ``need.start``."""
     into: Block | None = None
     """Where its keys and values are kept, if they are."""
+
+    def unkept(self) -> Reading:
+        """The same, and nothing is kept of it."""
+        return replace(self, into=None)
 
 
 def groups_of(tokens: Mapping[int, int], step: int) -> Iterator[list[int]]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
 import msgspec
 
 from sona.attribution.remote import RemoteScorer, Values
@@ -23,6 +28,7 @@ class Scored(msgspec.Struct, frozen=True):
 
     scores: list[RangeScore]
     digest: str = ""
+    version: str = ""
     adapter: str | None = None
 
 
@@ -32,6 +38,18 @@ class ScoreService(RemoteScorer):
     """
 
     kind = "sona"
+    version = ""
+    """Of the one that is held, once it has answered."""
+    _held: set[str] | None = None
+    """What has answered the one that is held: version and digest."""
+
+    @contextmanager
+    def hold(self) -> Iterator[Self]:
+        """One that raises ScoringError once another version answers than did at first: the service holds none."""
+        self.probe()
+        held = copy.copy(self)
+        held._held = set()
+        yield held
 
     def _ask(self, client: HttpClient, passage: Passage) -> Values:
         places = [at for start, end in passage.ranges for at in range(start, end)]
@@ -42,11 +60,22 @@ class ScoreService(RemoteScorer):
             answer = self._scored(client, passage, chunk)
             found.update(zip(chunk, (score.total_logprob for score in answer.scores), strict=True))
             by.add(f"version {answer.digest[:16]} with {answer.adapter or 'no adapter'}")
+            self._note(answer)
+        self._check_same(by)
+        return Values(self.values_of(passage, found.get), by.pop())
+
+    def _note(self, answer: Scored) -> None:
+        """Which version answered; raises where one is held and it is another."""
+        if self._held is not None:
+            self._held.add(f"version {answer.version or '?'}, {answer.digest[:16]}")
+            self._check_same(self._held)
+            self.version = answer.version
+
+    def _check_same(self, by: set[str]) -> None:
         if len(by) > 1:
             raise ScoringError(
                 f"{self.name}: the version changed while it scored ({' and '.join(sorted(by))}); ask again"
             )
-        return Values(self.values_of(passage, found.get), by.pop())
 
     def _scored(self, client: HttpClient, passage: Passage, chunk: list[int]) -> Scored:
         body = {

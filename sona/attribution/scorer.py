@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -82,6 +83,30 @@ class PassagesScorer(Protocol):
 
         What fails one passage is its answer; what is raised ends all of them. Closing the iterator ends the work.
         """
+
+
+@runtime_checkable
+class VersionedScorer(Protocol):
+    """A :class:`Scorer` of a model that another version may be swapped into at any time."""
+
+    @property
+    def version(self) -> str:
+        """The version that it scores by; empty while nobody knows."""
+
+    def hold(self) -> AbstractContextManager[Scorer]:
+        """One that scores by a single version until the block ends, whatever is swapped meanwhile. Where the version
+        can't be held, what another one answered is a :class:`ScoringError`.
+        """
+
+
+def held(scorer: Scorer) -> AbstractContextManager[Scorer]:
+    """The scorer, by a single version until the block ends, as far as it has versions."""
+    return scorer.hold() if isinstance(scorer, VersionedScorer) else nullcontext(scorer)
+
+
+def version_of(scorer: Scorer) -> str:
+    """The version that a scorer scores by; empty where it has none, or nobody knows."""
+    return scorer.version if isinstance(scorer, VersionedScorer) else ""
 
 
 def scores_of(scorer: Scorer, passages: Sequence[Passage]) -> Generator[Answer, None, None]:

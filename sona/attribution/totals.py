@@ -34,6 +34,8 @@ class Totals:
     where it failed."""
     failures: Mapping[int, str]
     """Why, by variant. Those that were done before a backend died are kept."""
+    version: str = ""
+    """The version of the model that scored all of it; empty where it has none, or nobody knows."""
 
     @property
     def dropped(self) -> Float64:
@@ -107,7 +109,14 @@ class TotalsRun:
         effects = self._effects.copy()
         effects[np.asarray(self._open, dtype=np.int64) > 0] = np.nan
         tokens = self._comparison.tokens
-        return Totals(tuple(tokens), tuple(tokens.values()), self._whole.copy(), effects, dict(self._failures))
+        return Totals(
+            tuple(tokens),
+            tuple(tokens.values()),
+            self._whole.copy(),
+            effects,
+            dict(self._failures),
+            self._comparison.version,
+        )
 
 
 def total_log_probs(

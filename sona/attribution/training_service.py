@@ -19,6 +19,9 @@ MAX_BYTES = 1024 * 1024
 LOST = (502, 504)
 """What stands before a service says so when the service did not answer: it may have taken the job."""
 
+OF_SAMPLES = (400, 409, 413, 415, 422, 500)
+"""What a service says that does not take these samples; of any other status it may take them another time."""
+
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One answer to be trained on."""
@@ -86,10 +89,12 @@ class HttpTrainingService:
         except RemoteUnclearError:  # 2xx, at length: it was accepted all the same
             return ""
         except UnreachableError as error:
-            raise SendError(str(error), outcome="unknown" if error.was_connected else "refused") from None
+            outcome: Outcome = "unknown" if error.was_connected else "refused"
+            raise SendError(str(error), outcome=outcome, of_samples=False) from None
         except RemoteRefusedError as error:
-            outcome: Outcome = "unknown" if error.status in LOST else "refused"
-            raise SendError(f"{error}{_remedy(error.status)}", outcome=outcome) from None
+            outcome = "unknown" if error.status in LOST else "refused"
+            of_samples = error.status in OF_SAMPLES
+            raise SendError(f"{error}{_remedy(error.status)}", outcome=outcome, of_samples=of_samples) from None
         return self._job(said)
 
     def _client(self, url: str) -> HttpClient:

@@ -210,7 +210,7 @@ class ReviewApp(App[None]):
     def action_send(self) -> None:
         """Send what is approved to the training service, after a question."""
         count = 0 if self._latest is None else self._latest.counts.get("approved", 0)
-        again = 0 if self._latest is None else self._latest.unconfirmed
+        again = 0 if self._latest is None else self._latest.to_send_again
         if not count and not again:
             self._say("nothing is approved, so there is nothing to send")
             return

@@ -62,6 +62,10 @@ class StoreReviewer:
         """Send what is approved; no engine can take it meanwhile. Raises as :meth:`change`, and SendError."""
         return self._write(lambda review: review.send())
 
+    def confirm(self, ids: Sequence[int], *, trained: bool, note: str = "") -> list[Shown]:
+        """Say what came of sent ones; raises as :meth:`change`."""
+        return self._write(lambda review: review.confirm(ids, trained=trained, note=note))
+
     def close(self) -> None:
         """Let go of the files."""
         self._reader.close()

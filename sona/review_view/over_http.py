@@ -101,6 +101,11 @@ class HttpReviewer:
         with closing(self._ask_within(timeout_s=SEND_TIMEOUT_S)) as client:
             return self._told(lambda: client.post_json("/candidates/send", None, Sent))
 
+    def confirm(self, ids: Sequence[int], *, trained: bool, note: str = "") -> list[Shown]:
+        """Say what came of sent ones; StateChangeError, UnknownIdError, ReviewError."""
+        body = {"ids": list(ids), "trained": trained, "note": note}
+        return self._post("/candidates/confirm", _Changed, body).candidates
+
     def close(self) -> None:
         """Hang up."""
         self._client.close()

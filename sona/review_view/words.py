@@ -55,8 +55,10 @@ def empty_of(page: Page, filter_text: str) -> Text:
 def activity_of(page: Page) -> str:
     """The line at the bottom."""
     floor = "unmeasured" if page.noise_floor is None else f"{page.noise_floor:.3g}"
+    aside = [str(id) for one in page.requests if one.is_aside for id in one.ids]
+    lost = f"#{', #'.join(aside)} set aside: sona candidates confirm  |  " if aside else ""
     return printable(
-        f"{page.activity}  |  threshold {page.threshold:.3g} nats (noise floor {floor})  |  "
+        f"{lost}{page.activity}  |  threshold {page.threshold:.3g} nats (noise floor {floor})  |  "
         f"alternates {'on' if page.alternates else 'off'}"
     )
 

@@ -17,13 +17,16 @@ from sona.service.openapi import openapi
 from sona.service.routes import ENDPOINTS, Endpoint, Handler
 
 
-def make_app(hub: Hub, token: BearerToken | None, names: Sequence[str] = LOCAL) -> ASGIApp:
+def make_app(
+    hub: Hub, token: BearerToken | None, names: Sequence[str] = LOCAL, reviewer: BearerToken | None = None
+) -> ASGIApp:
     """Everything that the service answers, for one open engine.
 
     Args:
         hub: of the engine.
         token: what clients must show on all paths but ``/healthz``; None lets anyone in.
         names: see :class:`Guard`.
+        reviewer: see :class:`Guard`.
     """
     text = msgspec.json.encode(openapi(ENDPOINTS))
 
@@ -38,7 +41,7 @@ def make_app(hub: Hub, token: BearerToken | None, names: Sequence[str] = LOCAL) 
         scope["app"] = router  # so that it raises what it does not find, for the guard to tell
         await router(scope, receive, send)
 
-    return Guard(dispatch, hub, token, names)
+    return Guard(dispatch, hub, token, names, reviewer)
 
 
 def _route(hub: Hub, one: Endpoint) -> Route:

@@ -28,12 +28,25 @@ class BearerToken:
     def __repr__(self) -> str:
         return "BearerToken(...)"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BearerToken) and hmac.compare_digest(self._bytes, other._bytes)
+
+    __hash__ = None  # type: ignore[assignment]  # no key of anything: what is hashed may be told
+
     def matches(self, header: bytes | None) -> bool:
         """Whether an ``Authorization`` header shows it."""
         scheme, _, shown = (header or b"").partition(b" ")
         # Compared whatever the scheme is, so that the time tells nothing.
         same = hmac.compare_digest(shown.strip(), self._bytes)
         return same and scheme.lower() == b"bearer"
+
+
+def check_apart(token: BearerToken, reviewer: BearerToken) -> None:
+    """Raises ConfigError where the reviewer's token is the server's own."""
+    if token == reviewer:
+        raise ConfigError(
+            "service.reviewer_token_file: it holds the server's own token, which every client has; write another there"
+        )
 
 
 def password_of(header: bytes | None) -> bytes:

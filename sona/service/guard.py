@@ -23,6 +23,8 @@ log = logging.getLogger("sona.service")
 ROUTE = "sona.route"
 """The key in the scope under which an endpoint says what it is."""
 OPEN = "/healthz"
+CANDIDATES = "/candidates"
+"""What lies below it changes candidates, but for what is only read."""
 PAGE = "/review"
 """A browser can't be told to show a bearer token, so it may show the token as a password (RFC 7617): here alone, since
 a browser would then show it for any page that asks in its user's name."""
@@ -40,12 +42,20 @@ class Guard:
         app: what it guards.
         hub: what is counted in.
         token: what clients show; None lets anyone in.
+        reviewer: what alone lets a client change candidates, and read them; None: whoever may ask may do that too.
         names: hosts that a request may be for where there is no token: a web page that was made to believe that its
             own name is this machine's (DNS rebinding) asks for another. Empty: any.
     """
 
-    def __init__(self, app: ASGIApp, hub: Hub, token: BearerToken | None, names: Sequence[str] = LOCAL) -> None:
-        self._app, self._hub, self._token = app, hub, token
+    def __init__(
+        self,
+        app: ASGIApp,
+        hub: Hub,
+        token: BearerToken | None,
+        names: Sequence[str] = LOCAL,
+        reviewer: BearerToken | None = None,
+    ) -> None:
+        self._app, self._hub, self._token, self._reviewer = app, hub, token, reviewer
         self._names = frozenset(names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,14 +86,21 @@ class Guard:
         self._hub.rate.spend((scope.get("client") or ("",))[0])
         if self._token is None:
             self._check_where_from(headers)
-        else:
-            self._check_token(self._token, scope["path"] == PAGE, headers.get(b"authorization"))
+        self._check_token(scope["method"], scope["path"], headers.get(b"authorization"))
         if self._hub.stopping.is_set():
             raise stopping()
 
-    @staticmethod
-    def _check_token(token: BearerToken, is_page: bool, shown: bytes | None) -> None:
-        if token.matches(shown) or (is_page and token.matches(b"Bearer " + password_of(shown))):
+    def _check_token(self, method: str, path: str, shown: bytes | None) -> None:
+        is_page = path == PAGE
+        is_review = is_page or path == CANDIDATES or path.startswith(f"{CANDIDATES}/")
+        is_change = is_review and method not in ("GET", "HEAD")
+        client = self._token is not None and _shows(self._token, shown, is_page)
+        reviewer = self._reviewer is not None and is_review and _shows(self._reviewer, shown, is_page)
+        if self._reviewer is not None and is_change and client and not reviewer:
+            raise ProblemError(
+                403, "changing candidates takes the reviewer's token, not the server's", code="no_reviewer"
+            )
+        if client or reviewer or (self._token is None and (self._reviewer is None or not (is_change or is_page))):
             return
         raise ProblemError(
             401,
@@ -100,6 +117,11 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and _netloc(origin.decode("latin-1")) != host:
             raise ProblemError(403, "web pages of other origins are not let in", code="forbidden_origin")
+
+
+def _shows(token: BearerToken, shown: bytes | None, as_password: bool) -> bool:
+    """Whether a header shows the token; as a password only where a browser may."""
+    return token.matches(shown) or (as_password and token.matches(b"Bearer " + password_of(shown)))
 
 
 def _hostname(url: str) -> str | None:

@@ -107,6 +107,12 @@ class EngineCollector(Collector):
         learning = status.learner
         yield GaugeMetricFamily("sona_cycle_in_progress", "Whether a cycle is under way.", learning.cycle is not None)
         yield CounterMetricFamily("sona_cycles_failed", "Cycles that failed or were stopped.", learning.failed)
+        yield GaugeMetricFamily(
+            "sona_unconfirmed_answers", "Sent to a training service that may not have them.", status.unconfirmed
+        )
+        yield GaugeMetricFamily(
+            "sona_set_aside_answers", "Of these the ones that it refused each time.", status.set_aside
+        )
         if status.remote is not None:
             yield from _of_remote(status.remote)
         yield from _of_training(self._engine)

@@ -44,6 +44,15 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[Shown]
 
 
+class ConfirmRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What came of all of these, which were sent to a training service."""
+
+    ids: list[Annotated[int, msgspec.Meta(ge=1, le=2**53)]]
+    trained: bool
+    """True: they are in the weights. False: the service gave them up, or never had them: they are approved again."""
+    note: str = ""
+
+
 class ThresholdRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """From how many nats on a response is a candidate."""
 
@@ -108,9 +117,16 @@ async def reject(hub: Hub, request: Request) -> Shown:
 async def change(hub: Hub, request: Request) -> Changed:
     """Bring many into a state, or none."""
     asked = decode(await read_body(request, hub.limits), ChangeRequest)
-    if len(asked.ids) > MOST:
-        raise ProblemError(400, f"ids: {len(asked.ids)}; at most {MOST} are allowed", code="too_many", param="ids")
+    _check_number(asked.ids)
     return Changed(candidates=await _change(hub, asked.ids, asked.state, asked.note))
+
+
+async def confirm(hub: Hub, request: Request) -> Changed:
+    """Say what came of answers that were sent, where the training service did not."""
+    asked = decode(await read_body(request, hub.limits), ConfirmRequest)
+    _check_number(asked.ids)
+    work = partial(hub.engine.candidates.confirm, asked.ids, trained=asked.trained, by=BY, note=asked.note)
+    return Changed(candidates=await anyio.to_thread.run_sync(work))
 
 
 async def threshold(hub: Hub, request: Request) -> Threshold:
@@ -141,6 +157,11 @@ async def send(hub: Hub, request: Request) -> Sent:
 async def _change(hub: Hub, ids: list[int], state: Literal["new", "approved", "rejected"], note: str) -> list[Shown]:
     work = partial(hub.engine.candidates.change, ids, state, note, by=BY)
     return await anyio.to_thread.run_sync(work)
+
+
+def _check_number(ids: list[int]) -> None:
+    if len(ids) > MOST:
+        raise ProblemError(400, f"ids: {len(ids)}; at most {MOST} are allowed", code="too_many", param="ids")
 
 
 def _id(request: Request) -> int:

@@ -23,7 +23,7 @@ from sona.engine import Engine
 from sona.engine import open as open_engine
 from sona.errors import ConfigError, StoreError
 from sona.service.app import make_app
-from sona.service.bearer import FILE, own_token, read_token
+from sona.service.bearer import FILE, check_apart, own_token, read_token
 from sona.service.beside import beside
 from sona.service.guard import LOCAL
 from sona.service.hub import Hub
@@ -88,6 +88,8 @@ class _Process:
         options = self._options
         # All that can be wrong is said before the model is loaded.
         token = read_token(options.token_file) if options.token_file is not None else None
+        file = options.config.service.reviewer_token_file
+        reviewer = read_token(Path(file)) if file else None
         listener = _bind(options)
         with listener, anyio.CancelScope() as scope:
             async with (
@@ -96,10 +98,12 @@ class _Process:
             ):
                 if token is None and not options.no_token:
                     token = own_token(options.store)
+                if token is not None and reviewer is not None:
+                    check_apart(token, reviewer)
                 self._hub = Hub(engine)
                 await _resume(engine)
                 told = self._told(listener, engine.model.version)
-                app = make_app(self._hub, token, self._names(listener))
+                app = make_app(self._hub, token, self._names(listener), reviewer)
                 self._server = self._make_server(app, lambda: self._on_ready(told))
                 learning = [engine.run] if options.learn else []
                 async with beside(self._cancel_in_time, self._hub.learn_when_asked, *learning):

@@ -25,6 +25,7 @@ from sona.serving.features import PromptReader
 from sona.serving.fingerprint import fingerprint
 from sona.serving.generation import Sampling
 from sona.serving.head import logits_of, states_of
+from sona.serving.held import HeldModel
 from sona.serving.loading import load
 from sona.serving.pieces import TextPieces
 from sona.serving.probes import make_probes
@@ -385,16 +386,24 @@ class LocalModel:
         return TokenScores(version.id, name, *found)
 
     @contextmanager
-    def lend_tree(self, prompt: Int32) -> Iterator[ModelTree]:
-        """A module tree that answers as the version in force answers ``prompt`` (tokens,), without fast weights, for
-        one thread until the block ends; others wait. Answers, embeddings and swaps don't; the version stays in memory
-        meanwhile.
+    def hold(self) -> Iterator[HeldModel]:
+        """The version in force now, to have its tree lent until the block ends, however often. Swaps don't wait for
+        it, and it stays in memory meanwhile.
+        """
+        with self._versions.held() as version:
+            yield HeldModel(self, version)
+
+    @contextmanager
+    def lend_tree(self, prompt: Int32, held: ServedVersion | None = None) -> Iterator[ModelTree]:
+        """A module tree that answers as a version that is held, or the one in force, answers ``prompt`` (tokens,),
+        without fast weights, for one thread until the block ends; others wait. Answers, embeddings and swaps don't; the
+        version stays in memory meanwhile.
 
         Raises:
             UnknownTokenError: a token id is outside the vocabulary.
         """
         self._check_tokens(prompt)
-        with self._lending, self._versions.held() as version:
+        with self._lending, self._versions.held(held) as version:
             if self._apart is None:
                 self._apart = AdaptedModel(self._base)
             (name,) = version.route(1, lambda: self._reader.read([prompt]).features)

@@ -74,9 +74,9 @@ class ServedVersions:
             self._in_use += Counter()  # drops the zeros
 
     @contextmanager
-    def held(self) -> Iterator[ServedVersion]:
-        """The version in force now, kept in memory until the block ends."""
-        version = self.take()
+    def held(self, version: ServedVersion | None = None) -> Iterator[ServedVersion]:
+        """A version that is held already, or the one in force now, kept in memory until the block ends."""
+        version = self.take(version)
         try:
             yield version
         finally:

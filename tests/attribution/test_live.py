@@ -20,20 +20,30 @@ from tests.attribution.words import HintScorer, WordCodec, talk
 EXACT = 1e-4
 
 
-def turns(count: int, seed: int = 0) -> list[list[Passage]]:
-    """After each turn the whole and each variant so far, the last response to be scored; a memory in every turn."""
+def turns(count: int, seed: int = 0, *, strip_all: bool = False) -> list[list[Passage]]:
+    """After each turn the whole and each variant so far, the last response to be scored; a memory in every turn. With
+    ``strip_all`` the one without any memory comes last.
+    """
+    more = [ALL] if strip_all else []
     rng = np.random.default_rng(seed)
     stretches: list[tuple[int | None, list[int]]] = []
     calls = []
     for turn in range(count):
         for memory, tokens in ((None, 6), (turn, 5), (None, 4), (None, 8)):
             stretches.append((memory, rng.integers(3, VOCAB, tokens).tolist()))
-        calls.append([_passage(stretches, dropped) for dropped in (None, *range(turn + 1))])
+        calls.append([_passage(stretches, dropped) for dropped in (None, *range(turn + 1), *more)])
     return calls
 
 
+ALL = -1
+"""All memories at once."""
+
+
 def _passage(stretches: Sequence[tuple[int | None, list[int]]], dropped: int | None) -> Passage:
-    ids = [token for memory, tokens in stretches if memory is None or memory != dropped for token in tokens]
+    def is_there(memory: int | None) -> bool:
+        return memory is None or dropped not in (memory, ALL)
+
+    ids = [token for memory, tokens in stretches if is_there(memory) for token in tokens]
     return Passage(np.asarray(ids, np.int32), ((len(ids) - 8, len(ids)),))
 
 
@@ -57,6 +67,31 @@ def test_a_turn_costs_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         read.clear()
         scored(live, passages)
         assert sum(read) <= 23 * len(passages)  # a turn has 23 tokens
+
+
+def test_a_variant_goes_on_at_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That without any memory stands last, wherever that is."""
+    read = watched(monkeypatch)
+    live, model = LiveScorer(LeaveOneOut(source_of("llama"))), model_of("llama")
+    assert live.noise_floor > 0
+    for passages in turns(6, strip_all=True):
+        read.clear()
+        assert largest_difference(scored(live, passages), naive(model, passages)) < EXACT
+        assert sum(read) <= 23 * len(passages)
+
+
+def test_the_bytes_that_are_kept_are_bounded() -> None:
+    calls, model = turns(6, strip_all=True), model_of("llama")
+    free = LiveScorer(LeaveOneOut(source_of("llama")))
+    for passages in calls:
+        scored(free, passages)
+    most = free.kept_bytes // 2
+    live = LiveScorer(LeaveOneOut(source_of("llama")), live_bytes=most)
+    for passages in calls:
+        assert largest_difference(scored(live, passages), naive(model, passages)) < EXACT
+        assert 0 < live.kept_bytes <= most
+    with pytest.raises(InvalidInputError, match="live_bytes"):
+        LiveScorer(LeaveOneOut(source_of("llama")), live_bytes=-1)
 
 
 def test_a_past_that_changes_is_read_anew_and_right() -> None:

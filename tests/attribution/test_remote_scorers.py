@@ -10,10 +10,12 @@ import pytest
 
 from sona.attribution.context import Context, Drop, Segment
 from sona.attribution.known import Known
+from sona.attribution.memories import score_memories
 from sona.attribution.remote import RemoteScorer
 from sona.attribution.score_service import MOST_RANGES, ScoreService
 from sona.attribution.scorer import Passage
 from sona.attribution.sglang import SGLang
+from sona.attribution.tokens import encode
 from sona.attribution.totals import total_log_probs
 from sona.attribution.vllm import VLLMChat, VLLMCompletions
 from sona.errors import InvalidInputError, ScoringError, UnknownTokenError
@@ -297,7 +299,21 @@ def test_versions_that_differ_are_not_compared() -> None:
         server.changes = lambda said: {**said, "digest": "e" * 64} if len(server.asked) >= second else said
         found = total_log_probs(CONTEXT, codec(), scorer, EACH)
     assert set(found.failures) == {0, 1}
-    assert "can't be compared" in found.failures[0]
+    assert "the version changed while it scored" in found.failures[0]
+
+
+def test_a_version_that_changes_between_two_chunks_fails_the_second() -> None:
+    with served(SONA) as server:
+        scorer = scorer_of("sona", server, at_once=1)
+        scorer.probe()
+        tokens = len(encode(CONTEXT, codec()).ids)
+        second = len(server.asked) + 1 + len(EACH) + 1  # the first chunk, whole and without each, then the next one
+        server.changes = lambda said: {**said, "digest": "e" * 64} if len(server.asked) >= second else said
+        found = score_memories(CONTEXT, codec(), scorer, chunk_tokens=tokens - 1)
+    assert found.version == "v0"
+    assert all("the version changed while it scored" in why for why in found.failed.values())
+    assert np.isfinite(found.signed[:, 0]).all()
+    assert np.isnan(found.signed[:, 1]).all(), "no number of another version stands beside those of the first"
 
 
 def test_many_tokens_go_in_several_requests_with_the_same_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sona.attribution.context import ALL_MEMORIES, Context, Segment
+from sona.attribution.context import ALL_MEMORIES, Context, Drop, Segment
 from sona.attribution.leave_one_out import LeaveOneOut
 from sona.attribution.live import LiveScorer
-from sona.attribution.memories import score_memories, score_memory
+from sona.attribution.memories import MatrixRun, score_memories, score_memory
 from sona.attribution.online import Online
 from sona.attribution.tokens import encode
 from sona.config import ServeConfig
@@ -96,3 +96,25 @@ def test_one_memory_is_its_row(model: LocalModel) -> None:
     scorer = LeaveOneOut(model)
     whole = score_memories(TALK, model, scorer)
     assert score_memory(TALK, model, scorer, "a").weight == pytest.approx(whole.weights[0], abs=1e-4)
+
+
+def test_a_swap_amid_a_matrix_of_several_chunks_mixes_no_two_versions(model: LocalModel, tmp_path: Path) -> None:
+    folder, tokens = write_noisy_adapter(model, tmp_path / "a", 1), len(encode(TALK, model).ids)
+    base = score_memories(TALK, model, LeaveOneOut(model), chunk_tokens=tokens - 1)
+    assert base.version == "v0"
+    told: list[str] = []
+
+    def swap(row: object) -> None:
+        told.append(str(row))
+        model.swap("v1", one(folder))
+
+    run = MatrixRun(TALK, model, LeaveOneOut(model), chunk_tokens=tokens - 1)
+    drops = [Drop(keys=(key,)) for key in TALK.keys]
+    assert sorted(len(run._comparison.chunks_with(drop)) for drop in drops) == [1, 2], "else one chunk was enough"
+    found = score_memories(TALK, model, LeaveOneOut(model), chunk_tokens=tokens - 1, on_row=swap)
+    assert told
+    assert found.version == "v0", "as a request ends with the version that it began with"
+    np.testing.assert_allclose(found.signed, base.signed, atol=1e-5)
+    after = score_memories(TALK, model, LeaveOneOut(model), chunk_tokens=tokens - 1)
+    assert after.version == "v1"
+    assert np.abs(after.signed - base.signed).max() > 0.1

@@ -102,7 +102,7 @@ def test_late_feedback_is_learned_once(tmp_path: Path) -> None:
         assert engine.learn().funnel.collected == 0
 
 
-def test_a_rejected_candidate_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_a_rejected_challenger_leaves_everything_as_it_was(tmp_path: Path) -> None:
     impossible = GateConfig(min_held_out=4, min_gain=1.0, bootstrap_samples=200)
     with open_small(tmp_path / "store", config=Config(**{**_fields(SMALL), "gate": impossible})) as engine:
         untouched = answers(engine)
@@ -116,7 +116,7 @@ def test_a_rejected_candidate_leaves_everything_as_it_was(tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "store" / "versions").iterdir()] == []
 
 
-def test_a_candidate_that_changes_nothing_is_rejected(tmp_path: Path) -> None:
+def test_a_challenger_that_changes_nothing_is_rejected(tmp_path: Path) -> None:
     """Without a single step there is nothing to gain, whatever was recorded: the gate must see that."""
     frozen = Config(**{**_fields(SMALL), "train": _no_steps()})
     with open_small(tmp_path / "store", config=frozen) as engine:

@@ -46,6 +46,7 @@ def test_a_score_is_what_leaving_it_out_does_to_the_answer(tmp_path: Path) -> No
         shown = show(to_messages(QUESTION), KNOWN)
         trajectory = Trajectory(messages=shown.messages, response=KNOWN["told"], metadata=shown.metadata)
         matrix = engine.memories.score(trajectory)
+        assert matrix.version == engine.version.id
         whole = log_prob(engine, shown.messages, KNOWN["told"])
         for place, key in enumerate(KNOWN):
             left = without_memories(shown.messages, find_spans(shown.messages, {key: KNOWN[key]}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from msgspec.structs import replace
 import sona
 from sona.candidate import MemoryWeight
 from sona.config import CandidatesConfig, Config, SkillsConfig
-from sona.errors import ConfigError, CycleError
+from sona.errors import ConfigError, InTrainingError
 from sona.loops.approved import moved_before
 from sona.loops.cycle import NOT_APPROVED
 from sona.types import CycleReport, Progress
 from tests.engine.small import SMALL, open_small, record_task
-from tests.reviews import ModelScorer, turn
+from tests.reviews import ModelScorer, candidate, turn
 
 COUNT = 24
 ALONE = replace(
@@ -130,20 +131,51 @@ def test_an_erasure_names_the_version_that_learned_a_candidate(tmp_path: Path) -
         assert engine.candidates.page().counts["trained"] == 0
 
 
-def test_an_approval_that_is_taken_back_meanwhile_fails_the_cycle(tmp_path: Path) -> None:
-    with open_small(tmp_path / "store", config=ALONE) as engine:
-        found = score_turns(engine, 8)
-        engine.candidates.approve(*found)
+@pytest.mark.parametrize("mode", ["thread", "process"])
+def test_an_approval_that_a_cycle_learns_from_stands_until_it_has_ended(
+    tmp_path: Path, mode: Literal["thread", "process"]
+) -> None:
+    config = replace(ALONE, learner=replace(SMALL.learner, mode=mode))
+    with open_small(tmp_path / "store", config=config) as engine:
+        found = score_turns(engine, 10)
+        taken, late, new = found[:8], found[8], found[9]
+        engine.candidates.approve(*taken)
+        refused: list[str] = []
 
-        def take_back(progress: Progress) -> None:
-            if progress.stage == "publish":
-                engine.candidates.change(found[:1], "new")
+        def change(progress: Progress) -> None:
+            if progress.stage != "train" or refused:  # by then it has said what it has
+                return
+            for state in ("new", "rejected"):
+                with pytest.raises(InTrainingError, match="cycle 1, which is under way") as caught:
+                    engine.candidates.change(found[:1], state)
+                refused.append(str(caught.value))
+            assert engine.candidates.approve(taken[0])[0].state == "approved", "it is so already"
+            engine.candidates.approve(late)
+            assert engine.candidates.change([late], "new")[0].state == "new", "which came too late for this cycle"
+            engine.candidates.reject(new)
 
-        with pytest.raises(CycleError, match="not approved any more"):
-            engine.learn(take_back)
-        assert engine.candidates.page().counts["trained"] == 0
-        assert engine.version.id == "v0"
-        assert engine.candidates.page().counts["approved"] == 7, "nothing is lost but the cycle"
+        report = engine.learn(change)
+        assert len(refused) == 2
+        assert "try again once that has ended" in refused[0]
+        assert report.status == "published", report.reason
+        assert [engine.candidates.get(id).state for id in taken] == ["trained"] * 8, "no work was thrown away"
+        assert engine.candidates.get(late).state == "new"
+
+
+def test_while_a_cycle_may_still_take_an_approval_it_is_not_taken_back(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None) as engine:
+        store, held = engine._engine._started().store, engine._engine._cycles.in_training
+        store.candidates.add([candidate(0), candidate(1)])
+        engine.candidates.approve(1)
+        with held.cycle(7):
+            with pytest.raises(InTrainingError, match="candidate 1: cycle 7"):
+                engine.candidates.reject(2, 1)
+            assert engine.candidates.get(2).state == "new", "all or none"
+            engine.candidates.reject(2)
+            held.take([])
+            engine.candidates.reject(1)
+        engine.candidates.approve(1)
+        engine.candidates.reject(1)
 
 
 def test_memories_have_weights_of_their_own(tmp_path: Path) -> None:

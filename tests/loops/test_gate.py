@@ -71,7 +71,7 @@ def test_a_gain_within_chance_is_not_admitted() -> None:
         (evidence(kl=0.51), "distance to the base"),
     ],
 )
-def test_each_lack_alone_keeps_a_candidate_out(found: Evidence, failed: str) -> None:
+def test_each_lack_alone_keeps_a_challenger_out(found: Evidence, failed: str) -> None:
     decision = decide(found, SETTINGS, seed=0)
     assert not decision.passed
     assert passed(found)[failed] is False

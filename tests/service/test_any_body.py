@@ -27,6 +27,7 @@ VALID: dict[str, dict[str, Any]] = {
         "optimizer": "apollo-mini",
         "lr": 1e-5,
     },
+    "/candidates/confirm": {"ids": [], "trained": True, "note": ""},
     "/score": {"model": "sona", "prompt": [5, 6, 7], "score_ranges": [[1, 2], [1, 3]]},
 }
 SCALARS = (

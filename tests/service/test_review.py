@@ -19,11 +19,23 @@ from sona.candidate import Candidate
 from sona.cli import app as command
 from sona.config import CandidatesConfig
 from sona.engine import Engine
-from sona.errors import ConfigError, ReviewError, SendError, StateChangeError, StoreLockedError, UnknownIdError
+from sona.errors import (
+    ConfigError,
+    InvalidInputError,
+    ReviewError,
+    SendError,
+    StateChangeError,
+    StoreLockedError,
+    UnknownIdError,
+)
 from sona.http_client import HttpClient, Secret
 from sona.review import open_reviewer
 from sona.review_view.over_http import HttpReviewer
+from sona.reviewing import Review
+from sona.service.app import make_app
+from sona.service.bearer import BearerToken, check_apart
 from sona.service.hub import Hub
+from sona.storage.store import Store
 from tests.engine.small import SMALL, open_small
 from tests.reviews import ToldScorer, candidate, dependence, turn
 from tests.service.serving import AUTH, TOKEN, app_of, client_of
@@ -142,6 +154,59 @@ async def test_nothing_without_the_token(hub: Hub, engine: Engine) -> None:
     assert state(engine, 1) == "new"
 
 
+REVIEWER = "a-token-of-the-reviewer"
+
+
+async def test_with_a_token_of_the_reviewers_own_no_other_changes_candidates(hub: Hub, engine: Engine) -> None:
+    app = make_app(hub, BearerToken(TOKEN), reviewer=BearerToken(REVIEWER))
+    async with client_of(hub, app) as client, client_of(hub, app, authorization=f"Bearer {REVIEWER}") as reviewer:
+        for path, body in (
+            ("1/approve", None),
+            ("1/reject", None),
+            ("change", {"ids": [1], "state": "approved"}),
+            ("confirm", {"ids": [1], "trained": True}),
+            ("threshold", {"nats": 0.0}),
+            ("alternates", {"wanted": True}),
+            ("send", None),
+        ):
+            got = await client.post(f"/candidates/{path}", json=body)
+            assert (got.status_code, got.json()["error"]["code"]) == (403, "no_reviewer"), path
+        assert state(engine, 1) == "new"
+        assert (await client.get("/candidates")).status_code == (await client.get("/candidates/1")).status_code == 200
+        assert (await client.get("/versions")).status_code == 200
+        assert (await reviewer.post("/candidates/1/approve")).status_code == 200
+        assert (await reviewer.get("/candidates")).status_code == (await reviewer.get("/review")).status_code == 200
+        for path in ("/versions", "/metrics", "/candidatesx"):
+            assert (await reviewer.get(path)).status_code == 401, "it is good for the review alone"
+        assert (await reviewer.post("/learn")).status_code == 401
+    assert state(engine, 1) == "approved"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000") as browser:
+        page = await browser.get("/review", auth=("anyone", REVIEWER))
+        assert (page.status_code, f'content="{REVIEWER}"' in page.text) == (200, True)
+        assert (await browser.post("/candidates/1/reject", auth=("anyone", REVIEWER))).status_code == 401
+        assert (await browser.post("/candidates/1/reject")).status_code == 401
+
+
+async def test_where_clients_show_no_token_reviewers_still_do(hub: Hub, engine: Engine) -> None:
+    app = make_app(hub, None, reviewer=BearerToken(REVIEWER))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000") as client:
+        assert (await client.get("/candidates")).status_code == 200
+        assert (await client.post("/candidates/1/approve")).status_code == 401
+        assert (await client.get("/review")).headers["www-authenticate"].startswith("Basic ")
+        shown = {"authorization": f"Bearer {REVIEWER}"}
+        assert (await client.post("/candidates/1/approve", headers=shown)).status_code == 200
+        elsewhere = {**shown, "origin": "http://evil.example"}
+        assert (await client.post("/candidates/2/approve", headers=elsewhere)).status_code == 403
+    assert (state(engine, 1), state(engine, 2)) == ("approved", "new")
+
+
+def test_the_reviewer_s_token_is_another_than_the_server_s() -> None:
+    check_apart(BearerToken(TOKEN), BearerToken(REVIEWER))
+    with pytest.raises(ConfigError, match="reviewer_token_file") as caught:
+        check_apart(BearerToken(TOKEN), BearerToken(TOKEN))
+    assert TOKEN not in str(caught.value)
+
+
 async def test_a_browser_shows_the_token_as_a_password_for_the_page_alone(hub: Hub) -> None:
     transport = httpx.ASGITransport(app_of(hub))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as browser:
@@ -204,6 +269,38 @@ async def test_an_answer_that_is_lost_leaves_them_not_confirmed(
     with pytest.raises(SendError, match="send again to find out") as caught:
         await anyio.to_thread.run_sync(reviewer.send)
     assert caught.value.outcome == "unknown"
+
+
+async def test_a_person_says_what_came_of_what_was_sent(client: httpx.AsyncClient, hub: Hub, engine: Engine) -> None:
+    rows = engine._started().store.candidates
+    rows.change([1, 2], "approved", by="ana")
+    rows.change([1, 2], "sent", by="train")
+    got = await client.post("/candidates/confirm", json={"ids": [1], "trained": True, "note": "job 12"})
+    assert (got.status_code, got.json()["candidates"][0]["state"], state(engine, 1)) == (200, "trained", "trained")
+    assert engine.candidates.get(1).changes[-1].note == "job 12"
+    again = await client.post("/candidates/confirm", json={"ids": [1], "trained": True})
+    assert (again.status_code, len(engine.candidates.get(1).changes)) == (200, 4), "twice is no error"
+    wrong = await client.post("/candidates/confirm", json={"ids": [2, 1], "trained": False})
+    assert (wrong.status_code, state(engine, 2)) == (409, "sent"), "all or none"
+    reviewer = HttpReviewer("http://127.0.0.1:8000", Secret(TOKEN), transport=Bridge(hub))
+    given_up = await anyio.to_thread.run_sync(lambda: reviewer.confirm([2], trained=False))
+    assert [one.state for one in given_up] == ["approved"]
+    got = await client.post("/candidates/confirm", json={"ids": [2], "trained": True})
+    assert (got.status_code, "it was not sent" in got.json()["error"]["message"]) == (409, True)
+    for body in ({"ids": [2]}, {"ids": [2] * 10_001, "trained": True}, {"trained": True}):
+        assert (await client.post("/candidates/confirm", json=body)).status_code == 400
+
+
+async def test_an_approval_that_a_cycle_learns_from_is_a_409_that_says_when(
+    client: httpx.AsyncClient, engine: Engine
+) -> None:
+    engine.candidates.approve(1)
+    with engine._cycles.in_training.cycle(7):
+        got = await client.post("/candidates/1/reject")
+        assert (got.status_code, state(engine, 1)) == (409, "approved")
+        assert "cycle 7, which is under way" in got.json()["error"]["message"]
+        assert "once that has ended" in got.json()["error"]["message"]
+    assert (await client.post("/candidates/1/reject")).status_code == 200
 
 
 async def test_background_scoring_shows_on_the_page(client: httpx.AsyncClient, engine: Engine) -> None:
@@ -354,10 +451,38 @@ def test_scripts_list_approve_reject_and_show(closed: Path, capsys: pytest.Captu
     assert "Nothing fits" in run(capsys, "candidates", "list", *store, "--filter", "nothing-has-this")
 
 
+def test_scripts_say_what_came_of_what_was_sent(closed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ("--store", str(closed))
+    with Store.open(closed) as opened:
+        review = Review(opened, CandidatesConfig())
+        review.approve(1, 2)
+        with pytest.raises(SendError):
+            review.send(Deaf())
+    listed = run(capsys, "candidates", "list", *store)
+    assert "Sent, and not confirmed: 1, 2 (to http://deaf)" in listed
+    assert json.loads(run(capsys, "candidates", "list", *store, "--json"))["unconfirmed"][0]["ids"] == [1, 2]
+    assert "Sent, and not confirmed: 1, 2" in run(capsys, "status", *store)
+    assert json.loads(run(capsys, "status", *store, "--json"))["unconfirmed"][0]["service"] == "http://deaf"
+    assert "1 candidate is trained" in run(capsys, "candidates", "confirm", "1", "--trained", *store)
+    assert "1 candidate is approved" in run(capsys, "candidates", "confirm", "2", "--given-up", *store, "--note", "x")
+    assert "not confirmed" not in run(capsys, "status", *store)
+    with pytest.raises(StateChangeError, match="it was not sent"):
+        command(("candidates", "confirm", "3", "--trained", *store))
+    with pytest.raises(InvalidInputError, match="give the numbers"):
+        command(("candidates", "confirm", "--trained", *store))
+
+
+class Deaf:
+    """A training service that says nothing."""
+
+    name = "http://deaf"
+
+    def train(self, samples: object, request_id: str) -> str:
+        raise SendError("no answer", outcome="unknown")
+
+
 @pytest.mark.parametrize("words", [("1", "--all"), (), ("1", "--filter", "x")])
 def test_a_script_says_which_ones_it_means(closed: Path, words: tuple[str, ...]) -> None:
-    from sona.errors import InvalidInputError
-
     with pytest.raises(InvalidInputError, match="one of the three"):
         command(("candidates", "approve", *words, "--store", str(closed)))
 

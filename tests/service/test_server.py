@@ -22,7 +22,7 @@ from sona.errors import ExtraMissingError, SonaError
 from sona.service.bearer import FILE
 from tests.engine.small import SMALL as SMALL_CONFIG
 from tests.engine.small import record_task
-from tests.service.process import Server, launch, serving
+from tests.service.process import SMALL, Server, launch, serving
 from tests.service.serving import HELLO, chat, events_of
 
 pytestmark = pytest.mark.timeout(120)
@@ -260,6 +260,19 @@ def test_a_token_of_ones_own_is_taken(tmp_path: Path) -> None:
         assert httpx.get(f"{server.url}/versions", headers=headers).status_code == 200
         assert httpx.get(f"{server.url}/versions").status_code == 401
         assert not (tmp_path / "store" / FILE).exists()
+
+
+def test_the_reviewer_may_have_a_token_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "reviewer").write_text("the-reviewers-own-token\n")
+    own = f'[service]\nreviewer_token_file = "{tmp_path / "reviewer"}"\n'
+    (tmp_path / "store.toml").write_text(SMALL + own)
+    with serving(tmp_path / "store") as server, server.client() as client:
+        assert client.get("/candidates").status_code == 200
+        body = {"ids": [], "state": "approved"}
+        assert client.post("/candidates/change", json=body).status_code == 403
+        headers = {"authorization": "Bearer the-reviewers-own-token"}
+        assert client.post("/candidates/change", json=body, headers=headers).status_code == 200
+        assert "the-reviewers-own-token" not in server.said
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,7 @@ async def test_metrics_have_units_and_count_what_happened(engine: Engine, client
     assert told["sona_store_size_bytes[]"] > 10_000
     assert told["sona_version_info[('version', 'v0')]"] == 1
     assert told["sona_store_writable[]"] == 1
+    assert told["sona_unconfirmed_answers[]"] == told["sona_set_aside_answers[]"] == 0
     for name in COUNTED:
         assert told[f"sona_{name}_total[]"] == getattr(status, name)
 
@@ -136,6 +137,7 @@ async def test_metrics_have_units_and_count_what_happened(engine: Engine, client
 def test_every_counter_of_the_status_is_a_metric() -> None:
     """What is added to the status has to be added here."""
     gauges = {"store", "version", "patterns", "pending", "open", "degraded", "micro", "learner", "remote"}
+    gauges |= {"unconfirmed", "set_aside"}
     assert set(COUNTED) == set(EngineStatus.__struct_fields__) - gauges
 
 

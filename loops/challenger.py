@@ -1,4 +1,4 @@
-"""The part of a cycle that changes weights: from a checkpoint and a split to a judged candidate."""
+"""The part of a cycle that changes weights: from a checkpoint and a split to a judged challenger."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ SEEN_AGAIN = 192
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Challenger:
     """What was learned, and whether it holds."""
 
     state: Checkpoint
-    """With the candidate's adapters in the draft's folder."""
+    """With the challenger's adapters in the draft's folder."""
     decision: GateDecision | None
     """None where there was nothing to learn: the adapters are those of the version in force."""
     metrics: dict[str, float]
@@ -69,8 +69,8 @@ class _Judged(NamedTuple):
     share: float
 
 
-class CandidateTrainer:
-    """Trains and judges one candidate. The learner is a module tree of its own over the served weights: requests go
+class ChallengerTrainer:
+    """Trains and judges one challenger. The learner is a module tree of its own over the served weights: requests go
     on.
     """
 
@@ -103,7 +103,7 @@ class CandidateTrainer:
 
     def train(
         self, parts: Split, turned_down: Sequence[Ready], baseline: Mapping[str, float], draft: Path
-    ) -> Candidate:
+    ) -> Challenger:
         """Train on ``parts.train``, write the adapters to ``draft``, judge them by ``parts.held_out``.
 
         Args:
@@ -133,7 +133,7 @@ class CandidateTrainer:
                 SHARED not in self.state.skills.adapters or self.state.skills.router is not None
             )
             kept = replace(known, router=self.state.skills.router) if same_form else self.state.skills
-            return Candidate(replace(self.state, skills=kept), None, {**plan.metrics, **clock.laps}, owners, (), idle)
+            return Challenger(replace(self.state, skills=kept), None, {**plan.metrics, **clock.laps}, owners, (), idle)
         current = System(self.state.skills, {name: files.weights() for name, files in self.state.adapters.items()})
         exam = self._exam(roster, plan.skills)
         trained = System(
@@ -155,7 +155,7 @@ class CandidateTrainer:
             DEBT: debt_after(judged.evidence),
             "step_taken": judged.share,
         }
-        return Candidate(state, judged.decision, metrics, owners, [*roster.born, *plan.drifted], idle)
+        return Challenger(state, judged.decision, metrics, owners, [*roster.born, *plan.drifted], idle)
 
     # ------------------------------------------------------------------------------------------------ who learns what
 
@@ -271,17 +271,17 @@ class CandidateTrainer:
         return Marks(*(self.examiner.ask(part, system, f"evaluate {stage}: {name}") for name, part in parts.items()))
 
     def _judged(
-        self, exam: Exam, base: Marks, before: Marks, candidate: System, learned: Mapping[str, Learned]
+        self, exam: Exam, base: Marks, before: Marks, challenger: System, learned: Mapping[str, Learned]
     ) -> _Judged:
-        """The candidate, or where it fails, what lies between it and the version in force: half of the way, and then a
+        """The challenger, or where it fails, what lies between it and the version in force: half of the way, and then a
         quarter more or less. The furthest that passes is taken.
         """
         debt = self.store.current().metrics.get(DEBT, 0.0)
 
         def judged(share: float) -> _Judged:
             part = {name: between(one.before.weights, one.after.weights, share) for name, one in learned.items()}
-            adapters = {name: part.get(name, candidate.adapters[name]) for name in candidate.adapters}
-            system = candidate if share == 1.0 else replace(candidate, adapters=adapters)
+            adapters = {name: part.get(name, challenger.adapters[name]) for name in challenger.adapters}
+            system = challenger if share == 1.0 else replace(challenger, adapters=adapters)
             marks = self._marks(exam, system, "after")
             kl = self.examiner.divergence(exam.probes, system)
             evidence = evidence_of(exam, base, before, marks, kl, debt)
@@ -298,7 +298,7 @@ class CandidateTrainer:
     def _written(
         self, draft: Path, judged: _Judged, exam: Exam, roster: Roster, learned: Mapping[str, Learned]
     ) -> Checkpoint:
-        """The candidate's files. What holds an adapter, and its optimizer's state, belong to the end of its way: one
+        """The challenger's files. What holds an adapter, and its optimizer's state, belong to the end of its way: one
         that stopped on it goes on with those from before.
         """
         adapters: dict[str, AdapterFiles] = {}
@@ -348,7 +348,7 @@ def _limited(roster: Roster, limit: int) -> list[int]:
 
 
 def _forgotten(evidence: Evidence) -> float:
-    """Share of the tokens of earlier answers that the candidate loses; below 0 where it gains."""
+    """Share of the tokens of earlier answers that the challenger loses; below 0 where it gains."""
     return float((evidence.earlier_before - evidence.earlier_after).mean())
 
 
