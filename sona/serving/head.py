@@ -38,6 +38,7 @@ class FastHead:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._base = base_of(model)
+        self._head: torch.nn.Module | None = None
         self._rows: tuple[FastRow | None, ...] = ()
         self._stacks: tuple[Tensor, Tensor] | None = None
 
@@ -49,7 +50,9 @@ class FastHead:
         Raises:
             ModelError: the model has no output head of its own.
         """
-        head, stacks = _head_of(self._base), self._stacked(tuple(rows))
+        if self._head is None:
+            self._head = _head_of(self._base)
+        head, stacks = self._head, self._stacked(tuple(rows))
         forward = head.forward
 
         def moved(hidden: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Qwen3NextConfig, Qwen3NextForCausalLM
 
 from sona.errors import ClosedError, QueueFullError, RequestCancelledError
 from sona.serving.batch import Apart, Batch
-from sona.serving.batch_cache import width_for
+from sona.serving.batch_cache import FINE_STEP, NARROW, WIDE_HEAD, width_for
 from sona.serving.request import Answering
 from sona.types import Token
 from tests.learn.tiny_models import ARCHITECTURES, tiny_model
@@ -172,6 +173,24 @@ def test_a_model_whose_cache_can_t_be_put_together_answers_row_by_row(make: Call
 
 def test_widths_leave_out_those_in_which_sums_are_cut_otherwise() -> None:
     assert [width_for(tokens) for tokens in (1, 64, 65, 384, 385, 512, 513)] == [64, 64, 128, 384, 512, 512, 1024]
+    assert [width_for(tokens, FINE_STEP) for tokens in (1, 16, 17, 384, 385)] == [16, 16, 32, 384, 512]
+
+
+@pytest.mark.parametrize("head", [WIDE_HEAD, 64, 80, 128])
+@pytest.mark.parametrize("tokens", [1, 2, 4, 16])
+def test_torch_s_attention_gives_the_same_in_each_fine_width(head: int, tokens: int) -> None:
+    random = torch.Generator().manual_seed(head + tokens)
+    query = torch.randn(3, 2, tokens, head, generator=random)
+    keys, values = torch.randn(2, 3, NARROW, 2, head, generator=random).transpose(2, 3)
+    for length in (3, 16, 17, 40):
+        found = []
+        for width in range(width_for(length, FINE_STEP), NARROW + 1, FINE_STEP):
+            mask = torch.zeros(3, 1, tokens, width)
+            mask[..., length:] = torch.finfo(torch.float32).min
+            found.append(
+                functional.scaled_dot_product_attention(query, keys[:, :, :width], values[:, :, :width], attn_mask=mask)
+            )
+        assert all(torch.equal(one, found[0]) for one in found)
 
 
 # ------------------------------------------------------------------------------------------------ one by itself
