@@ -46,7 +46,8 @@ class AdaptedModel:
         self._stacked: tuple[Adapter, ...] = ()
 
     def set_rows(self, adapters: Sequence[Adapter | None]) -> None:
-        """From now on row n of a batch of ``len(adapters)`` answers with the n-th of them; None: the base.
+        """From now on row n of a batch of ``len(adapters)`` answers with the n-th of them, or token n of so many
+        in one line; None: the base.
 
         The model then raises :class:`RowsLostError` where a layer of it gets tokens of all rows in one heap. With an
         empty list no adapter is held any more.
@@ -134,6 +135,9 @@ class _Layer:
         """(n T, R): of each token of ``x`` (n, T, in) its row's; (1, R) where all have the same."""
         if len(self.scale) == 1:
             return self.scale
-        if x.dim() < 3 or len(x) != len(self.scale):
+        count = x.shape[:-1].numel()
+        if count == self.scale.shape[0]:
+            return self._padded(self.scale)
+        if x.dim() < 3 or x.shape[0] != self.scale.shape[0]:
             raise RowsLostError(f"a linear layer's input is {tuple(x.shape)}, of {len(self.scale)} rows")
-        return self._padded(self.scale if x.shape[1] == 1 else self.scale.repeat_interleave(x.shape[1], dim=0))
+        return self._padded(self.scale.repeat_interleave(x.shape[1], dim=0))

@@ -24,6 +24,8 @@ class Rows(Protocol):
 
     together: bool
     """Whether a pass takes several rows; else one."""
+    at_once: bool
+    """Whether it takes rows that read and rows that write."""
     chunk: int
     """Tokens of a prompt that are read at once."""
 
@@ -44,6 +46,7 @@ class Batch:
     """
 
     together = True
+    at_once = False
     chunk = 256
 
     def __init__(self, model: AdaptedModel, pad_id: int) -> None:
@@ -76,6 +79,9 @@ class Batch:
             self._adapted.set_rows(())  # an adapter that nobody serves any more leaves memory
             self._cache.shrink()
 
+    def undo(self) -> None:
+        """Leave the model as it was before."""
+
     @torch.inference_mode()
     def forward(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
         """See :meth:`Rows.forward`.
@@ -83,7 +89,7 @@ class Batch:
         Raises:
             RowsLostError: the rows have different adapters, and a layer can't tell them apart.
         """
-        if all(len(feed) == 1 for feed in feeds) and 2 * len(seats) >= len(self._seats):
+        if all(seat.writing for seat in seats) and 2 * len(seats) >= len(self._seats):
             return self._everyone(seats, feeds)
         slots = torch.tensor([seat.slot for seat in seats], device=self._device)
         return self._pass(seats, feeds, [seat.adapter for seat in seats], slots)
@@ -104,8 +110,8 @@ class Batch:
         adapters: Sequence[Adapter | None],
         slots: Tensor | None,
     ) -> Tensor:
-        longest = max(len(feed) for feed in feeds)
-        tokens = 1 if longest == 1 else -(-longest // BLOCK) * BLOCK
+        # One that reads a single token reads it as it would beside a longer one.
+        tokens = 1 if all(seat.writing for seat in seats) else -(-max(map(len, feeds)) // BLOCK) * BLOCK
         width = width_for(max(seat.read for seat in seats) + tokens, self._step)
         ids = [[*feed, *[self._pad_id] * (tokens - len(feed))] for feed in feeds]
         starts = torch.tensor([seat.read for seat in seats], device=self._device)[:, None]
@@ -115,7 +121,9 @@ class Batch:
             places = starts + self._count_to(tokens)
             # A padding token's place may be beyond the positions that the model has.
             positions = torch.minimum(places, starts + last[:, None])
-        self._cache.window.turn_to(slots, places, width, len(self._seats))
+            last = last + tokens * self._count_to(len(seats))  # among all tokens of the pass
+        read = slice(0, len(seats)) if slots is None else slots
+        self._cache.window.turn_to(slots, places, width, read, len(self._seats))
         self._adapted.set_rows(adapters)
         with self._head.of([seat.fast for seat in seats], last):
             out = self._model(
@@ -143,7 +151,7 @@ class Batch:
 class Apart:
     """Rows with a cache each, computed one by one: for models whose caches can't be put together."""
 
-    together = False
+    together = at_once = False
     chunk = 2**31  # a recurrent layer need not be able to read on
 
     def __init__(self, model: AdaptedModel) -> None:

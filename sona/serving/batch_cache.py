@@ -41,6 +41,8 @@ class Window:
     def __init__(self) -> None:
         self.slots: Tensor | None = None
         """(n,) slots of the pass's rows; None: the first n."""
+        self.read: Tensor | slice = slice(0, 0)
+        """The slots that attention reads."""
         self.places = torch.zeros(0, 0, dtype=torch.long)
         """(n, T) where in its slot each of the pass's tokens goes."""
         self.width = 0
@@ -49,9 +51,9 @@ class Window:
         """Slots, and tokens of each, that there must be."""
         self._flat: dict[int, Tensor] = {}
 
-    def turn_to(self, slots: Tensor | None, places: Tensor, width: int, rows: int) -> None:
+    def turn_to(self, slots: Tensor | None, places: Tensor, width: int, read: Tensor | slice, rows: int) -> None:
         """The next pass; ``rows`` are in the batch."""
-        self.slots, self.places, self.width = slots, places, width
+        self.slots, self.places, self.width, self.read = slots, places, width, read
         self.room = (1 << (rows - 1).bit_length(), width_for(width))  # in large steps, as making room copies
         self._flat = {}
 
@@ -100,8 +102,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         window = self._window
         flat = new.transpose(1, 2).flatten(0, 1)  # (n T, heads, head_dim)
         held.flatten(0, 1).index_copy_(0, window.flat(held.shape[1]), flat)
-        read = held[: new.shape[0], : window.width] if window.slots is None else held[window.slots, : window.width]
-        return read.transpose(1, 2)  # (n, heads, width, head_dim)
+        return held[window.read, : window.width].transpose(1, 2)  # (n, heads, width, head_dim)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Not asked for: the batch brings its own mask."""

@@ -45,7 +45,7 @@ class FastHead:
     @contextmanager
     def of(self, rows: Sequence[FastRow | None], last: Tensor | None) -> Iterator[None]:
         """Until the block ends, the head turns hidden states (n, T, d) into logits with :func:`fast_weights`; with
-        ``last`` (n,) only those at this token of each row, (n, 1, V).
+        ``last`` (n,) only those of row n's last token, which is this one of all n T, (n, 1, V).
 
         Raises:
             ModelError: the model has no output head of its own.
@@ -57,7 +57,7 @@ class FastHead:
 
         def moved(hidden: Tensor) -> Tensor:
             if last is not None:
-                hidden = hidden[torch.arange(len(hidden), device=hidden.device), last][:, None]  # (n, 1, d)
+                hidden = hidden.flatten(0, 1)[last][:, None]  # (n, 1, d)
             if stacks is not None:
                 hidden = torch.baddbmm(hidden, torch.bmm(hidden, stacks[0]), stacks[1])  # h + B A h
             logits: Tensor = forward(hidden)

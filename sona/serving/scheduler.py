@@ -181,10 +181,12 @@ class Scheduler:
         for seat, answering in list(self._seats.items()):
             if answering.cancelled:
                 self._leave(seat).fail_cancelled()
-        if reading := self._readers():
-            self._feed(reading, [seat.todo[: self._chunk] for seat in reading])
-        if writing := [seat for seat in self._seats if seat.writing and seat not in reading]:
-            self._feed(writing, [seat.todo for seat in writing])
+        writing = [seat for seat in self._seats if seat.writing]
+        reading = self._readers()
+        at_once = self._rows is not None and self._rows.at_once
+        for part in [[*writing, *reading]] if at_once else [reading, writing]:
+            if part := [seat for seat in part if seat in self._seats]:
+                self._feed(part, [seat.todo[: self._chunk] for seat in part])
 
     def _readers(self) -> list[Seat]:
         """Whose prompt is read at this step: the first in line, and whoever fits beside."""
