@@ -79,9 +79,6 @@ class Batch:
             self._adapted.set_rows(())  # an adapter that nobody serves any more leaves memory
             self._cache.shrink()
 
-    def undo(self) -> None:
-        """Leave the model as it was before."""
-
     @torch.inference_mode()
     def forward(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
         """See :meth:`Rows.forward`.

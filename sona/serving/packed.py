@@ -83,16 +83,9 @@ class Packed(Batch):
 
     def __init__(self, model: AdaptedModel, pad_id: int) -> None:
         super().__init__(model, pad_id)
-        config = self._model.config.get_text_config(decoder=True)
-        if config._attn_implementation != "sdpa":
-            raise ModelError(
-                f"its attention is {config._attn_implementation!r}, and no other than 'sdpa' can be divided"
-            )
-        config._attn_implementation = ATTENTION  # of this tree alone
-
-    def undo(self) -> None:
-        """Leave the model as it was."""
-        self._model.config.get_text_config(decoder=True)._attn_implementation = "sdpa"
+        self._config = self._model.config.get_text_config(decoder=True)  # of this tree alone
+        if self._config._attn_implementation != "sdpa":
+            raise ModelError(f"its attention is {self._config._attn_implementation!r}; only 'sdpa' can be divided")
 
     @torch.inference_mode()
     def forward(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
@@ -112,12 +105,14 @@ class Packed(Batch):
         alike = len({seat.adapter for seat in seats}) == 1
         self._adapted.set_rows([seats[0].adapter] if alike else [seat.adapter for seat, feed in fed for _ in feed])
         before = _groups.set(self._grouped(fed, begins))
+        self._config._attn_implementation = ATTENTION
         try:
             with self._head.of([seat.fast for seat in seats], torch.tensor(last, device=device)):
                 out = self._model(
                     input_ids=ids, position_ids=positions, past_key_values=self._cache.cache, use_cache=True
                 )
         finally:
+            self._config._attn_implementation = "sdpa"
             _groups.reset(before)
         logits: Tensor = out.logits[:, 0].float()  # (n, V)
         return logits
