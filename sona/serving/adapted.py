@@ -135,9 +135,9 @@ class _Layer:
         """(n T, R): of each token of ``x`` (n, T, in) its row's; (1, R) where all have the same."""
         if len(self.scale) == 1:
             return self.scale
-        count = x.shape[:-1].numel()
-        if count == self.scale.shape[0]:
+        rows = self.scale.shape[0]
+        if x.dim() < 3 or (x.shape[0] != rows and x.shape[:2] != (1, rows)):
+            raise RowsLostError(f"a linear layer's input is {tuple(x.shape)}, of {rows} rows")
+        if x.shape[:-1].numel() == rows:  # a token each, or all tokens in one line
             return self._padded(self.scale)
-        if x.dim() < 3 or x.shape[0] != self.scale.shape[0]:
-            raise RowsLostError(f"a linear layer's input is {tuple(x.shape)}, of {len(self.scale)} rows")
         return self._padded(self.scale.repeat_interleave(x.shape[1], dim=0))

@@ -25,8 +25,6 @@ log = logging.getLogger("sona.serving")
 NEIGHBOURLY = 0.02
 """Of the largest logit: by so much may a row of a batch differ from the row alone before the model is taken for one
 that can't be batched. Half precision differs by less, a wrong mask or position by far more."""
-KINDS: tuple[type[Batch], ...] = (Packed, Batch)
-"""The first that fits is taken."""
 LENGTHS = (7, 2, 20)  # of the trial's prompts: across the block to which prompts are padded, and unlike
 LEANS_ON_OTHERS = ("dynamic", "longrope")  # rotary positions that depend on the longest row of the batch
 
@@ -39,7 +37,7 @@ def rows_for(model: AdaptedModel, pad_id: int, max_tokens: int) -> Rows:
     """
     why = _unfit(model.model, max_tokens)
     if not why:
-        for kind in KINDS:
+        for kind in (Packed, Batch):  # the first that fits
             if not (why := _misfit(kind, model, pad_id)):
                 return kind(model, pad_id)
     log.info("%s answers one request at a time, step by step: %s", type(model.model).__name__, why)
