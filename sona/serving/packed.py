@@ -34,11 +34,11 @@ class Group:
     """Where their keys and values are."""
     mask: Tensor
     """(n, 1, T, width), 0 where a token may look and the lowest number elsewhere."""
-    tokens: Tensor | None
-    """(n, T) the pass's tokens that are the queries, any one where a row has fewer; None: row n's is token n."""
-    kept: Tensor | None
-    """(m,) which of the n T answers are wanted; None: all."""
-    targets: Tensor | None
+    tokens: Tensor
+    """(n, T) the pass's tokens that are the queries, any one where a row has fewer."""
+    kept: Tensor
+    """(m,) which of the n T answers are wanted."""
+    targets: Tensor
     """(m,) the pass's tokens that those are for."""
 
 
@@ -51,21 +51,14 @@ def attend(
     """Attention of ``query`` (1, heads, N, head_dim), each token within its own row of ``key`` and ``value``
     (rows, heads, width, head_dim); (1, N, heads, head_dim).
     """
-    out: Tensor | None = None
-    by_token = query.transpose(0, 2)  # (N, heads, 1, head_dim)
+    by_token = query[0].transpose(0, 1)  # (N, heads, head_dim)
+    out = torch.empty_like(by_token[..., : value.shape[-1]], memory_format=torch.contiguous_format)
     for group in _groups.get():
-        queries = by_token if group.tokens is None else by_token[group.tokens, :, 0].transpose(1, 2)
+        queries = by_token[group.tokens].transpose(1, 2)  # (n, heads, T, head_dim)
         width = group.mask.shape[-1]
         keys, values = key[group.slots, :, :width], value[group.slots, :, :width]
-        found, _ = sdpa_attention_forward(
-            module, queries, keys, values, group.mask, **options
-        )  # (n, T, heads, head_dim)
-        if group.kept is None or group.targets is None:
-            return found.transpose(0, 1), None
-        if out is None:
-            out = found.new_empty(query.shape[2], *found.shape[2:])  # (N, heads, head_dim)
-        out[group.targets] = found.flatten(0, 1)[group.kept]
-    assert out is not None
+        found, _ = sdpa_attention_forward(module, queries, keys, values, group.mask, **options)
+        out[group.targets] = found.flatten(0, 1)[group.kept]  # of (n, T, heads, head_dim)
     return out[None], None
 
 
@@ -90,6 +83,8 @@ class Packed(Batch):
     @torch.inference_mode()
     def forward(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
         """See :meth:`Rows.forward`."""
+        if len(seats) == 1 or all(seat.writing for seat in seats):
+            return super().forward(seats, feeds)  # has nothing to pad
         device, begins, first = self._device, dict[Seat, int](), 0
         fed = sorted(zip(seats, feeds, strict=True), key=lambda one: one[0].slot)
         for seat, feed in fed:
@@ -120,10 +115,10 @@ class Packed(Batch):
     def _grouped(self, fed: Sequence[tuple[Seat, Sequence[int]]], begins: Mapping[Seat, int]) -> list[Group]:
         writers = [(seat, begins[seat]) for seat, _ in fed if seat.writing]
         readers = [(seat, begins[seat], feed) for seat, feed in fed if not seat.writing]
-        groups = [self._writing(writers, alone=not readers)] if writers else []
+        groups = [self._writing(writers)] if writers else []
         return [*groups, self._reading(readers)] if readers else groups
 
-    def _writing(self, rows: Sequence[tuple[Seat, int]], *, alone: bool) -> Group:
+    def _writing(self, rows: Sequence[tuple[Seat, int]]) -> Group:
         width = width_for(max(seat.read for seat, _ in rows) + 1, self._step)
         count = len(self._seats)
         if 2 * len(rows) < count:
@@ -136,8 +131,6 @@ class Packed(Batch):
         for seat, begin in rows:
             read[seat.slot], queries[seat.slot] = seat.read, begin
         mask = self._mask(torch.tensor(read, device=self._device)[:, None], width)
-        if alone and queries == list(range(count)):
-            return Group(slice(0, count), mask, None, None, None)
         kept = torch.tensor([seat.slot for seat, _ in rows], device=self._device)
         targets = torch.tensor([begin for _, begin in rows], device=self._device)
         return Group(slice(0, count), mask, torch.tensor(queries, device=self._device)[:, None], kept, targets)
