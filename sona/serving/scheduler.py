@@ -3,7 +3,7 @@
     submit() ──▶ waiting, first come first served ──▶ a seat in the batch ──▶ its prompt is read in chunks ──▶ a token
                  (``serve.max_waiting``)              (``serve.max_rows``)    between the others' tokens       a step
 
-A step reads at most :data:`READ_TOKENS` of prompts, and then writes one token of each answer whose prompt has been
+A step reads at most :data:`READ_TOKENS` of prompts, and writes one token of each answer whose prompt has been
 read, so that a long prompt holds nobody up for longer than its chunk takes (Yu et al. 2022, "Orca"; Agrawal et al.
 2023, "Sarathi", arXiv:2308.16369).
 """
