@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 import anyio
 import anyio.to_thread
@@ -167,49 +167,53 @@ class Answering(Response):
 
     async def _stream(self, telling: Telling, receive: Receive) -> None:
         try:
-            async with self._hub.work(receive):
-                await telling.run()
+            with telling.writer:
+                try:
+                    async with self._hub.work(receive):
+                        await telling.run()
+                except Exception as error:
+                    if not telling.begun:
+                        raise
+                    await telling.break_off(error)
         except ReaderStalledError:
             log.info("a reader of a stream took nothing for %g s; it is given up", self._hub.limits.write_timeout_s)
-        except Exception as error:
-            if not telling.begun:
-                raise
-            await telling.break_off(error)
 
 
 class Telling:
     """One answer told as server-sent events."""
 
     def __init__(self, writing: Writing, told: Format, writer: EventWriter, *, counts_usage: bool) -> None:
-        self._writing, self._format, self._writer = writing, told, writer
+        self._writing, self._format, self.writer = writing, told, writer
         self._counts_usage = counts_usage
 
     @property
     def begun(self) -> bool:
         """Whether status and headers are out."""
-        return self._writer.begun
+        return self.writer.begun
 
     async def run(self) -> None:
-        """All of it."""
+        """All of it. What is there at once is written at once."""
         async with aclosing(self._writing.parts()) as parts:
             async for part in parts:
                 await self._open()
-                await self._put(self._format.chunk(part))
+                self._hold(self._format.chunk(part))
+                if not part.more:
+                    await self.writer.flush()
         await self._open()
-        await self._put(self._format.closing())
+        self._hold(self._format.closing())
         if self._counts_usage:
-            await self._put(self._format.usage())
-        await self._put("[DONE]")
-        await self._writer.end()
+            self._hold(self._format.usage())
+        self._hold("[DONE]")
+        await self.writer.end()
 
     async def _open(self) -> None:
         if not self.begun:
-            await self._writer.begin(self._writing.headers)
-            await self._put(self._format.opening())
+            await self.writer.begin(self._writing.headers)
+            self._hold(self._format.opening())
 
-    async def _put(self, chunk: object | None) -> None:
+    def _hold(self, chunk: object | None) -> None:
         if chunk is not None:
-            await self._writer.data(chunk)
+            self.writer.hold(chunk)
 
     async def break_off(self, error: Exception) -> None:
         """What went wrong is told as an event, and the stream ends without its mark."""
@@ -219,6 +223,5 @@ class Telling:
         if problem is None:
             log.error("a streamed answer failed", exc_info=error)
             problem = hidden()
-        with suppress(ReaderStalledError):
-            await self._writer.data(problem.body().decode())
-            await self._writer.end()
+        self.writer.hold(problem.body().decode())
+        await self.writer.end()

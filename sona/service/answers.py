@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 WINDOW = 8
 """Tokens before one that its text is read with."""
+SHORT = 1000
+"""A text of so many characters is encoded in the time that it takes to hand it to a thread, 0.1 to 0.3 ms."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Piece:
     """One for each of ``token_ids``, where they were asked for."""
     ends: bool = False
     """It is the end token, which is no part of the text."""
+    more: bool = False
+    """The next piece, or the whole, is there already."""
 
 
 class Answers(Protocol):
@@ -95,19 +100,22 @@ class EngineAnswers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._scoring = anyio.CapacityLimiter(1)
+        self._bell: _Bell | None = None  # made where the event loop runs
 
     async def encode(self, prompt: Sequence[Message] | str) -> Int32:
         """See :class:`Answers`."""
         model = self._engine.model
         if isinstance(prompt, str):
-            return await anyio.to_thread.run_sync(model.encode_text, prompt)
-        return await anyio.to_thread.run_sync(model.encode_prompt, prompt)
+            return await _short_or_in_thread(len(prompt), model.encode_text, prompt)
+        return await _short_or_in_thread(sum(map(_characters, prompt)), model.encode_prompt, prompt)
 
     async def answer(
         self, prompt: Int32, sampling: Sampling, top_logprobs: int | None, question: Int32 | None = None
     ) -> AsyncGenerator[Piece | Reply, None]:
         """See :class:`Answers`."""
-        model, arrivals = self._engine.model, _Arrivals()
+        if self._bell is None:
+            self._bell = _Bell()
+        model, arrivals = self._engine.model, _Arrivals(self._bell)
         limit = sampling.max_new_tokens
         try:
             answering = model.stream(
@@ -127,11 +135,13 @@ class EngineAnswers:
         texts, spelling, ids = model.pieces(), Spelling(model), list[int]()
         try:
             while not answering.done or arrivals.there:
-                for token in await arrivals.more(answering):
+                tokens = await arrivals.more(answering)
+                for left, token in zip(range(len(tokens) - 1, -1, -1), tokens, strict=True):
                     text = texts.add([token.id])
                     probs = () if token.logprob is None else (_log_prob(spelling, ids, token, text),)
                     ids.append(token.id)
-                    yield Piece(answering.version, (token.id,), text, probs, ends=token.id in model.stop_ids)
+                    more = left > 0 or answering.done
+                    yield Piece(answering.version, (token.id,), text, probs, token.id in model.stop_ids, more)
             reply = answering.result(0.0)
             if rest := texts.rest(reply.text):
                 yield Piece(answering.version, (), rest)
@@ -145,12 +155,45 @@ class EngineAnswers:
         return await anyio.to_thread.run_sync(score, limiter=self._scoring, abandon_on_cancel=True)
 
 
+def _characters(message: Message) -> int:
+    return len(message.content) + sum(len(call.arguments) for call in message.tool_calls)
+
+
+async def _short_or_in_thread(characters: int, encode: Callable[[T], Int32], text: T) -> Int32:
+    if characters <= SHORT:
+        return encode(text)
+    return await anyio.to_thread.run_sync(encode, text)
+
+
+class _Bell:
+    """Wakes an event loop once for all answers that have something new, however many and however often they say so
+    before it is awake: a call from another thread to each would cost more than most of what they have to tell.
+    """
+
+    def __init__(self) -> None:
+        self._loop = EventLoop()
+        self._rung: deque[_Arrivals] = deque()
+        self._waking = False
+
+    def ring(self, arrivals: _Arrivals) -> None:
+        """Have its reader look; from any thread."""
+        self._rung.append(arrivals)
+        if not self._waking:
+            self._waking = True
+            self._loop.soon(self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False  # first, so that what is rung from now on wakes it again
+        while self._rung:
+            self._rung.popleft().look()
+
+
 class _Arrivals:
     """Tokens on their way from the thread that chooses them to a task of this event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, bell: _Bell) -> None:
         self.there: deque[Token] = deque()
-        self._loop, self._rung = EventLoop(), anyio.Event()
+        self._bell, self._looked = bell, anyio.Event()
 
     def put(self, token: Token) -> None:
         """One more, from any thread."""
@@ -159,18 +202,19 @@ class _Arrivals:
 
     def ring(self) -> None:
         """Whoever waits looks again; from any thread."""
-        self._loop.soon(self._ring)
+        self._bell.ring(self)
 
-    def _ring(self) -> None:
-        self._rung.set()
+    def look(self) -> None:
+        """... on the loop's own thread."""
+        self._looked.set()
 
     async def more(self, answering: Answering) -> list[Token]:
         """All that have come, one at least unless the answer has ended."""
         while not self.there and not answering.done:
-            self._rung = anyio.Event()  # on the loop's own thread, as _ring is: what comes in between rings this one
+            self._looked = anyio.Event()  # on the loop's thread, as look() is: what comes in between sets this one
             if self.there or answering.done:
                 break
-            await self._rung.wait()
+            await self._looked.wait()
         return [self.there.popleft() for _ in range(len(self.there))]
 
 

@@ -43,6 +43,8 @@ class Part:
     log_probs: tuple[TokenLogProb, ...]
     of_text: int
     """So many of them, from the first, are of tokens before the end token or a stop string."""
+    more: bool = False
+    """What follows, the next part or the end, is there already."""
 
 
 class Writing:
@@ -140,14 +142,14 @@ class Writing:
                     return
         if rest := finder.rest():
             self.text += rest
-            yield Part(rest, (), (), 0)
+            yield Part(rest, (), (), 0, more=True)
 
     def _take(self, piece: Piece, finder: StopFinder) -> Part:
         text = finder.feed(piece.text)
         self.text += text
         self.token_ids += piece.token_ids
         of_text = 0 if piece.ends or (finder.stopped and not text) else len(piece.log_probs)
-        return Part(text, piece.token_ids, piece.log_probs, of_text)
+        return Part(text, piece.token_ids, piece.log_probs, of_text, piece.more or finder.stopped)
 
     def _keep(self) -> None:
         """Give the trajectory what there is."""

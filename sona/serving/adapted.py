@@ -46,7 +46,8 @@ class AdaptedModel:
         self._stacked: tuple[Adapter, ...] = ()
 
     def set_rows(self, adapters: Sequence[Adapter | None]) -> None:
-        """From now on row n of a batch of ``len(adapters)`` answers with the n-th of them; None: the base.
+        """From now on row n of a batch of ``len(adapters)`` answers with the n-th of them, or token n of so many
+        in one line; None: the base.
 
         The model then raises :class:`RowsLostError` where a layer of it gets tokens of all rows in one heap. With an
         empty list no adapter is held any more.
@@ -127,13 +128,16 @@ class _Layer:
         return out[:count].view(*x.shape[:-1], -1)
 
     def _padded(self, flat: Tensor) -> Tensor:
-        lacking = self._steady - len(flat)
+        lacking = self._steady - flat.shape[0]  # len() of a tensor takes a microsecond
         return functional.pad(flat, (0, 0, 0, lacking)) if lacking > 0 else flat
 
     def _scale_of(self, x: Tensor) -> Tensor:
         """(n T, R): of each token of ``x`` (n, T, in) its row's; (1, R) where all have the same."""
         if len(self.scale) == 1:
             return self.scale
-        if x.dim() < 3 or len(x) != len(self.scale):
-            raise RowsLostError(f"a linear layer's input is {tuple(x.shape)}, of {len(self.scale)} rows")
-        return self._padded(self.scale if x.shape[1] == 1 else self.scale.repeat_interleave(x.shape[1], dim=0))
+        rows = self.scale.shape[0]
+        if x.dim() < 3 or (x.shape[0] != rows and x.shape[:2] != (1, rows)):
+            raise RowsLostError(f"a linear layer's input is {tuple(x.shape)}, of {rows} rows")
+        if x.shape[:-1].numel() == rows:  # a token each, or all tokens in one line
+            return self._padded(self.scale)
+        return self._padded(self.scale.repeat_interleave(x.shape[1], dim=0))

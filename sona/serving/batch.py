@@ -7,11 +7,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 
 from sona.serving.adapted import AdaptedModel
 from sona.serving.adapters import Adapter
-from sona.serving.batch_cache import BatchCache, width_for
+from sona.serving.batch_cache import FINE_STEP, STEP, WIDE_HEAD, BatchCache, width_for
 from sona.serving.head import FastHead, fast_weights
 from sona.serving.seat import Seat
 
@@ -24,6 +24,8 @@ class Rows(Protocol):
 
     together: bool
     """Whether a pass takes several rows; else one."""
+    at_once: bool
+    """Whether it takes rows that read and rows that write."""
     chunk: int
     """Tokens of a prompt that are read at once."""
 
@@ -44,6 +46,7 @@ class Batch:
     """
 
     together = True
+    at_once = False
     chunk = 256
 
     def __init__(self, model: AdaptedModel, pad_id: int) -> None:
@@ -52,6 +55,12 @@ class Batch:
         config = self._model.config.get_text_config(decoder=True)
         self._cache = BatchCache(int(config.num_hidden_layers))
         self._seats: list[Seat] = []
+        self._step = _step_for(config)
+        # Kept, as a model looks for its device and its type among its weights, each time.
+        self._device, dtype = self._model.device, self._model.dtype
+        self._nothing = torch.zeros((), dtype=dtype, device=self._device)
+        self._lowest = self._nothing + torch.finfo(dtype).min
+        self._counting = torch.arange(BLOCK, device=self._device)
 
     def join(self, seat: Seat) -> None:
         """See :meth:`Rows.join`."""
@@ -77,9 +86,9 @@ class Batch:
         Raises:
             RowsLostError: the rows have different adapters, and a layer can't tell them apart.
         """
-        if all(len(feed) == 1 for feed in feeds) and 2 * len(seats) >= len(self._seats):
+        if all(seat.writing for seat in seats) and 2 * len(seats) >= len(self._seats):
             return self._everyone(seats, feeds)
-        slots = torch.tensor([seat.slot for seat in seats], device=self._model.device)
+        slots = torch.tensor([seat.slot for seat in seats], device=self._device)
         return self._pass(seats, feeds, [seat.adapter for seat in seats], slots)
 
     def _everyone(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
@@ -98,22 +107,26 @@ class Batch:
         adapters: Sequence[Adapter | None],
         slots: Tensor | None,
     ) -> Tensor:
-        longest = max(len(feed) for feed in feeds)
-        tokens = 1 if longest == 1 else -(-longest // BLOCK) * BLOCK
+        # One that reads a single token reads it as it would beside a longer one.
+        tokens = 1 if all(seat.writing for seat in seats) else -(-max(map(len, feeds)) // BLOCK) * BLOCK
+        width = width_for(max(seat.read for seat in seats) + tokens, self._step)
         ids = [[*feed, *[self._pad_id] * (tokens - len(feed))] for feed in feeds]
-        device, window = self._model.device, self._cache.window
-        starts = torch.tensor([seat.read for seat in seats], device=device)[:, None]
-        last = torch.tensor([len(feed) - 1 for feed in feeds], device=device)
-        window.slots, window.places = slots, starts + torch.arange(tokens, device=device)  # (n, T)
-        window.width = width_for(max(seat.read for seat in seats) + tokens)
-        window.room = (1 << (len(self._seats) - 1).bit_length(), window.width)  # doubled, as making room copies
+        starts = torch.tensor([seat.read for seat in seats], device=self._device)[:, None]
+        places, positions, last = starts, starts, None  # (n, T)
+        if tokens > 1:
+            last = torch.tensor([len(feed) - 1 for feed in feeds], device=self._device)
+            places = starts + self._count_to(tokens)
+            # A padding token's place may be beyond the positions that the model has.
+            positions = torch.minimum(places, starts + last[:, None])
+            last = last + tokens * self._count_to(len(seats))  # among all tokens of the pass
+        read = slice(0, len(seats)) if slots is None else slots
+        self._cache.window.turn_to(slots, places, width, read, len(self._seats))
         self._adapted.set_rows(adapters)
         with self._head.of([seat.fast for seat in seats], last):
             out = self._model(
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=self._mask(window.places, window.width),
-                # A padding token's place may be beyond the positions that the model has.
-                position_ids=torch.minimum(window.places, starts + last[:, None]),
+                input_ids=torch.tensor(ids, device=self._device),
+                attention_mask=self._mask(places, width),
+                position_ids=positions,
                 past_key_values=self._cache.cache,
                 use_cache=True,
             )
@@ -122,15 +135,20 @@ class Batch:
 
     def _mask(self, places: Tensor, width: int) -> Tensor:
         """(n, 1, T, width), 0 where a token may look and the lowest number elsewhere."""
-        seen = torch.arange(width, device=places.device) <= places[:, None, :, None]
-        lowest = torch.finfo(self._model.dtype).min
-        return torch.where(seen, 0.0, lowest).to(self._model.dtype)
+        seen = self._count_to(width) <= places[:, None, :, None]
+        return torch.where(seen, self._nothing, self._lowest)
+
+    def _count_to(self, count: int) -> Tensor:
+        """(count,) from 0."""
+        if len(self._counting) < count:
+            self._counting = torch.arange(2 * count, device=self._device)
+        return self._counting[:count]
 
 
 class Apart:
     """Rows with a cache each, computed one by one: for models whose caches can't be put together."""
 
-    together = False
+    together = at_once = False
     chunk = 2**31  # a recurrent layer need not be able to read on
 
     def __init__(self, model: AdaptedModel) -> None:
@@ -157,3 +175,10 @@ class Apart:
             out = self._model(input_ids=ids, past_key_values=self._caches[seat], use_cache=True)
         logits: Tensor = out.logits[:, -1].float()
         return logits
+
+
+def _step_for(config: PreTrainedConfig) -> int:
+    """In which steps the width grows."""
+    heads = getattr(config, "num_attention_heads", 0)
+    head = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    return FINE_STEP if config._attn_implementation == "sdpa" and head >= WIDE_HEAD else STEP

@@ -3,6 +3,9 @@
 A row's tokens lie at the front of its slot, and what comes after them is masked. (Padding on the left, as generate()
 does, would shift the numbers within a sum and so its rounding.) The width that attention sees is one of a few, chosen
 so that a wider one gives the same sums, bit for bit: see :func:`width_for`.
+
+A slot holds token after token, each with all its heads: a pass then writes its tokens as whole stretches of memory, in
+half the time that it takes to scatter them over heads.
 """
 
 from __future__ import annotations
@@ -14,17 +17,21 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 NARROW, STEP, LONG_STEP = 384, 64, 512
+FINE_STEP = 16
+"""In place of 64, where attention is torch's own function on heads of at least :data:`WIDE_HEAD` numbers."""
+WIDE_HEAD = 32
 KEPT_BYTES = 64 * 2**20
 """A batch that is empty holds at most so much for the next one."""
 
 
-def width_for(tokens: int) -> int:
-    """The width in which ``tokens`` are attended to: a multiple of 64 up to 384, then one of 512.
+def width_for(tokens: int, step: int = STEP) -> int:
+    """The width in which ``tokens`` are attended to: a multiple of ``step`` up to 384, then one of 512.
 
     MKL adds up to 384 numbers in one go and cuts longer sums in two, and torch's attention takes 512 at a time: with
-    widths between 384 and 512 the cut fell elsewhere, and the last bit of 1 row in 10 with it.
+    widths between 384 and 512 the cut fell elsewhere, and the last bit of 1 row in 10 with it. Attention that a model
+    spells out in products of its own rounds otherwise in widths below 64, where its heads have fewer than 28 numbers.
     """
-    step = STEP if tokens <= NARROW else LONG_STEP
+    step = step if tokens <= NARROW else LONG_STEP
     return -(-tokens // step) * step
 
 
@@ -34,16 +41,33 @@ class Window:
     def __init__(self) -> None:
         self.slots: Tensor | None = None
         """(n,) slots of the pass's rows; None: the first n."""
+        self.read: Tensor | slice = slice(0, 0)
+        """The slots that attention reads."""
         self.places = torch.zeros(0, 0, dtype=torch.long)
         """(n, T) where in its slot each of the pass's tokens goes."""
         self.width = 0
         """So many tokens of each slot are read."""
         self.room = (0, 0)
         """Slots, and tokens of each, that there must be."""
+        self._flat: dict[int, Tensor] = {}
+
+    def turn_to(self, slots: Tensor | None, places: Tensor, width: int, read: Tensor | slice, rows: int) -> None:
+        """The next pass; ``rows`` are in the batch."""
+        self.slots, self.places, self.width, self.read = slots, places, width, read
+        self.room = (1 << (rows - 1).bit_length(), width_for(width))  # in large steps, as making room copies
+        self._flat = {}
+
+    def flat(self, tokens: int) -> Tensor:
+        """(n T,) the pass's tokens among those of all slots, of which each holds ``tokens``."""
+        if tokens not in self._flat:  # the same for every layer
+            places = self.places
+            rows = torch.arange(len(places), device=places.device) if self.slots is None else self.slots
+            self._flat[tokens] = (rows[:, None] * tokens + places).flatten()
+        return self._flat[tokens]
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """One layer's keys and values, (slots, heads, tokens, head_dim) each."""
+    """One layer's keys and values, (slots, tokens, heads, head_dim) each."""
 
     def __init__(self, window: Window) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -58,17 +82,17 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def _roomier(self, old: Tensor | None, like: Tensor) -> Tensor:
         slots, tokens = self._window.room
         if old is not None:
-            slots, tokens = max(slots, old.shape[0]), max(tokens, old.shape[2])
+            slots, tokens = max(slots, old.shape[0]), max(tokens, old.shape[1])
         # Zeros, for what is masked is multiplied by 0 all the same, and 0 * NaN is NaN.
-        made = like.new_zeros(slots, like.shape[1], tokens, like.shape[3])
+        made = like.new_zeros(slots, tokens, like.shape[1], like.shape[3])
         if old is not None:
-            made[: old.shape[0], :, : old.shape[2]] = old
+            made[: old.shape[0], : old.shape[1]] = old
         return made
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Put (n, heads, T, head_dim) where the window says; what attention reads, (n, heads, width, head_dim)."""
         slots, tokens = self._window.room
-        if self.keys is None or self.keys.shape[0] < slots or self.keys.shape[2] < tokens:
+        if self.keys is None or self.keys.shape[0] < slots or self.keys.shape[1] < tokens:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
@@ -76,9 +100,9 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def _put(self, held: Tensor, new: Tensor) -> Tensor:
         window = self._window
-        rows = torch.arange(len(new), device=new.device) if window.slots is None else window.slots
-        held[rows[:, None], :, window.places] = new.transpose(1, 2)  # (n, T, heads, head_dim)
-        return held[: len(new), :, : window.width] if window.slots is None else held[rows, :, : window.width]
+        flat = new.transpose(1, 2).flatten(0, 1)  # (n T, heads, head_dim)
+        held.flatten(0, 1).index_copy_(0, window.flat(held.shape[1]), flat)
+        return held[window.read, : window.width].transpose(1, 2)  # (n, heads, width, head_dim)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Not asked for: the batch brings its own mask."""

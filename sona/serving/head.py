@@ -38,23 +38,26 @@ class FastHead:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._base = base_of(model)
+        self._head: torch.nn.Module | None = None
         self._rows: tuple[FastRow | None, ...] = ()
         self._stacks: tuple[Tensor, Tensor] | None = None
 
     @contextmanager
     def of(self, rows: Sequence[FastRow | None], last: Tensor | None) -> Iterator[None]:
         """Until the block ends, the head turns hidden states (n, T, d) into logits with :func:`fast_weights`; with
-        ``last`` (n,) only those at this token of each row, (n, 1, V).
+        ``last`` (n,) only those of row n's last token, which is this one of all n T, (n, 1, V).
 
         Raises:
             ModelError: the model has no output head of its own.
         """
-        head, stacks = _head_of(self._base), self._stacked(tuple(rows))
+        if self._head is None:
+            self._head = _head_of(self._base)
+        head, stacks = self._head, self._stacked(tuple(rows))
         forward = head.forward
 
         def moved(hidden: Tensor) -> Tensor:
             if last is not None:
-                hidden = hidden[torch.arange(len(hidden), device=hidden.device), last][:, None]  # (n, 1, d)
+                hidden = hidden.flatten(0, 1)[last][:, None]  # (n, 1, d)
             if stacks is not None:
                 hidden = torch.baddbmm(hidden, torch.bmm(hidden, stacks[0]), stacks[1])  # h + B A h
             logits: Tensor = forward(hidden)

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -80,12 +81,12 @@ class LocalModel:
         self._answers = Answers(self._scheduler, self._versions, self._reader, self._codec, stop_ids)
         self.fingerprint = fingerprint(self._base, tokenizer)
 
-    @property
+    @cached_property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
         return int(self._base.config.get_text_config().hidden_size)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Rows of the embedding table."""
         return int(self._base.config.get_text_config().vocab_size)
@@ -95,7 +96,7 @@ class LocalModel:
         """Of the base's parameters, by name; of tied ones once."""
         return {name: tuple(weight.shape) for name, weight in self._base.named_parameters()}
 
-    @property
+    @cached_property
     def max_tokens(self) -> int:
         """The model's own limit or the setting's, whichever is smaller."""
         own = getattr(self._base.config.get_text_config(), "max_position_embeddings", None) or ANY_LENGTH

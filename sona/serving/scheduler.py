@@ -3,7 +3,7 @@
     submit() ──▶ waiting, first come first served ──▶ a seat in the batch ──▶ its prompt is read in chunks ──▶ a token
                  (``serve.max_waiting``)              (``serve.max_rows``)    between the others' tokens       a step
 
-A step reads at most :data:`READ_TOKENS` of prompts, and then writes one token of each answer whose prompt has been
+A step reads at most :data:`READ_TOKENS` of prompts, and writes one token of each answer whose prompt has been
 read, so that a long prompt holds nobody up for longer than its chunk takes (Yu et al. 2022, "Orca"; Agrawal et al.
 2023, "Sarathi", arXiv:2308.16369).
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from sona.serving.adapters import Adapter
 from sona.serving.batch import Rows
 from sona.serving.batch_cache import width_for
 from sona.serving.choice import Chooser, choose
-from sona.serving.request import Answering, Request
+from sona.serving.request import Answering, OnToken, Request
 from sona.serving.seat import Seat
 from sona.types import Token
 
@@ -42,10 +43,9 @@ class Limits:
     def __init__(self, rows: int, tokens: int, waiting: int) -> None:
         self.rows, self.tokens, self.waiting = rows, tokens, waiting
 
-    def fit(self, requests: Sequence[Request]) -> bool:
-        """Whether these may be in the batch together; one alone always may."""
-        widest = max(width_for(request.most_tokens) for request in requests)
-        return len(requests) == 1 or (len(requests) <= self.rows and len(requests) * widest <= self.tokens)
+    def fit(self, count: int, most_tokens: int) -> bool:
+        """Whether so many may be in the batch together, the longest of so many tokens; one alone always may."""
+        return count == 1 or (count <= self.rows and count * width_for(most_tokens) <= self.tokens)
 
 
 class Scheduler:
@@ -150,13 +150,15 @@ class Scheduler:
 
     def _taken(self) -> list[Answering]:
         """The first of those that wait, as many as there is room for."""
-        there = [one.request for one in self._seats.values() if one.request is not None]
         taken: list[Answering] = []
+        if not self._waiting:
+            return taken
+        longest = max((seat.request.most_tokens for seat in self._seats), default=0)
         for one in [one for one in self._waiting if not one.cancelled]:
             assert one.request is not None
-            if not self._limits.fit([*there, one.request]):
+            longest = max(longest, one.request.most_tokens)
+            if not self._limits.fit(len(self._seats) + len(taken) + 1, longest):
                 break  # those behind it wait too, or it would never have its turn
-            there.append(one.request)
             taken.append(one)
             self._waiting.remove(one)
         return taken
@@ -179,10 +181,12 @@ class Scheduler:
         for seat, answering in list(self._seats.items()):
             if answering.cancelled:
                 self._leave(seat).fail_cancelled()
-        if reading := self._readers():
-            self._feed(reading, [seat.todo[: self._chunk] for seat in reading])
-        if writing := [seat for seat in self._seats if seat.writing and seat not in reading]:
-            self._feed(writing, [seat.todo for seat in writing])
+        writing = [seat for seat in self._seats if seat.writing]
+        reading = self._readers()
+        at_once = self._rows is not None and self._rows.at_once
+        for part in [[*writing, *reading]] if at_once else [reading, writing]:
+            if part := [seat for seat in part if seat in self._seats]:
+                self._feed(part, [seat.todo[: self._chunk] for seat in part])
 
     def _readers(self) -> list[Seat]:
         """Whose prompt is read at this step: the first in line, and whoever fits beside."""
@@ -218,8 +222,7 @@ class Scheduler:
             if done:
                 written = [part[place][0] for place in done]
                 tokens = choose(logits[done], [seat.chooser for seat in written])
-                for seat, token in zip(written, tokens, strict=True):
-                    self._write(seat, token)
+                self._write(written, tokens)
 
     def _computed(self, fed: list[Fed]) -> Iterator[tuple[list[Fed], Tensor]]:
         """The rows in as few passes as can be, each with its logits. A row with which no pass succeeds fails alone."""
@@ -247,28 +250,46 @@ class Scheduler:
         else:
             yield fed, logits
 
-    def _write(self, seat: Seat, token: Token) -> None:
-        """One more token of an answer, which may be its last."""
+    def _write(self, seats: Sequence[Seat], tokens: Sequence[Token]) -> None:
+        """One more token of each answer, which may be its last. They are told once all is done: who hears of a token
+        wants the processor, or the interpreter's lock, and is then woken once for all of them.
+        """
+        told = [(self._seats[seat], seat.request.on_token) for seat in seats]
+        ends: list[Callable[[], None] | None] = []
+        try:
+            for seat, token in zip(seats, tokens, strict=True):
+                ends.append(self._written(seat, token))
+        finally:  # whose seat is free hears of its end, whatever happened to another's
+            for (answering, on_token), token, end in zip(told, tokens, ends, strict=False):
+                self._tell(answering, on_token, token, end)
+
+    def _tell(
+        self, answering: Answering, on_token: OnToken | None, token: Token, end: Callable[[], None] | None
+    ) -> None:
+        try:
+            if on_token is not None:
+                on_token(token)
+        except BaseException as error:
+            for seat in [seat for seat, its in self._seats.items() if its is answering]:
+                self._leave(seat)
+            answering.fail(error)
+        else:
+            if end is not None:
+                end()
+
+    def _written(self, seat: Seat, token: Token) -> Callable[[], None] | None:
+        """Put it into its answer. Where that is the last one, the seat is free, and what ends the answer is given."""
         seat.answer.append(token)
         seat.todo = [token.id]
         request = seat.request
-        if request.on_token is not None:
-            try:
-                request.on_token(token)
-            except BaseException as error:
-                self._fail(seat, error)
-                return
-        if token.id in request.stop_ids or len(seat.answer) >= request.sampling.max_new_tokens:
-            self._finish(seat)
-
-    def _finish(self, seat: Seat) -> None:
+        if token.id not in request.stop_ids and len(seat.answer) < request.sampling.max_new_tokens:
+            return None
         assert seat.voice is not None
         try:
-            reply = seat.request.make_reply(seat.voice, seat.answer)
+            reply = request.make_reply(seat.voice, seat.answer)
         except Exception as error:
-            self._fail(seat, error)
-        else:
-            self._leave(seat).finish(reply)
+            return partial(self._leave(seat).fail, error)
+        return partial(self._leave(seat).finish, reply)
 
     def _leave(self, seat: Seat) -> Answering:
         """Take it out of the batch. From here on it holds no adapter, which may be the last to do so."""

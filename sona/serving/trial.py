@@ -15,8 +15,10 @@ from sona.serving.adapted import AdaptedModel
 from sona.serving.batch import Apart, Batch, Rows
 from sona.serving.choice import Chooser
 from sona.serving.generation import Sampling
+from sona.serving.packed import Packed
 from sona.serving.request import Request, Voice
 from sona.serving.seat import Seat
+from sona.types import Token
 
 log = logging.getLogger("sona.serving")
 
@@ -33,9 +35,11 @@ def rows_for(model: AdaptedModel, pad_id: int, max_tokens: int) -> Rows:
     Layers that remember by other means than keys and values of every token (a sliding window, a recurrent state) can't
     be taken out of one batch and put into another.
     """
-    why = _unfit(model.model, max_tokens) or _misfit(model, pad_id)
+    why = _unfit(model.model, max_tokens)
     if not why:
-        return Batch(model, pad_id)
+        for kind in (Packed, Batch):  # the first that fits
+            if not (why := _misfit(kind, model, pad_id)):
+                return kind(model, pad_id)
     log.info("%s answers one request at a time, step by step: %s", type(model.model).__name__, why)
     return Apart(model)
 
@@ -58,20 +62,24 @@ def _unfit(model: PreTrainedModel, max_tokens: int) -> str:
 
 
 @torch.no_grad()
-def _misfit(model: AdaptedModel, pad_id: int) -> str:
-    """What goes wrong when three rows are read and then go on by a token; empty where nothing does."""
+def _misfit(kind: type[Batch], model: AdaptedModel, pad_id: int) -> str:
+    """What goes wrong when three rows are read and then go on by a token, the last of them beside another that is still
+    to be read where a pass takes both; empty where nothing does.
+    """
     vocabulary = int(model.model.config.get_text_config().vocab_size)
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, vocabulary, length).tolist() for length in LENGTHS]
     try:
-        batch = Batch(model, pad_id)
+        batch = kind(model, pad_id)
         seats = [_seat(text) for text in texts]
         for seat in seats:
             batch.join(seat)
-        batch.forward(seats, [text[:-1] for text in texts])
-        for seat, text in zip(seats, texts, strict=True):
-            seat.read = len(text) - 1
-        found = batch.forward(seats, [text[-1:] for text in texts])
+        read = seats[1:] if batch.at_once else seats
+        batch.forward(read, [seat.todo[:-1] for seat in read])
+        for seat in read:
+            seat.read, seat.todo = len(seat.todo) - 1, seat.todo[-1:]
+            seat.answer.append(Token(id=seat.todo[0]))  # as if it had written that one
+        found = batch.forward(seats, [seat.todo for seat in seats])
         wanted = _alone(model, texts)
     except Exception as error:  # whatever a model's code makes of a mask or a cache that it does not know
         return f"a batch of it fails ({type(error).__name__}: {error})"

@@ -20,8 +20,8 @@ from sona.errors import ModelError, SwapError
 from sona.ports import Router, Served
 from sona.serving.adapted import AdaptedModel, RowsLostError
 from sona.serving.adapters import Adapter, ResidentAdapters, content_key, sharing_copy
-from sona.serving.batch import Batch
 from sona.serving.local import LocalModel
+from sona.serving.packed import Packed
 from sona.serving.seat import Seat
 from sona.tiny import model_path
 from sona.types import Message
@@ -233,16 +233,16 @@ def test_a_pass_that_fails_for_all_rows_is_made_again_for_each(
     model.swap("v1", routed(model, folders))
     wanted = answers(model)
     rows = model._scheduler._rows
-    assert isinstance(rows, Batch)
-    whole = Batch.forward
+    assert isinstance(rows, Packed)
+    whole = Packed.forward
 
-    def fail(self: Batch, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
+    def fail(self: Packed, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
         found = whole(self, seats, feeds)
         if len(seats) > 1:
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(Batch, "forward", fail)
+    monkeypatch.setattr(Packed, "forward", fail)
     assert answers(model) == wanted
 
 

@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel, Qwen3NextConfig, Qwen3NextForCausalLM
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+)
 
 from sona.errors import ClosedError, QueueFullError, RequestCancelledError
 from sona.serving.batch import Apart, Batch
-from sona.serving.batch_cache import width_for
+from sona.serving.batch_cache import FINE_STEP, NARROW, WIDE_HEAD, width_for
+from sona.serving.packed import Packed
 from sona.serving.request import Answering
+from sona.tiny import model_path
 from sona.types import Token
 from tests.learn.tiny_models import ARCHITECTURES, tiny_model
 from tests.serving.desk import Ask, Desk, Held, random_adapter, random_asks, slow_answer, slow_logits
@@ -60,8 +70,12 @@ def test_answers_in_a_batch_are_the_slow_way_s(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_answers_that_come_and_go_at_any_step_are_each_one_s_alone(seed: int) -> None:
+@pytest.mark.parametrize(("attention", "kind"), [("sdpa", Packed), ("eager", Batch)])
+def test_answers_that_come_and_go_at_any_step_are_each_one_s_alone(
+    seed: int, attention: str, kind: type[Batch]
+) -> None:
     model = tiny_model(ARCHITECTURES[seed % 2])
+    model.set_attn_implementation(attention)
     rng = np.random.default_rng(seed)
     alone, together = Desk(model), Desk(model, rows=int(rng.integers(2, 12)), tokens=int(rng.integers(300, 2000)))
     asks = [replace(ask, logprobs=0) for ask in random_asks(model, 40, seed)]
@@ -77,7 +91,33 @@ def test_answers_that_come_and_go_at_any_step_are_each_one_s_alone(seed: int) ->
         for one, other in zip(ours.tokens, theirs.tokens, strict=True):
             assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
     for desk in (alone, together):
+        assert type(desk.scheduler._rows) is kind
         desk.scheduler.close()
+
+
+def test_a_prompt_of_one_token_is_read_as_it_is_beside_a_longer_one() -> None:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_path())
+    desk = Desk(model.train(False))
+    held = Held()
+    asks = [Ask(np.array(prompt, np.int32), 3, logprobs=0) for prompt in ([7], [9, 8, 7, 6, 5])]
+    alone = [desk.ask(ask).result(60).tokens for ask in asks]
+    handles = [desk.ask(Ask(PROMPT, 1), held)]
+    assert held.reached.wait(30)
+    handles += [desk.ask(ask) for ask in asks]
+    held.go.set()
+    assert [handle.result(60).tokens for handle in handles[1:]] == alone, "to the last bit"
+    desk.scheduler.close()
+
+
+def test_tokens_are_told_when_their_step_is_done(desk: Desk) -> None:
+    held, seen = Held(), list[tuple[int, int]]()
+    handles = [desk.ask(Ask(PROMPT, 1), held)]
+    assert held.reached.wait(30)
+    handles += [desk.ask(Ask(PROMPT, 1), lambda _: seen.append(desk.scheduler.counts)) for _ in range(3)]
+    held.go.set()
+    for handle in handles:
+        handle.result(60)
+    assert seen == [(0, 0)] * 3, "each one's row was free before anyone was told"
 
 
 def test_a_prompt_is_read_in_chunks_between_the_others_tokens(desk: Desk) -> None:
@@ -172,6 +212,24 @@ def test_a_model_whose_cache_can_t_be_put_together_answers_row_by_row(make: Call
 
 def test_widths_leave_out_those_in_which_sums_are_cut_otherwise() -> None:
     assert [width_for(tokens) for tokens in (1, 64, 65, 384, 385, 512, 513)] == [64, 64, 128, 384, 512, 512, 1024]
+    assert [width_for(tokens, FINE_STEP) for tokens in (1, 16, 17, 384, 385)] == [16, 16, 32, 384, 512]
+
+
+@pytest.mark.parametrize("head", [WIDE_HEAD, 64, 80, 128])
+@pytest.mark.parametrize("tokens", [1, 2, 4, 16])
+def test_torch_s_attention_gives_the_same_in_each_fine_width(head: int, tokens: int) -> None:
+    random = torch.Generator().manual_seed(head + tokens)
+    query = torch.randn(3, 2, tokens, head, generator=random)
+    keys, values = torch.randn(2, 3, NARROW, 2, head, generator=random).transpose(2, 3)
+    for length in (3, 16, 17, 40):
+        found = []
+        for width in range(width_for(length, FINE_STEP), NARROW + 1, FINE_STEP):
+            mask = torch.zeros(3, 1, tokens, width)
+            mask[..., length:] = torch.finfo(torch.float32).min
+            found.append(
+                functional.scaled_dot_product_attention(query, keys[:, :, :width], values[:, :, :width], attn_mask=mask)
+            )
+        assert all(torch.equal(one, found[0]) for one in found)
 
 
 # ------------------------------------------------------------------------------------------------ one by itself
@@ -224,14 +282,14 @@ def test_what_a_callback_raises_fails_its_own_request_alone(desk: Desk) -> None:
 def test_a_row_with_which_the_model_fails_fails_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     asks = random_asks(desk.model, 8, seed=6)
     odd = asks[2].prompt.tolist()
-    whole = Batch.forward
+    whole = Packed.forward
 
-    def forward(self: Batch, seats: Sequence[Any], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
+    def forward(self: Packed, seats: Sequence[Any], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
         if any(seat.request.prompt.tolist() == odd for seat in seats):
             raise MemoryError
         return whole(self, seats, feeds)
 
-    monkeypatch.setattr(Batch, "forward", forward)
+    monkeypatch.setattr(Packed, "forward", forward)
     handles = [desk.ask(ask) for ask in asks]
     with pytest.raises(MemoryError):
         handles[2].result(30)
