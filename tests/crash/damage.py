@@ -49,7 +49,7 @@ def damage_blobs(run: Run) -> None:
     for number in range(run.rounds):
         bad = run.new_folder()
         shutil.copytree(sound, bad, dirs_exist_ok=True)
-        path = run.rng.choice(sorted((bad / BLOBS).iterdir()))
+        path = run.rng.choice(sorted((bad / BLOBS).glob("*.blob")))
         data = path.read_bytes()
         if number % 8 == 0:
             path.unlink()

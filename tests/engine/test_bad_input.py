@@ -212,7 +212,8 @@ def test_a_store_that_may_not_be_written_to_is_a_typed_error() -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
         with open_small(Path(folder) / "store", model=None) as engine:
             record_task(engine, 3, seed=1)
-        Path(folder).chmod(0o755)
+        for path in (Path(folder), Path(folder) / "store"):
+            path.chmod(0o755)
         assert run(OPEN_AS_NOBODY, Path(folder) / "store").split() == ["StoreReadOnlyError", "3"]
 
 

@@ -171,7 +171,7 @@ def main() -> None:
         with Store.open(scratch, config=ALL_IN_BLOBS) as store:
             fill(store)
             text = json.dumps(contents(store), indent=1, ensure_ascii=False)
-        for file in (Path(scratch) / DATABASE, *(Path(scratch) / BLOBS).iterdir()):
+        for file in (Path(scratch) / DATABASE, *(Path(scratch) / BLOBS).glob("*.blob")):
             packed = folder / file.relative_to(scratch).with_suffix(f"{file.suffix}.gz")
             packed.parent.mkdir(parents=True, exist_ok=True)
             packed.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
