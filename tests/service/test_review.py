@@ -464,6 +464,8 @@ def test_scripts_say_what_came_of_what_was_sent(closed: Path, capsys: pytest.Cap
     assert "Sent, and not confirmed: 1, 2" in run(capsys, "status", *store)
     assert json.loads(run(capsys, "status", *store, "--json"))["unconfirmed"][0]["service"] == "http://deaf"
     assert "1 candidate is trained" in run(capsys, "candidates", "confirm", "1", "--trained", *store)
+    for words in (("status",), ("candidates", "list")):
+        assert "2 (to http://deaf); set aside, as others of the same request" in run(capsys, *words, *store)
     assert "1 candidate is approved" in run(capsys, "candidates", "confirm", "2", "--given-up", *store, "--note", "x")
     assert "not confirmed" not in run(capsys, "status", *store)
     with pytest.raises(StateChangeError, match="it was not sent"):
