@@ -34,6 +34,7 @@ from sona.review_view.over_http import HttpReviewer
 from sona.reviewing import Review
 from sona.service.app import make_app
 from sona.service.bearer import BearerToken, check_apart
+from sona.sending import STATE
 from sona.service.hub import Hub
 from sona.storage.store import Store
 from tests.engine.small import SMALL, open_small
@@ -472,6 +473,15 @@ def test_scripts_say_what_came_of_what_was_sent(closed: Path, capsys: pytest.Cap
         command(("candidates", "confirm", "3", "--trained", *store))
     with pytest.raises(InvalidInputError, match="give the numbers"):
         command(("candidates", "confirm", "--trained", *store))
+
+
+def test_a_store_s_status_is_told_beside_damaged_review_state(closed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store.open(closed) as opened:
+        opened.write_state(STATE, b"[nonsense")
+    told = json.loads(run(capsys, "status", "--store", str(closed), "--json"))
+    assert (told["unconfirmed"], told["version"]) == (None, "v0")
+    assert "restore the store from a backup" in told["review_trouble"]
+    assert "trajectories" in run(capsys, "status", "--store", str(closed))
 
 
 class Deaf:
