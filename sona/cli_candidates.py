@@ -35,7 +35,6 @@ Filtered = Annotated[
     str,
     Parameter(name="--filter", help="Such as 'source:agent memory:k1 state:new nats>2.5 word'; all of it has to fit."),
 ]
-Ids = Annotated[tuple[int, ...], Parameter(help="Numbers of candidates, as list shows them.", negative="")]
 All = Annotated[
     bool, Parameter(name="--all", negative="", help="All new ones, where no number and no filter is given.")
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from sona.config import settings_of
-from sona.errors import ConfigError
+from sona.errors import ConfigError, StoreLockedError
 from sona.terminal import ConfigPath, ModelName, StorePath, out, plain
 
 if TYPE_CHECKING:
@@ -39,6 +37,7 @@ def serve(
 ) -> None:
     """Serve the model to OpenAI clients, record what it answers, take feedback, and learn. Needs sona[server]."""
     from sona.service import check_extra
+    from sona.service.address import bind
 
     check_extra()
     if not 0 <= port <= 65_535:
@@ -46,7 +45,9 @@ def serve(
     if no_token and token_file is not None:
         raise ConfigError("--token-file and --no-token: one of them is allowed")
     settings = settings_of(config)
-    _check_free(store, host, port)  # before the libraries that serve are imported, which takes seconds
+    # Before the libraries that serve are imported, which takes seconds:
+    _check_free(store)
+    bind(host, port, is_open=no_token and not anyone).close()
     from sona.service.server import ServeOptions, run_server
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -66,26 +67,18 @@ def serve(
     run_server(options, _say)
 
 
-def _check_free(store: Path, host: str, port: int) -> None:
-    """Raises StoreLockedError or ConfigError where another process has the store or the address; whatever else is wrong
-    with them is told by whoever opens them.
+def _check_free(store: Path) -> None:
+    """Raises StoreLockedError where another process writes to the store, whose lock is looked at and not taken; what
+    else is wrong with it is told by who opens it.
     """
     from sona.storage.layout import LOCK
-    from sona.storage.lock import WriterLock
+    from sona.storage.lock import WriterLock, owner_of
 
+    owner = None
     with suppress(OSError):
-        if (store / LOCK).exists():
-            WriterLock(store / LOCK).release()
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, proto) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(address)
-    except (OSError, UnicodeError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"address {host}, port {port}: {error.strerror}; choose another --port (0: any)"
-            ) from None
+        owner = owner_of(store / LOCK)
+    if owner is not None:
+        raise StoreLockedError(f"{store}: another process {WriterLock.role} (pid {owner}), {WriterLock.remedy}")
 
 
 def _say(serving: Serving) -> None:

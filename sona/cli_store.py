@@ -15,7 +15,7 @@ from rich.table import Table
 from sona.cli_bank import heaviest, print_patterns
 from sona.config import CandidatesConfig, StoreConfig, settings_of
 from sona.errors import ConfigError, InvalidInputError, StoreError, StoreFullError
-from sona.reviewed import open_requests
+from sona.reviewed import open_requests, read_unconfirmed
 from sona.terminal import (
     AsJson,
     ConfigPath,
@@ -64,7 +64,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
     with Store.open(store, read_only=True) as opened:
         counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
         sizes, arrivals, waiting = opened.sizes(), opened.arrivals(), waiting_in(store)
-        unconfirmed = Sending(opened, CandidatesConfig()).unconfirmed()
+        unconfirmed, trouble = read_unconfirmed(Sending(opened, CandidatesConfig()).unconfirmed)
     remote = Shelf(store / REMOTE).read()
     try:
         patterns = heaviest(read_bank(Versions(store), version))
@@ -86,6 +86,7 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
             "version": version.id,
             "remote": remote,
             "unconfirmed": unconfirmed,
+            "review_trouble": trouble,
         }
         print(as_json({**told, "patterns": rows, "cycles": cycles}))
         return
@@ -107,7 +108,9 @@ def status(*, store: StorePath, json: AsJson = False) -> None:
     )
     if remote is not None:
         _print_remote(remote)
-    for line in open_requests(unconfirmed):
+    if trouble is not None:
+        say(f"[yellow]what was sent for training can't be read:[/] {plain(trouble)}", err)
+    for line in open_requests(unconfirmed or ()):
         out.print(plain(line), highlight=False, soft_wrap=True)
     _print_sources(sources)
     print_patterns(patterns, 10)

@@ -100,7 +100,7 @@ class Engine(Recording, Asking, Learning):
         """Counted now: what is stored, what waits, what went wrong."""
         intake = self._open_intake()
         intake.sweep()
-        return read_status(self._started(), intake, self._cycles.status(), self._review.unconfirmed())
+        return read_status(self._started(), intake, self._cycles.status(), self._review.unconfirmed)
 
     async def backup(self, target: str | os.PathLike[str]) -> Backup:
         """Copy all that was recorded before, and the versions' files, to the folder ``target``, which is made and is a
@@ -134,4 +134,7 @@ class Engine(Recording, Asking, Learning):
     def _erase(self, source: str) -> Erased:
         parts = self._started()
         with self._review.nothing_of(source), parts.unchanging():
-            return erase(parts.store, parts.folders, source, parts.writer.wipe)
+            try:
+                return erase(parts.store, parts.folders, source, parts.writer.wipe)
+            finally:  # cut short it has erased some all the same
+                self._memories.forget_read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sona.checks import check_function
 from sona.engine_open import OpenEngine
+from sona.loops.background import LearnerStatus
 from sona.loops.full.desk import TrainingDesk
 from sona.ports import Report, ignore_progress
 from sona.types import Attestation, CycleReport, Version
@@ -40,6 +41,14 @@ class Learning(OpenEngine):
         """
         self._started()
         await self._cycles.run(self.learn)
+
+    @property
+    def learner(self) -> LearnerStatus:
+        """Whether a cycle runs, where, and what went wrong with the last one that failed. Costs nothing, unlike
+        :meth:`sona.Engine.status`.
+        """
+        self._started()
+        return self._cycles.status()
 
     @property
     def training(self) -> TrainingDesk:

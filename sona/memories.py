@@ -196,11 +196,14 @@ class Memories:
             return []
         assert self._conversations is not None
         name = conversation_of(trajectory)
-        with asked.asked(context), scorer.hold() as held, self._conversations.of(name) as conversation:
+        # The conversation first: a swap that comes before it has its turn leaves it nothing of the version before.
+        with asked.asked(context), self._conversations.of(name) as conversation, scorer.hold() as held:
             return self._turn(trajectory, context, held, model, conversation)
 
     def forget_read(self) -> None:
-        """Let go of what was read of growing conversations: another version answers. It waits for nobody."""
+        """Let go of what was read of growing conversations: another version answers, or a source was
+        erased. It waits for nobody.
+        """
         if self._conversations is not None:
             self._conversations.forget()
 

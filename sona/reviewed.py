@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from sona.attribution.preferences import Seen
 from sona.candidate import Candidate, Change, Mattered, State
+from sona.errors import StoreCorruptError
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +55,9 @@ class Unconfirmed(msgspec.Struct, frozen=True, kw_only=True):
     said: str
     """What the service said then; "" where it was not refused."""
     is_aside: bool
-    """Whether it is not sent again any more, so that a person has to say what came of it."""
+    """Whether sending does not ask for it again, so that a person has to say what came of it."""
+    why: str = ""
+    """... and why not."""
 
     def __str__(self) -> str:
         told = f"{', '.join(map(str, self.ids))} (to {self.service}"
@@ -149,14 +152,24 @@ def shown(candidate: Candidate) -> Shown:
     )
 
 
+def read_unconfirmed(
+    read: Callable[[], Sequence[Unconfirmed]],
+) -> tuple[Sequence[Unconfirmed] | None, str | None]:
+    """What is not confirmed, or None and why it can't be read: all else that is told beside it is true all the same."""
+    try:
+        return read(), None
+    except StoreCorruptError as error:
+        return None, str(error)
+
+
 def open_requests(requests: Sequence[Unconfirmed]) -> list[str]:
     """What was sent and is not confirmed, a line a request, for a person."""
     return [
         f"Sent, and not confirmed: {one}; "
         + (
-            "set aside: say what came of them (sona candidates confirm)."
+            f"set aside, as {one.why or 'the service refused them'}; say what came of them (sona candidates confirm)."
             if one.is_aside
-            else "sending asks again, as the same request."
+            else "sending to it asks again, as the same request."
         )
         for one in requests
     ]

@@ -9,7 +9,8 @@
 A batch that is not confirmed is sent again before the next one, under the id that it had: the hash of its samples. It
 stays not confirmed until the service accepts it, says that the job failed, or a person says what came of it. One that
 the service refuses each time it is asked again is set aside after :data:`TRIES`, so that what comes after it is sent; a
-person then says what came of it.
+person then says what came of it. So it is with one that can't be sent again as it was: some of its answers were
+confirmed by hand, or their texts are gone, or another service is named now.
 """
 
 from __future__ import annotations
@@ -71,10 +72,12 @@ class Batch(Record, kw_only=True):
     """So often the service refused it when it was sent again."""
     said: str = ""
     """... and what it said the last time."""
+    is_part: bool = False
+    """Whether there were others with them, of which a person has said what came."""
 
     @property
     def is_aside(self) -> bool:
-        """Whether it is not sent again any more."""
+        """Whether it was refused too often to be sent again."""
         return self.refused >= TRIES
 
 
@@ -93,13 +96,16 @@ class Sending:
         self._store, self._settings = store, settings
         self._noting = threading.RLock()
 
-    def unconfirmed(self) -> list[Unconfirmed]:
+    def unconfirmed(self, service: str = "") -> list[Unconfirmed]:
         """Of which candidates nobody knows whether a service has them, request by request; StoreCorruptError where that
-        can't be read.
+        can't be read. ``service`` is who would be asked; "": the one at ``candidates.train_url``.
         """
+        asked = service or self._settings.train_url.rstrip("/")
         found = []
         for batch in self._batches():
-            if ids := [one.seq for one in self._candidates(batch) if one.state == "sent"]:
+            candidates = self._candidates(batch)
+            if ids := [one.seq for one in candidates if one.state == "sent"]:
+                why = _why_not_again(batch, candidates, asked)
                 found.append(
                     Unconfirmed(
                         request=batch.id,
@@ -107,7 +113,8 @@ class Sending:
                         ids=ids,
                         refused=batch.refused,
                         said=batch.said,
-                        is_aside=batch.is_aside,
+                        is_aside=bool(why),
+                        why=why,
                     )
                 )
         return found
@@ -115,10 +122,7 @@ class Sending:
     def settle(self, ids: Collection[int]) -> None:
         """Somebody has said what came of these."""
         with self._noting:
-            left = [
-                msgspec.structs.replace(batch, seqs=tuple(seq for seq in batch.seqs if seq not in ids))
-                for batch in self._batches()
-            ]
+            left = [_without(batch, ids) for batch in self._batches()]
             self._keep([batch for batch in left if batch.seqs])
 
     def send(self, service: TrainingService) -> Sent:
@@ -130,12 +134,12 @@ class Sending:
         with self._noting:
             batches = [one for one in self._batches() if any(each.state == "sent" for each in self._candidates(one))]
             self._keep(batches)  # of the others none was posted, or each was confirmed by hand
-        again = [batch for batch in batches if not batch.is_aside and self._is_whole(batch, service)]
+        again = [one for one in batches if not _why_not_again(one, self._candidates(one), service.name)]
         done = [sent for batch in again if (sent := self._post_again(service, batch)) is not None]
         if approved := self._store.candidates.approved(self._settings.max_approved):
             done.append(self._post(service, self._begin(service, approved)))
         if not done:
-            raise SendError(self._nothing())
+            raise SendError(self._nothing(service))
         return Sent(ids=[id for sent in done for id in sent.ids], job=", ".join(sent.job for sent in done if sent.job))
 
     def _begin(self, service: TrainingService, approved: Sequence[Candidate]) -> Batch:
@@ -183,23 +187,10 @@ class Sending:
             raise
         return Sent(ids=list(batch.seqs), job=job)
 
-    def _is_whole(self, batch: Batch, service: TrainingService) -> bool:
-        """Whether a batch can be sent again as it was, and to whom it was sent."""
-        found = self._candidates(batch)
-        if batch.service != service.name or any(one.state != "sent" for one in found):
-            return False
-        return len(found) == len(batch.seqs) and request_id(found, batch.train_on) == batch.id
-
-    def _nothing(self) -> str:
-        if left := self.unconfirmed():
-            ids = [id for one in left for id in one.ids]
-            why = "they went to another service or their texts are gone"
-            if any(one.is_aside for one in left):
-                why = f"{why}, or the service refused them {TRIES} times"
-            return (
-                f"nothing is approved, and candidates {ids} can't be sent again, as {why}; say what came of them "
-                "('sona candidates confirm')"
-            )
+    def _nothing(self, service: TrainingService) -> str:
+        if left := self.unconfirmed(service.name):
+            why = "".join(f", and candidates {one.ids} can't be sent again, as {one.why}" for one in left)
+            return f"nothing is approved{why}; say what came of them ('sona candidates confirm')"
         return "nothing is approved, so nothing was sent; approve candidates first"
 
     def _candidates(self, batch: Batch) -> list[Candidate]:
@@ -226,6 +217,27 @@ class Sending:
     def _forget(self, batch: Batch) -> None:
         with self._noting:
             self._keep([one for one in self._batches() if one.id != batch.id])
+
+
+def _without(batch: Batch, ids: Collection[int]) -> Batch:
+    """The batch without candidates of which a person has said what came."""
+    seqs = tuple(seq for seq in batch.seqs if seq not in ids)
+    return batch if seqs == batch.seqs else msgspec.structs.replace(batch, seqs=seqs, is_part=True)
+
+
+def _why_not_again(batch: Batch, candidates: Sequence[Candidate], service: str) -> str:
+    """Why a batch, of which these candidates are left, can't be sent to ``service`` ("": to whoever it was sent to) as
+    it was sent; "" where it can.
+    """
+    if batch.is_aside:
+        return f"the service refused them {batch.refused} times"
+    if batch.is_part or any(one.state != "sent" for one in candidates):
+        return "others of the same request were confirmed by hand"
+    if len(candidates) < len(batch.seqs) or request_id(candidates, batch.train_on) != batch.id:
+        return "their texts are gone, or some of them"
+    if service and service != batch.service:
+        return f"they went to {batch.service}, and sending goes to {service} now (candidates.train_url)"
+    return ""
 
 
 def request_id(candidates: Sequence[Candidate], train_on: TrainOn) -> str:

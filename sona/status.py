@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -11,7 +11,7 @@ from sona.loops.background import LearnerStatus
 from sona.loops.micro import MicroCounts
 from sona.parts import Parts
 from sona.ports import StoreCounts
-from sona.reviewed import Unconfirmed
+from sona.reviewed import Unconfirmed, read_unconfirmed
 from sona.serving.remote.state import RemoteStatus
 
 
@@ -57,18 +57,23 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a cycle runs, where, and what went wrong with the last one that failed."""
     remote: RemoteStatus | None
     """How publishing to a model server elsewhere goes; None where ``remote.kind`` is off."""
-    unconfirmed: int
-    """Answers that were sent to a training service, of which nobody knows whether it took them."""
-    set_aside: int
-    """Of these the ones that are not sent again any more, as the service refused them each time: a person has to say
-    what came of them (``sona candidates confirm``)."""
+    unconfirmed: int | None
+    """Answers that were sent to a training service, of which nobody knows whether it took them; None where that
+    can't be read."""
+    set_aside: int | None
+    """Of these the ones that sending does not ask for again, as the service refused them each time, others of their
+    request were confirmed by hand, their texts are gone, or they went to another service: a person has to say what came
+    of them (``sona candidates confirm``)."""
+    review_trouble: str | None
+    """Why ``unconfirmed`` and ``set_aside`` are not known: what the store has of them is damaged."""
 
 
 def read_status(
-    parts: Parts, intake: Intake, learner: LearnerStatus, unconfirmed: Sequence[Unconfirmed] = ()
+    parts: Parts, intake: Intake, learner: LearnerStatus, unconfirmed: Callable[[], Sequence[Unconfirmed]]
 ) -> EngineStatus:
     """Counted now."""
     writer = parts.writer.counts()
+    requests, trouble = read_unconfirmed(unconfirmed)
     return EngineStatus(
         store=parts.store.counts(),
         version=parts.store.current().id,
@@ -89,6 +94,7 @@ def read_status(
         micro=None if parts.micro is None else parts.micro.counts(),
         learner=learner,
         remote=None if parts.remote is None else parts.remote.status,
-        unconfirmed=sum(len(one.ids) for one in unconfirmed),
-        set_aside=sum(len(one.ids) for one in unconfirmed if one.is_aside),
+        unconfirmed=None if requests is None else sum(len(one.ids) for one in requests),
+        set_aside=None if requests is None else sum(len(one.ids) for one in requests if one.is_aside),
+        review_trouble=trouble,
     )

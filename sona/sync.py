@@ -25,6 +25,7 @@ from sona.hooks.trajectory import OpenTrajectory
 from sona.importing import ImportCounts
 from sona.intake import Receipt
 from sona.loop_thread import LoopThread
+from sona.loops.background import LearnerStatus
 from sona.loops.full.desk import TrainingDesk
 from sona.memories import Memories
 from sona.patterns import BestRoute, Recall
@@ -241,6 +242,11 @@ class SyncEngine:
     def candidates(self) -> Review:
         """See :attr:`sona.Engine.candidates`."""
         return self._engine.candidates
+
+    @property
+    def learner(self) -> LearnerStatus:
+        """See :attr:`sona.Engine.learner`."""
+        return self._engine.learner
 
     @property
     def training(self) -> TrainingDesk:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sona.cli_serve import _check_free
+from sona.errors import StoreLockedError
+from sona.storage.layout import LOCK
 from sona.storage.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -33,3 +36,13 @@ def test_a_busy_store_or_port_is_refused_before_torch_is_imported(
     assert done.returncode == 2, done.stderr
     assert said in done.stderr.lower()
     assert not (tmp_path / "store").exists()
+
+
+def test_looking_at_a_store_takes_no_lock_of_it(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store").close()
+    lock = tmp_path / "store" / LOCK
+    lock.write_text("who had it last\n")
+    _check_free(tmp_path / "store")
+    assert lock.read_text() == "who had it last\n"
+    with Store.open(tmp_path / "store"), pytest.raises(StoreLockedError, match=f"pid {os.getpid()}"):
+        _check_free(tmp_path / "store")

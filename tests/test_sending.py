@@ -120,7 +120,7 @@ def test_what_one_service_may_have_is_sent_to_no_other(store: Store) -> None:
     review.approve(1)
     with pytest.raises(SendError):
         review.send(Service(UNKNOWN))
-    with pytest.raises(SendError, match=r"candidates \[1\] can't be sent again.*confirm"):
+    with pytest.raises(SendError, match=r"\[1\] can't be sent again, as they went to http://train, and .*confirm"):
         review.send(other)
     review.approve(2)
     assert review.send(other).ids == [2]
@@ -136,10 +136,34 @@ def test_what_was_confirmed_by_hand_is_not_sent_again(store: Store) -> None:
     with pytest.raises(SendError):
         review.send(service)
     review.confirm([1], trained=True, by="ana")
-    with pytest.raises(SendError, match=r"candidates \[2\]"):
+    why = "others of the same request were confirmed by hand"
+    (left,) = review.page().requests
+    assert (left.ids, left.is_aside, left.why, review.page().to_send_again) == ([2], True, why, 0)
+    with pytest.raises(SendError, match=rf"candidates \[2\] can't be sent again, as {why}; say what came of them"):
         review.send(service)
+    assert len(service.asked) == 1
+    assert open_requests([left]) == [
+        f"Sent, and not confirmed: 2 (to http://train); set aside, as {why}; say what came of them "
+        "(sona candidates confirm)."
+    ]
     review.confirm([2], trained=False, by="ana")
     assert review.send(service).ids == [2]
+
+
+def test_what_is_not_sent_again_since_another_service_is_named_is_told_so(store: Store) -> None:
+    review = review_of(store, train_url="http://train/")
+    review.approve(1)
+    with pytest.raises(SendError):
+        review.send(Service(UNKNOWN))
+    (same,), (unknown,) = review.page().requests, review_of(store).page().requests
+    assert same == unknown, "who has no address to compare with asks the one that it was sent to"
+    assert (same.is_aside, review.page().to_send_again) == (False, 1)
+    assert open_requests([same])[0].endswith("; sending to it asks again, as the same request.")
+    page = review_of(store, train_url="http://other").page()
+    assert (page.requests[0].is_aside, page.to_send_again) == (True, 0)
+    told = "they went to http://train, and sending goes to http://other now (candidates.train_url)"
+    assert page.requests[0].why == told
+    assert told in open_requests(page.requests)[0]
 
 
 def test_what_a_service_refuses_each_time_is_set_aside_and_keeps_nothing_waiting(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import msgspec
 from msgspec.structs import replace
 
 from sona.attribution.context import Context, Segment
@@ -29,28 +31,33 @@ class Conversation:
     def __init__(self, scorer: LeaveOneOut, most_bytes: int) -> None:
         self.live = LiveScorer(scorer, live_bytes=most_bytes)
         """Goes on from what was read."""
-        self._seen: tuple[Segment, ...] = ()
+        self._seen, self._digest = 0, digest_of(())  # segments that were noted, by their count and hash: no text
         self._nats: dict[str, dict[int, float]] = {}  # by memory and response
 
     def note(self, context: Context, response: int, nats: Mapping[str, float]) -> None:
         """What the memories of ``context``, by key, did to the response of this segment."""
-        segments = tuple(replace(one, at_ns=None) for one in context.segments)  # who tells it later has no time of it
-        if segments[: len(self._seen)] != self._seen:
+        if digest_of(context.segments[: self._seen]) != self._digest:
             self._nats = {}
-        self._seen = segments
+        self._seen, self._digest = len(context.segments), digest_of(context.segments)
         for key, value in nats.items():
-            self._nats.setdefault(key, {})[response] = value
+            if response in responses_after(context, key)[:WINDOW]:  # nobody asks for others
+                self._nats.setdefault(key, {})[response] = value
 
-    def worth(self, context: Context, window: int = WINDOW) -> dict[str, float]:
-        """What :func:`sona.attribution.memories.score_memory` would give of the memories for which each response of the
+    def worth(self, context: Context) -> dict[str, float]:
+        """What :func:`sona.attribution.memories.score_memory` would give of the memories for which each response of its
         window was noted: nats, by key.
         """
         found = {}
         for key in context.keys:
-            following, nats = responses_after(context, key)[:window], self._nats.get(key, {})
+            following, nats = responses_after(context, key)[:WINDOW], self._nats.get(key, {})
             if following and all(response in nats for response in following):
                 found[key] = sum(max(0.0, nats[response]) for response in following)
         return found
+
+
+def digest_of(segments: Sequence[Segment]) -> bytes:
+    """SHA-256 of segments but for their times, which who tells them later does not have."""
+    return hashlib.sha256(msgspec.msgpack.encode([replace(one, at_ns=None) for one in segments])).digest()
 
 
 class LiveConversations:
@@ -78,8 +85,10 @@ class LiveConversations:
                 self._drop_stale()
                 found = self._known.pop(name, None) or Conversation(self._scorer, self._most_bytes)
                 self._known[name] = found
-                yield found
-                self._shrink()
+                try:
+                    yield found
+                finally:
+                    self._shrink()
         finally:
             self._tidy()
 

@@ -26,6 +26,8 @@ WINDOW = 8
 """Tokens before one that its text is read with."""
 SHORT = 1000
 """A text of so many characters is encoded in the time that it takes to hand it to a thread, 0.1 to 0.3 ms."""
+AROUND = 32
+"""Characters that a chat template puts around a message, about: its role, where it begins and ends."""
 T = TypeVar("T")
 
 
@@ -156,7 +158,13 @@ class EngineAnswers:
 
 
 def _characters(message: Message) -> int:
-    return len(message.content) + sum(len(call.arguments) for call in message.tool_calls)
+    named = (
+        message.name,
+        message.tool_call_id,
+        *(part for call in message.tool_calls for part in (call.id, call.name)),
+    )
+    called = sum(len(call.arguments) for call in message.tool_calls)
+    return AROUND + len(message.content) + called + sum(len(part) for part in named if part)
 
 
 async def _short_or_in_thread(characters: int, encode: Callable[[T], Int32], text: T) -> Int32:

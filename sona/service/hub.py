@@ -94,7 +94,7 @@ class Hub:
 
     def ask_to_learn(self) -> None:
         """Have a cycle begin now; ProblemError (409) where one is under way."""
-        if self._learn.is_set() or self.engine.status().learner.cycle is not None:
+        if self._learn.is_set() or self.engine.learner.cycle is not None:
             raise ProblemError(409, "a cycle is under way; GET /events tells when it ends", code="conflict")
         self._learn.set()
 

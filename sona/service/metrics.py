@@ -13,6 +13,7 @@ from sona.engine import Engine
 from sona.errors import SonaError
 from sona.service.responses import Usage
 from sona.serving.remote.state import RemoteStatus
+from sona.status import EngineStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -107,17 +108,24 @@ class EngineCollector(Collector):
         learning = status.learner
         yield GaugeMetricFamily("sona_cycle_in_progress", "Whether a cycle is under way.", learning.cycle is not None)
         yield CounterMetricFamily("sona_cycles_failed", "Cycles that failed or were stopped.", learning.failed)
-        yield GaugeMetricFamily(
-            "sona_unconfirmed_answers", "Sent to a training service that may not have them.", status.unconfirmed
-        )
-        yield GaugeMetricFamily(
-            "sona_set_aside_answers", "Of these the ones that it refused each time.", status.set_aside
-        )
+        yield from _of_review(status)
         if status.remote is not None:
             yield from _of_remote(status.remote)
         yield from _of_training(self._engine)
         for name, about in COUNTED.items():
             yield CounterMetricFamily(f"sona_{name}", about, getattr(status, name))
+
+
+def _of_review(status: EngineStatus) -> Iterator[GaugeMetricFamily]:
+    """Of what was sent; no counts where they can't be read."""
+    readable = status.review_trouble is None
+    yield GaugeMetricFamily("sona_review_readable", "Whether what was sent for training can be read.", readable)
+    for name, about, count in (
+        ("unconfirmed", "Sent to a training service that may not have them.", status.unconfirmed),
+        ("set_aside", "Of these the ones that a person has to say what came of.", status.set_aside),
+    ):
+        if count is not None:
+            yield GaugeMetricFamily(f"sona_{name}_answers", about, count)
 
 
 def _of_remote(remote: RemoteStatus) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:

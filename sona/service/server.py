@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -21,9 +19,10 @@ from starlette.types import ASGIApp
 from sona.config import Config
 from sona.engine import Engine
 from sona.engine import open as open_engine
-from sona.errors import ConfigError, StoreError
+from sona.errors import StoreError
+from sona.service.address import bind, is_loopback
 from sona.service.app import make_app
-from sona.service.bearer import FILE, check_apart, own_token, read_token
+from sona.service.bearer import FILE, BearerToken, check_apart, own_token, read_token
 from sona.service.beside import beside
 from sona.service.guard import LOCAL
 from sona.service.hub import Hub
@@ -86,20 +85,16 @@ class _Process:
 
     async def run(self) -> None:
         options = self._options
-        # All that can be wrong is said before the model is loaded.
-        token = read_token(options.token_file) if options.token_file is not None else None
-        file = options.config.service.reviewer_token_file
-        reviewer = read_token(Path(file)) if file else None
-        listener = _bind(options)
+        # What can be wrong with tokens and the address is said before the model is loaded.
+        token, reviewer = _tokens(options)
+        listener = bind(options.host, options.port, is_open=options.no_token and not options.anyone)
         with listener, anyio.CancelScope() as scope:
             async with (
                 beside(lambda: self._watch_signals(scope)),
                 open_engine(options.store, model=options.model, config=served(options.config)) as engine,
             ):
                 if token is None and not options.no_token:
-                    token = own_token(options.store)
-                if token is not None and reviewer is not None:
-                    check_apart(token, reviewer)
+                    token = own_token(options.store)  # a new one, which is like no other
                 self._hub = Hub(engine)
                 await _resume(engine)
                 told = self._told(listener, engine.model.version)
@@ -111,7 +106,7 @@ class _Process:
 
     def _names(self, listener: socket.socket) -> tuple[str, ...]:
         """What a request may call this server; () where it is reached from elsewhere: by any name."""
-        return (*LOCAL, self._options.host.lower()) if _is_loopback(listener.getsockname()[0]) else ()
+        return (*LOCAL, self._options.host.lower()) if is_loopback(listener.getsockname()[0]) else ()
 
     def _make_server(self, app: ASGIApp, on_started: Callable[[], None]) -> _Server:
         limits = self._options.config.service
@@ -179,35 +174,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _bind(options: ServeOptions) -> socket.socket:
-    """A socket on the address; nothing is let in yet."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise ConfigError(f"address {options.host!r}, port {options.port}: {error}") from None
-    if options.no_token and not options.anyone and not _is_loopback(str(address[0])):
-        raise ConfigError(
-            f"--host {options.host} --no-token would let in anyone who reaches this machine; ask for a token, serve on "
-            "127.0.0.1, or say --anyone"
-        )
-    listener = socket.socket(family, kind, proto)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        why = os.strerror(error.errno or 0)
-        raise ConfigError(
-            f"address {options.host}, port {options.port}: {why}; choose another --port (0: any)"
-        ) from None
-    return listener
+def _tokens(options: ServeOptions) -> tuple[BearerToken | None, BearerToken | None]:
+    """Those that clients and reviewers show, as far as there are files: the store's own may still have to be made.
 
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return host == "localhost"
+    Raises:
+        ConfigError: a file can't be read, or holds none; or both are the same.
+    """
+    token = None if options.token_file is None else read_token(options.token_file)
+    if token is None and not options.no_token and (options.store / FILE).exists():
+        token = read_token(options.store / FILE)
+    file = options.config.service.reviewer_token_file
+    reviewer = read_token(Path(file)) if file else None
+    if token is not None and reviewer is not None:
+        check_apart(token, reviewer)
+    return token, reviewer

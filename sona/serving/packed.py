@@ -84,7 +84,8 @@ class Packed(Batch):
     def forward(self, seats: Sequence[Seat], feeds: Sequence[Sequence[int]]) -> Tensor:
         """See :meth:`Rows.forward`."""
         if len(seats) == 1 or all(seat.writing for seat in seats):
-            return super().forward(seats, feeds)  # has nothing to pad
+            # Rows that write have a token each, and one row alone is padded to its block at most: nobody else's tokens.
+            return super().forward(seats, feeds)
         device, begins, first = self._device, dict[Seat, int](), 0
         fed = sorted(zip(seats, feeds, strict=True), key=lambda one: one[0].slot)
         for seat, feed in fed:

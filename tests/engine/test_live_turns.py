@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 import sona
+from sona.attribution.context import Context, Segment
+from sona.attribution.conversations import Conversation
+from sona.attribution.leave_one_out import LeaveOneOut
+from sona.attribution.marked import from_trajectory
 from sona.attribution.turns import ScoredResponse
 from sona.attribution.weights import WeightsInMemory
 from sona.candidate import MemoryWeight
 from sona.config import CandidatesConfig
+from sona.errors import ScoringError
 from sona.memories import Memories, conversation_of
 from sona.memory_spans import METADATA_KEY, find_spans, spans_as_text
 from sona.types import Message, Trajectory
@@ -168,3 +175,77 @@ def test_a_swap_amid_a_turn_waits_for_nobody_and_drops_it_after(
         assert_same(live.score_turn(second), fresh.score_turn(second))
         assert told[0] > 0, "what is being used stays until the turn has ended"
         assert live.live_bytes == 0
+
+
+def test_a_swap_before_the_conversation_s_turn_leaves_it_nothing_of_the_version_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_small(tmp_path / "store") as engine:
+        live, _ = memories(engine)
+        (turn,) = talk(1)
+        live.score_turn(turn)
+        assert live._conversations is not None
+        of, holds = live._conversations.of, []
+        hold = live._scorer.hold  # type: ignore[union-attr]
+
+        @contextmanager
+        def late(name: str) -> Iterator[Conversation]:
+            holds.append("a swap")
+            live.forget_read()
+            with of(name) as found:
+                yield found
+
+        @contextmanager
+        def noted() -> Iterator[LeaveOneOut]:
+            holds.append("held")
+            with hold() as held:
+                yield held
+
+        monkeypatch.setattr(live._conversations, "of", late)
+        monkeypatch.setattr(live._scorer, "hold", noted)
+        live.score_turn(turn)
+        assert holds[:2] == ["a swap", "held"], "what is scored in the new conversation is of the version after"
+
+
+def test_a_turn_that_fails_leaves_no_more_than_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_small(tmp_path / "store") as engine:
+        live, _ = memories(engine)
+
+        def broken(*given: object) -> list[ScoredResponse]:
+            raise ScoringError("broken")
+
+        monkeypatch.setattr(live, "_turn", broken)
+        monkeypatch.setattr("sona.attribution.conversations.MOST", 2)
+        for source in "abcd":
+            with pytest.raises(ScoringError, match="broken"):
+                live.score_turn(talk(1, source)[0])
+        assert live._conversations is not None
+        assert len(live._conversations) == 2
+
+
+def test_an_erasure_takes_what_was_read_along(tmp_path: Path) -> None:
+    watching = replace(SMALL, candidates=CandidatesConfig(watch=True))
+    with open_small(tmp_path / "store", config=watching) as engine:
+        for turn in talk(2):
+            engine.record(turn)
+        engine.flush()
+        assert engine.candidates.wait_scored(60)
+        assert engine.memories.live_bytes > 0
+        engine.erase("bot")
+        assert engine.memories.live_bytes == 0
+        assert len(engine.memories._conversations or ()) == 0
+
+
+def test_a_conversation_keeps_no_texts(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store") as engine:
+        scorer = memories(engine)[0]._scorer
+        assert scorer is not None
+        kept, contexts = Conversation(scorer, 0), [from_trajectory(turn) for turn in talk(3)]
+        for context in contexts:
+            kept.note(context, context.responses[-1], dict.fromkeys(context.keys, 1.0))
+        assert kept.worth(contexts[-1])["note-0"] == 3.0
+        assert NOTES[0] not in repr(vars(kept))
+        assert len(repr((kept._seen, kept._digest))) < 200, "however long the conversation is"
+        other = Context((Segment("system", "another beginning"), *contexts[-1].segments[1:]))
+        kept.note(other, other.responses[-1], {"note-2": 1.0})
+        assert set(kept.worth(other)) == {"note-2"}, "what does not go on as it began begins anew"

@@ -12,9 +12,10 @@ import torch
 import sona
 from sona.engine import Engine
 from sona.memory_spans import METADATA_KEY, question_of, spans_of
+from sona.service.answers import SHORT, _characters
 from sona.service.hub import Hub
 from sona.serving.generation import base_of
-from sona.types import to_messages
+from sona.types import Message, ToolCall, to_messages
 from tests.service.serving import HELLO, chat, client_of, events_of, hub_with
 
 pytestmark = pytest.mark.anyio
@@ -393,3 +394,11 @@ async def test_a_memory_that_stands_everywhere_is_refused(client: httpx.AsyncCli
     asked = {"model": "sona", "messages": [{"role": "user", "content": "a" * 9000}], "memories": {"k": "a"}}
     got = await client.post("/v1/chat/completions", json=asked)
     assert (got.status_code, got.json()["error"]["param"]) == (400, "messages")
+
+
+def test_what_a_template_adds_counts_as_text_to_encode() -> None:
+    call = ToolCall(name="n" * 100, arguments="{}", id="i" * 100)
+    empty = Message(role="tool")
+    assert 100 * _characters(empty) > SHORT, "many messages without a word are no short text"
+    assert _characters(Message(role="assistant", tool_calls=(call,))) > 202
+    assert _characters(Message(role="tool", name="n" * 50, tool_call_id="i" * 50)) > 100

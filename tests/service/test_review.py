@@ -34,6 +34,7 @@ from sona.review_view.over_http import HttpReviewer
 from sona.reviewing import Review
 from sona.service.app import make_app
 from sona.service.bearer import BearerToken, check_apart
+from sona.sending import STATE
 from sona.service.hub import Hub
 from sona.storage.store import Store
 from tests.engine.small import SMALL, open_small
@@ -464,12 +465,23 @@ def test_scripts_say_what_came_of_what_was_sent(closed: Path, capsys: pytest.Cap
     assert "Sent, and not confirmed: 1, 2" in run(capsys, "status", *store)
     assert json.loads(run(capsys, "status", *store, "--json"))["unconfirmed"][0]["service"] == "http://deaf"
     assert "1 candidate is trained" in run(capsys, "candidates", "confirm", "1", "--trained", *store)
+    for words in (("status",), ("candidates", "list")):
+        assert "2 (to http://deaf); set aside, as others of the same request" in run(capsys, *words, *store)
     assert "1 candidate is approved" in run(capsys, "candidates", "confirm", "2", "--given-up", *store, "--note", "x")
     assert "not confirmed" not in run(capsys, "status", *store)
     with pytest.raises(StateChangeError, match="it was not sent"):
         command(("candidates", "confirm", "3", "--trained", *store))
     with pytest.raises(InvalidInputError, match="give the numbers"):
         command(("candidates", "confirm", "--trained", *store))
+
+
+def test_a_store_s_status_is_told_beside_damaged_review_state(closed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store.open(closed) as opened:
+        opened.write_state(STATE, b"[nonsense")
+    told = json.loads(run(capsys, "status", "--store", str(closed), "--json"))
+    assert (told["unconfirmed"], told["version"]) == (None, "v0")
+    assert "restore the store from a backup" in told["review_trouble"]
+    assert "trajectories" in run(capsys, "status", "--store", str(closed))
 
 
 class Deaf:

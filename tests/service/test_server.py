@@ -18,7 +18,7 @@ import pytest
 
 import sona
 from sona.cli_serve import serve
-from sona.errors import ExtraMissingError, SonaError
+from sona.errors import ConfigError, ExtraMissingError, SonaError
 from sona.service.bearer import FILE
 from tests.engine.small import SMALL as SMALL_CONFIG
 from tests.engine.small import record_task
@@ -240,6 +240,26 @@ def test_settings_that_can_not_be_are_told_at_once(tmp_path: Path, server: Serve
         with pytest.raises(SonaError, match=re.escape(why)):
             serve(**(usual | words))
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_reviewer_s_token_that_is_the_server_s_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, is_named: bool
+) -> None:
+    own, reviewer, settings = tmp_path / "store" / FILE, tmp_path / "reviewer", tmp_path / "sona.toml"
+    own.parent.mkdir()
+    for file in (own, reviewer):
+        file.write_text("one-token-for-all-of-them")
+        file.chmod(0o600)
+    settings.write_text(f'[service]\nreviewer_token_file = "{reviewer}"\n')
+    with pytest.raises(ConfigError, match="reviewer_token_file: it holds the server's own token"):
+        serve(
+            store=tmp_path / ("new" if is_named else "store"),
+            model="no/such/folder/or/model",
+            port=0,
+            token_file=own if is_named else None,
+            config=settings,
+        )
 
 
 @pytest.mark.slow

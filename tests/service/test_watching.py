@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import sona
 from sona.engine import Engine
 from sona.events import Event
+from sona.sending import STATE
 from sona.service.hub import Hub
 from sona.service.metrics import COUNTED
 from sona.status import EngineStatus
@@ -137,8 +138,24 @@ async def test_metrics_have_units_and_count_what_happened(engine: Engine, client
 def test_every_counter_of_the_status_is_a_metric() -> None:
     """What is added to the status has to be added here."""
     gauges = {"store", "version", "patterns", "pending", "open", "degraded", "micro", "learner", "remote"}
-    gauges |= {"unconfirmed", "set_aside"}
+    gauges |= {"unconfirmed", "set_aside", "review_trouble"}
     assert set(COUNTED) == set(EngineStatus.__struct_fields__) - gauges
+
+
+async def test_damaged_review_state_costs_its_own_counts_alone(engine: Engine, client: httpx.AsyncClient) -> None:
+    store = engine._started().store
+    store.write_state(STATE, b"[nonsense")
+    status = engine.status()
+    assert (status.unconfirmed, status.set_aside) == (None, None)
+    assert "review/sending" in (status.review_trouble or "")
+    told = values((await client.get("/metrics")).text)
+    assert told["sona_review_readable[]"] == 0
+    assert not {"sona_unconfirmed_answers[]", "sona_set_aside_answers[]"} & set(told)
+    assert told["sona_store_writable[]"] == 1
+    assert (await client.post("/learn")).status_code == 200
+    store.write_state(STATE, b"[]")
+    assert engine.status().review_trouble is None
+    assert values((await client.get("/metrics")).text)["sona_review_readable[]"] == 1
 
 
 async def test_health_is_open_and_says_little(hub: Hub) -> None:
