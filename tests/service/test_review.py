@@ -32,9 +32,9 @@ from sona.http_client import HttpClient, Secret
 from sona.review import open_reviewer
 from sona.review_view.over_http import HttpReviewer
 from sona.reviewing import Review
+from sona.sending import STATE
 from sona.service.app import make_app
 from sona.service.bearer import BearerToken, check_apart
-from sona.sending import STATE
 from sona.service.hub import Hub
 from sona.storage.store import Store
 from tests.engine.small import SMALL, open_small
