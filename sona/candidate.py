@@ -5,7 +5,7 @@ A version in the making is none: that is a challenger (:mod:`sona.loops.challeng
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -55,6 +55,15 @@ def check_change(before: State, after: State, name: str) -> None:
     if after != before and after not in CHANGES[before]:
         allowed = " or ".join(CHANGES[before]) or "nothing else, as it is in the weights"
         raise StateChangeError(f"candidate {name}: it is {before}, which can't become {after}; it can become {allowed}")
+
+
+def check_is(candidate: Candidate, states: Collection[State]) -> None:
+    """Raise StateChangeError unless a candidate is in one of these states."""
+    if candidate.state not in states:
+        remedy = "; 'sona candidates confirm' says what came of it" if candidate.state == "sent" else ""
+        raise StateChangeError(
+            f"candidate {candidate.seq}: it is {candidate.state}; only {' or '.join(states)} ones are allowed{remedy}"
+        )
 
 
 class Key(NamedTuple):

@@ -6,7 +6,7 @@ a fleet's PostgreSQL store or a remote model server take the same places later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 import numpy as np
 
-from sona.candidate import Candidate, MemoryWeight, Settled, State
+from sona.candidate import STATES, Candidate, MemoryWeight, Settled, State
 from sona.checks import Float32, Int32
 from sona.types import CycleReport, Feedback, Message, Progress, Record, Reply, Trajectory, Version
 
@@ -160,10 +160,17 @@ class CandidateStore(Approved, Protocol):
         """Whether a response is a candidate, in whatever state."""
 
     def change(
-        self, seqs: Sequence[int], state: State, *, by: str, note: str = "", again: bool = False
+        self,
+        seqs: Sequence[int],
+        state: State,
+        *,
+        by: str,
+        note: str = "",
+        again: bool = False,
+        only: Collection[State] = STATES,
     ) -> list[Candidate]:
         """Bring all into ``state``, durably, or none, and return them; what is in it already stays as it is, or with
-        ``again`` gets the note as well. StateChangeError, UnknownIdError.
+        ``again`` gets the note as well. StateChangeError, also where one is in none of ``only``; UnknownIdError.
         """
 
     def set_alternate(self, seq: int, text: str) -> None:

@@ -11,7 +11,7 @@ from sona.attribution.candidates import CandidateFinder
 from sona.attribution.preferences import Preferences, Seen
 from sona.attribution.training_service import HttpTrainingService, TrainingService
 from sona.attribution.turns import Answering, TurnScorer
-from sona.candidate import KEPT_REJECTED, State
+from sona.candidate import KEPT_REJECTED, LEARNED, State
 from sona.config import CandidatesConfig
 from sona.errors import ConfigError, StateChangeError
 from sona.http_client import read_secret
@@ -132,7 +132,8 @@ class Review:
         """Bring all into a state, or none.
 
         Raises:
-            StateChangeError: one can't come into it, or it is not a person's to give.
+            StateChangeError: one can't come into it, or was sent: :meth:`confirm` says what came of that; or the state
+                is not a person's to give.
             InTrainingError: ... or is approved, and the cycle under way learns from it; try again once it has ended.
             UnknownIdError: there is none of such a number.
         """
@@ -140,7 +141,7 @@ class Review:
             raise StateChangeError(f"state {state!r}: it is what training says; {', '.join(REVIEWABLE)} are allowed")
         rows = self._store.candidates
         with self._in_training.changing(ids, state, rows):
-            changed = rows.change(ids, state, by=by or self._reviewer, note=note)
+            changed = rows.change(ids, state, by=by or self._reviewer, note=note, only=REVIEWABLE)
         return [shown(one) for one in changed]
 
     def approve(self, *ids: int) -> list[Shown]:
@@ -195,11 +196,8 @@ class Review:
             StateChangeError: one was not sent, or is in the weights already.
             UnknownIdError: there is none of such a number.
         """
-        rows = self._store.candidates
-        for id in ids:
-            if rows.get(id).state not in ("sent", "trained"):
-                raise StateChangeError(f"candidate {id}: it was not sent, so nothing can have come of it")
-        changed = rows.change(ids, "trained" if trained else "approved", by=by or self._reviewer, note=note)
+        to: State = "trained" if trained else "approved"
+        changed = self._store.candidates.change(ids, to, by=by or self._reviewer, note=note, only=LEARNED)
         self._sending.settle(ids)
         return [shown(one) for one in changed]
 

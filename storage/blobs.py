@@ -134,7 +134,7 @@ class Blobs:
         if last.size < self._file_bytes:
             return last
         if self._begun <= last.file:  # a file that nothing names is somebody's, unless it was made here
-            self._begun = max(last.file, *numbers_in(self.folder), 0) + 1
+            self._begun = max([last.file, *numbers_in(self.folder)]) + 1
         return BlobRow(self._begun, 0, 0, 0, after_seq + 1)
 
     def _file(self, number: int) -> BlobFile:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apsw
 import msgspec
 
-from sona.candidate import KEPT_REJECTED, LEARNED, STATES, Candidate, Change, Settled, State, check_change
+from sona.candidate import KEPT_REJECTED, LEARNED, STATES, Candidate, Change, Settled, State, check_change, check_is
 from sona.checks import check_one_of
 from sona.errors import CycleError, StateChangeError, UnknownIdError
 from sona.storage.rows import check_crc, decode, encode, row_crc
@@ -45,20 +45,30 @@ class CandidateRows:
         return self._transact(lambda connection: [_add(connection, one) for one in candidates])
 
     def change(
-        self, seqs: Sequence[int], state: State, *, by: str, note: str = "", again: bool = False
+        self,
+        seqs: Sequence[int],
+        state: State,
+        *,
+        by: str,
+        note: str = "",
+        again: bool = False,
+        only: Collection[State] = STATES,
     ) -> list[Candidate]:
         """Bring all into ``state``, durably, or none; returns them as they are then. What is in it already stays as it
         is, or with ``again`` gets the change into its history as well. Of the rejected ones the ten newest are kept.
 
         Raises:
             UnknownIdError: there is no candidate of such a number.
-            StateChangeError: one can't come into the state from where it is.
+            StateChangeError: one can't come into the state from where it is, or is in none of ``only``.
             StoreCorruptError: the row of one is damaged.
         """
         moved = Change(state=state, at_ns=time.time_ns(), by=by, note=note)
 
         def work(connection: apsw.Connection) -> list[Candidate]:
-            changed = [_changed(connection, _get(connection, seq), moved, again) for seq in dict.fromkeys(seqs)]
+            before = [_get(connection, seq) for seq in dict.fromkeys(seqs)]
+            for one in before:
+                check_is(one, only)
+            changed = [_changed(connection, one, moved, again) for one in before]
             if state == "rejected":
                 _drop_rejected(connection)
             return changed

@@ -11,6 +11,7 @@ from sona.errors import UnknownIdError
 from sona.ports import Collected, SourceCounts, StoreCounts, Stored
 from sona.storage.head import read_head
 from sona.storage.rows import FeedbackRow, TrajectoryRow, damaged, read_feedback, read_trajectory
+from sona.storage.sizes import bytes_of
 from sona.storage.sources import read_all_totals
 from sona.types import Feedback
 
@@ -135,16 +136,8 @@ def counts(connection: apsw.Connection, files: Iterable[Path]) -> StoreCounts:
         held_out=int(held_out),
         left_out=left_out,
         cycles=cycles,
-        bytes_on_disk=sum(_size(file) for file in files),
+        bytes_on_disk=bytes_of(files),
     )
-
-
-def _size(file: Path) -> int:
-    try:
-        about = file.lstat()
-    except FileNotFoundError:  # a checkpoint or a prune took it away just now
-        return 0
-    return min(about.st_size, about.st_blocks * 512)  # some room of blob files was given back
 
 
 def sources(connection: apsw.Connection) -> list[SourceCounts]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
@@ -17,11 +18,16 @@ def sizes_of(database: Path, blobs: Path, journal: Path, versions: Path, trainin
     return StoreSizes(
         database=_bytes([database]),
         log=_bytes(database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm")),
-        blobs=_blocks(blobs.glob("*")),
+        blobs=bytes_of(blobs.glob("*")),
         journal=_bytes(journal.glob("*")),
         versions=_bytes(files_below(versions)),
         training=_bytes(files_below(training)),
     )
+
+
+def bytes_of(files: Iterable[Path]) -> int:
+    """What these files take, without the room that they have given back."""
+    return sum(min(one.st_size, one.st_blocks * 512) for one in _found(files))
 
 
 def files_below(*folders: Path) -> Iterator[Path]:
@@ -56,16 +62,11 @@ def _bytes(files: Iterable[Path]) -> int:
     return sum({(one.st_dev, one.st_ino): one.st_size for one in _regular(files)}.values())
 
 
-def _blocks(files: Iterable[Path]) -> int:
-    """Of regular files, without the room that they have given back."""
-    return sum(min(one.st_size, one.st_blocks * 512) for one in _regular(files))
-
-
 def _regular(files: Iterable[Path]) -> Iterator[os.stat_result]:
+    return (found for found in _found(files) if S_ISREG(found.st_mode))
+
+
+def _found(files: Iterable[Path]) -> Iterator[os.stat_result]:
     for file in files:
-        try:
-            found = file.lstat()
-        except FileNotFoundError:  # a checkpoint or a prune took it away just now
-            continue
-        if S_ISREG(found.st_mode):
-            yield found
+        with suppress(FileNotFoundError):  # a checkpoint or a prune took it away just now
+            yield file.lstat()

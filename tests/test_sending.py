@@ -289,3 +289,36 @@ def test_a_token_comes_from_one_place(store: Store, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("TRAIN_TOKEN", raising=False)
     with pytest.raises(ConfigError, match="TRAIN_TOKEN holds no token"):
         review_of(store, train_url="http://127.0.0.1:9", train_token_env="TRAIN_TOKEN").send()
+
+
+def test_what_was_sent_is_not_approved_again_by_hand(store: Store) -> None:
+    """A cycle would take what a service may have."""
+    review = review_of(store)
+    review.approve(1, 2)
+    with pytest.raises(SendError):
+        review.send(Service(UNKNOWN))
+    with pytest.raises(StateChangeError, match=r"only new or approved or rejected ones are allowed.*confirm"):
+        review.approve(3, 1)
+    assert (states(store), review.page().unconfirmed) == (["sent", "sent", "new"], 2), "all or none"
+
+
+def test_what_was_turned_down_meanwhile_does_not_come_back_by_a_confirmation(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service refuses them, and a person rejects them, just before somebody says that the job was given up."""
+    review = review_of(store)
+    review.approve(1)
+    with pytest.raises(SendError):
+        review.send(Service(UNKNOWN))
+    change = store.candidates.change
+
+    def late(*given: object, **how: object) -> object:
+        monkeypatch.undo()
+        change([1], "approved", by="train")
+        change([1], "rejected", by="ana")
+        return change(*given, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.candidates, "change", late)
+    with pytest.raises(StateChangeError, match="it is rejected; only sent or trained ones"):
+        review.confirm([1], trained=False)
+    assert states(store)[0] == "rejected"

@@ -118,7 +118,7 @@ async def test_a_change_that_can_t_be_is_a_409(client: httpx.AsyncClient, engine
     rows.change([1], "sent", by="train")
     got = await client.post("/candidates/1/reject")
     assert got.status_code == 409
-    assert "it is sent, which can't become rejected" in got.json()["error"]["message"]
+    assert "'sona candidates confirm' says what came of it" in got.json()["error"]["message"]
 
 
 async def test_the_list_is_filtered_as_in_the_terminal(client: httpx.AsyncClient) -> None:
@@ -287,7 +287,7 @@ async def test_a_person_says_what_came_of_what_was_sent(client: httpx.AsyncClien
     given_up = await anyio.to_thread.run_sync(lambda: reviewer.confirm([2], trained=False))
     assert [one.state for one in given_up] == ["approved"]
     got = await client.post("/candidates/confirm", json={"ids": [2], "trained": True})
-    assert (got.status_code, "it was not sent" in got.json()["error"]["message"]) == (409, True)
+    assert (got.status_code, "only sent or trained ones" in got.json()["error"]["message"]) == (409, True)
     for body in ({"ids": [2]}, {"ids": [2] * 10_001, "trained": True}, {"trained": True}):
         assert (await client.post("/candidates/confirm", json=body)).status_code == 400
 
@@ -406,7 +406,7 @@ def test_the_training_service_s_answer_decides(monkeypatch: pytest.MonkeyPatch, 
     assert len({body.pop("id") for body in bodies}) == 1, "what was refused is the same request"
     assert bodies[-1] == {"training_data": {"samples": [{"context_ids": [1, 3], "continuation_ids": [4, 5]}]}}
     assert engine._started().store.candidates.add([one_again()]) == [0], "what is sent is no candidate again"
-    with pytest.raises(StateChangeError, match="it was not sent"):
+    with pytest.raises(StateChangeError, match="only sent or trained ones"):
         engine.candidates.confirm([2], trained=True, by="train")
     assert engine.candidates.confirm([1], trained=True, by="train", note="job 12")[0].state == "trained"
 
@@ -469,7 +469,7 @@ def test_scripts_say_what_came_of_what_was_sent(closed: Path, capsys: pytest.Cap
         assert "2 (to http://deaf); set aside, as others of the same request" in run(capsys, *words, *store)
     assert "1 candidate is approved" in run(capsys, "candidates", "confirm", "2", "--given-up", *store, "--note", "x")
     assert "not confirmed" not in run(capsys, "status", *store)
-    with pytest.raises(StateChangeError, match="it was not sent"):
+    with pytest.raises(StateChangeError, match="only sent or trained ones"):
         command(("candidates", "confirm", "3", "--trained", *store))
     with pytest.raises(InvalidInputError, match="give the numbers"):
         command(("candidates", "confirm", "--trained", *store))

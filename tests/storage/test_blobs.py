@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -27,7 +25,6 @@ from sona.storage.doctor import diagnose
 from sona.storage.layout import BLOBS, DATABASE
 from sona.storage.repair import repair
 from sona.storage.retention import Limits
-from sona.storage.snapshot_gate import SnapshotGate, make_gate
 from sona.storage.store import Store
 from sona.types import Trajectory
 from tests.storage.golden.make import contents, fill, unpack
@@ -438,47 +435,6 @@ def test_a_file_that_was_begun_in_vain_is_removed_and_begun_again(
         add(store, [told("a")])
         assert store.get("a").trajectory == told("a")
     assert diagnose(tmp_path).findings == ()
-
-
-def test_readers_that_come_later_are_not_waited_for(tmp_path: Path) -> None:
-    make_gate(tmp_path)
-    mine, other = SnapshotGate(tmp_path), SnapshotGate(tmp_path)
-    assert mine.passed(0.0)
-    with other.shared():
-        with mine.shared():
-            assert not mine.passed(0.0)
-        assert not mine.passed(0.0)
-    stop = threading.Event()
-
-    def read() -> None:
-        while not stop.is_set():
-            with other.shared():
-                time.sleep(0.002)
-
-    readers = [threading.Thread(target=read) for _ in range(4)]
-    for reader in readers:
-        reader.start()
-    try:
-        assert all(mine.passed(10.0) for _ in range(20)), "though at no moment nobody reads"
-    finally:
-        stop.set()
-        for reader in readers:
-            reader.join()
-
-
-def test_a_forked_child_keeps_no_reader_alive(tmp_path: Path) -> None:
-    make_gate(tmp_path)
-    gate = SnapshotGate(tmp_path)
-    with gate.shared():
-        child = os.fork()
-        if not child:
-            time.sleep(30)
-            os._exit(0)
-    try:
-        assert gate.passed(1.0)
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
 
 
 def test_a_doctor_beside_retention_finds_nothing(tmp_path: Path) -> None:
