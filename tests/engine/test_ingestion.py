@@ -230,6 +230,7 @@ def test_what_is_cancelled_before_its_block_is_recorded_as_abandoned(tmp_path: P
 CTRL_C = """
 import os, signal, sys
 import sona
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born without it
 engine = sona.open_sync(sys.argv[1]).start()
 try:
     with engine.trajectory("q", id="broken off") as t:
