@@ -102,6 +102,11 @@ def pack_tokens(value: TokensLike, name: str = "token ids") -> bytes:
     Raises:
         InvalidInputError: empty, not 1-d, not whole numbers, or negative.
     """
+    return pack_tokens_and_largest(value, name)[0]
+
+
+def pack_tokens_and_largest(value: TokensLike, name: str = "token ids") -> tuple[bytes, int]:
+    """As :func:`pack_tokens`, with the largest id."""
     if isinstance(value, bytes):
         if len(value) % 4:
             raise InvalidInputError(
@@ -117,9 +122,10 @@ def pack_tokens(value: TokensLike, name: str = "token ids") -> bytes:
         array = wide.astype(_INT32)
     if array.ndim != 1 or array.size == 0:
         raise InvalidInputError(f"{name}: shape {array.shape}; a list of at least one id is allowed, or leave it out")
-    if largest_token(array) > MAX_TOKEN:
+    largest = largest_token(array)
+    if largest > MAX_TOKEN:
         raise InvalidInputError(f"{name}: negative id {array.min()}; ids are 0 or more")
-    return value if isinstance(value, bytes) else array.tobytes()
+    return value if isinstance(value, bytes) else array.tobytes(), largest
 
 
 def largest_token(ids: Int32 | bytes) -> int:

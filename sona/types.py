@@ -32,8 +32,9 @@ from sona.checks import (
     check_quality,
     check_text,
     check_time,
+    largest_token,
     nearest,
-    pack_tokens,
+    pack_tokens_and_largest,
     pack_vector,
     shown,
     tuple_of,
@@ -117,7 +118,7 @@ class Step(Record, kw_only=True):
         check_time(self.at_ns, "step at_ns")
 
 
-class Trajectory(Record, kw_only=True):
+class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which no row holds
     """One handled query. It needs a prompt (``messages`` or ``prompt_ids``) or an ``embedding``; all that is given is
     checked.
 
@@ -182,9 +183,13 @@ class Trajectory(Record, kw_only=True):
         check_schema(self.schema)
         _set(self, "messages", to_messages(self.messages))
         check_text(self.response, "response", empty=True)
+        largest = -1
         for name in ("prompt_ids", "response_ids"):
             if (ids := getattr(self, name)) is not None:
-                _set(self, name, pack_tokens(ids, name))
+                packed, top = pack_tokens_and_largest(ids, name)
+                _set(self, name, packed)
+                largest = max(largest, top)
+        self.__dict__["largest"] = largest
         if self.embedding is not None:
             _set(self, "embedding", pack_vector(self.embedding))
         _set(self, "steps", tuple_of(self.steps, Step, "steps"))
@@ -213,6 +218,14 @@ class Trajectory(Record, kw_only=True):
         prompted = bool(self.messages) or self.prompt_ids is not None
         if prompted and not answered and self.outcome == "completed":
             raise InvalidInputError("response: empty; give the answer's text or token ids, or outcome='failed'")
+
+    @property
+    def largest_token(self) -> int:
+        """The largest of its token ids, as found when they were checked; -1 where it has none."""
+        largest: int | None = self.__dict__.get("largest")
+        if largest is None:  # copy.copy leaves it behind
+            largest = max((largest_token(ids) for ids in (self.prompt_ids, self.response_ids) if ids), default=-1)
+        return largest
 
     def vector(self) -> Float32 | None:
         """The embedding, float32 (width,), a read-only view; None where there is none."""

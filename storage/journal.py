@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from sona.types import Feedback, Trajectory
 
 # What the objects of a record take beside their texts and bytes (test_size_of_is_about_what_a_record_takes).
-_RECORD_BYTES = 300
+_RECORD_BYTES = 500
 _PART_BYTES = 350
 
 

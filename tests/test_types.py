@@ -1,5 +1,6 @@
 """The boundary: every field of every record takes what it says and refuses the rest with a typed error."""
 
+import copy
 import math
 from typing import Any
 
@@ -215,6 +216,17 @@ def test_packed_bytes_are_not_copied() -> None:
     assert pack_vector(ready) is ready
     ids = np.asarray([1, 2], dtype="<i4").tobytes()
     assert pack_tokens(ids) is ids
+
+
+def test_a_trajectory_knows_its_largest_token_however_it_came_to_be() -> None:
+    made = Trajectory(prompt_ids=[3, 9, 1], response_ids=[4])
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Trajectory)
+    ways = [made, decoded, copy.copy(made), copy.deepcopy(made)]
+    assert [one.largest_token for one in ways] == [9] * 4
+    assert [one == made for one in ways] == [True] * 4
+    assert msgspec.structs.replace(made, response_ids=[12]).largest_token == 12
+    assert Trajectory(messages="Why?", response_ids=[4]).largest_token == 4
+    assert copy.copy(Trajectory(messages="Why?", response="So.")).largest_token == -1
 
 
 def test_ids_are_uuid7_and_in_order_of_time() -> None:

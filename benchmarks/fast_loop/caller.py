@@ -18,6 +18,9 @@ from sona.types import Trajectory
 Kind = Literal["record", "whole"]
 """``record``: the call alone; ``whole``: from arrays and texts to recorded, checks included."""
 PAUSE_S = 0.001
+OTHER_BYTES = 64 * 2**20
+"""More than a core's own caches hold."""
+COLD_CALLS = 300
 _numbers = count()
 
 
@@ -60,6 +63,22 @@ def paced(engine: SyncEngine, traffic: Traffic, calls: int, kind: Kind) -> list[
     """Seconds of each of ``calls`` calls, a thousand a second: the writer wakes for nearly each of them."""
     engine.flush()
     return _work(engine, traffic, calls, kind, pause_s=PAUSE_S)()
+
+
+def cold(engine: SyncEngine, traffic: Traffic) -> list[float]:
+    """Seconds of each of :data:`COLD_CALLS` calls, before each of which so much other memory is touched that neither
+    its code nor its data are in a core's cache: what the slowest of the paced calls take, without their luck.
+    """
+    engine.flush()
+    other = np.zeros(OTHER_BYTES, dtype=np.uint8)
+    seconds: list[float] = []
+    for place in range(COLD_CALLS):
+        one = traffic.trajectory(place % len(traffic.embeddings), f"{next(_numbers):032x}")
+        other[::64] += 1
+        began = time.perf_counter()
+        engine.record(one)
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def _work(engine: SyncEngine, traffic: Traffic, calls: int, kind: Kind, pause_s: float) -> Callable[[], list[float]]:
