@@ -37,6 +37,7 @@ from benchmarks.call import Call
 from benchmarks.fast_loop import caller, durable, million, peer
 from benchmarks.fast_loop.caller import Kind, Latency
 from benchmarks.fast_loop.traffic import Traffic
+from benchmarks.table import Cell
 
 MAIN_WIDTH, TOKENS = 384, 500
 WIDTHS = (256, MAIN_WIDTH, 1024)
@@ -70,7 +71,7 @@ def _caller(call: Call, where: Path | None) -> None:
                 name = "peer, with attention weights" if attention else "peer"
                 found.setdefault((name, width, 0), []).append(peer.latency(width, calls, attention))
     middle = {key: _median(values) for key, values in found.items()}
-    rows = [[*key, one.median, one.p99, one.p999] for key, one in sorted(middle.items())]
+    rows: list[list[Cell]] = [[*key, one.median, one.p99, one.p999] for key, one in sorted(middle.items())]
     columns = ["what", "width", "token ids", "median us", "99 % us", "99.9 % us"]
     call.table("What recording costs the caller", columns, rows, absent and f"the peer is absent: {absent}")
     _tell_caller(call, middle)

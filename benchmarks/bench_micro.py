@@ -111,7 +111,8 @@ def _show_ways(call: Call, missing: str) -> None:
             rows.append([f"{episode}, {learner}", *figures])
         if missing and episode != "language8":
             rows.append([f"{episode}, peer: {missing}", *[None] * len(FIGURES)])
-    call.result("micro.right_way", min(np.mean(call.values(f"micro.{name}.pattern.right_way")) for name in learners))
+    right = [float(np.mean(call.values(f"micro.{name}.pattern.right_way"))) for name in learners]
+    call.result("micro.right_way", min(right))
     same = spread(call.values("micro.language8.same_question"))
     chosen = [spread(call.values(f"micro.language8.chosen_{when}")) for when in ("before", "after")]
     note = f"language8: on the very question {same} the right way; right answer chosen {chosen[0]} -> {chosen[1]}"

@@ -108,7 +108,7 @@ class Desk:
             (row,) = self.loop.rows(states.version, [states.adapter], self.model.embed([prompt]))
             hidden = states.hidden
             if row is not None:
-                hidden = hidden + (hidden @ row.A.T) @ row.B.T
+                hidden = hidden + ((hidden @ row.A.T) @ row.B.T).astype(hidden.dtype, copy=False)
             return response_log_prob(states.head, response, self.model.vocab_size)(hidden).value
 
     def all_nats(self) -> Floats:

@@ -61,11 +61,8 @@ def handle(prepared: Path, world: AgentWorld, seed: int, questions: int, *, fast
         right = sum(_answer(engine, one) for one in asked)
         exam = [one for task in AGENT_TASKS for one in world.sample(task, EXAM, 99, "held_out")]
         own = [one for skill in SKILLS for one in sample(skill, OWN, 9, "held_out")]
-        return Marks(
-            *(_mark(engine, which)[0] for which in (exam, own)),
-            right / len(asked),
-            *(_mark(engine, which)[1] for which in (exam, own)),
-        )
+        (tasks, touched), (kept, touched_own) = _mark(engine, exam), _mark(engine, own)
+        return Marks(tasks, kept, right / len(asked), touched, touched_own)
 
 
 def _answer(engine: SyncEngine, one: Example) -> bool:
