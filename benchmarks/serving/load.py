@@ -147,7 +147,7 @@ async def _run(server: Server, seed: int, requests: int, result: Result) -> Seen
             # The first one starts the process and makes the probes: its requests count, and its times do not.
             await _cycle(office, cycles, crowd_of, asked, seen)
             cycle_s = 1.0  # of one that is left alone, as soon as there was one
-            while len(seen.got) + len(seen.refused) < requests:
+            while len(seen.got) + len(seen.refused) < requests or not result.cycle_s:
                 await _quiet(crowd_of, asked, seen, result)
                 kill = Random(f"{seed}/{cycles.finished}") if cycles.finished % KILL_EVERY == 0 else None
                 async with anyio.create_task_group() as faults:
