@@ -95,8 +95,8 @@ def demo(
 
 @app.command
 def learn(
-    *,
     store: StorePath,
+    *,
     model: ModelName,
     trajectories: Annotated[Path | None, Parameter(help="JSON lines to import first.")] = None,
     config: ConfigPath = None,

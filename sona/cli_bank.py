@@ -64,8 +64,8 @@ def show(
 
 @bank.command
 def log(
-    *,
     store: StorePath,
+    *,
     pattern: Annotated[str | None, Parameter(help="Only what this one had a part in.")] = None,
     newest: Annotated[int | None, Parameter(help=f"The newest so many; else {NEWEST} in a table, all in JSON.")] = None,
     version: VersionName = None,
@@ -94,8 +94,8 @@ def log(
 
 @bank.command(name="map")
 def map_(
-    *,
     store: StorePath,
+    *,
     page: Annotated[Path, Parameter(name="--out", help="The page to write.")] = Path("bank-map.html"),
     png: Annotated[Path | None, Parameter(name="--png", help="Write the picture here too; needs matplotlib.")] = None,
     version: VersionName = None,

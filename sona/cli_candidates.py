@@ -51,8 +51,8 @@ Note = Annotated[str, Parameter(name="--note", help="Kept with the change.")]
 
 @candidates.command(name="list")
 def list_(
-    *,
     store: StorePath,
+    *,
     filter: Filtered = "",
     url: Url = None,
     token_file: TokenFile = None,

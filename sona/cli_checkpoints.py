@@ -19,7 +19,7 @@ checkpoints = cyclopts.App(
 
 
 @checkpoints.command(name="list")
-def list_(*, store: StorePath, json: AsJson = False) -> None:
+def list_(store: StorePath, *, json: AsJson = False) -> None:
     """All checkpoints, oldest first."""
     from sona.checkpoints import list_checkpoints
 
@@ -71,7 +71,7 @@ def restore(
 
 
 @checkpoints.command
-def verify(*, store: StorePath, json: AsJson = False) -> None:
+def verify(store: StorePath, *, json: AsJson = False) -> None:
     """Put every checkpoint together, and compare it with its digests. Exit code 1: one can't be restored."""
     from sona.checkpoints import verify_checkpoints
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def serve(
-    *,
     store: StorePath,
+    *,
     model: ModelName,
     host: Annotated[str, Parameter(help="Address to serve on; beyond this machine only if you name it.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="0: any that is free.")] = 8000,

@@ -51,7 +51,7 @@ def open_store(path: Path, config: StoreConfig) -> Store:
     return Store.open(path, config=config)
 
 
-def status(*, store: StorePath, json: AsJson = False) -> None:
+def status(store: StorePath, *, json: AsJson = False) -> None:
     """What a store holds: sources, steps, rewards, patterns, versions. Works beside a running agent."""
     from sona.loops.version_files import read_bank
     from sona.sending import Sending
@@ -153,8 +153,8 @@ def backup(
 
 
 def prune(
-    *,
     store: StorePath,
+    *,
     days: Annotated[float | None, Parameter(help="Delete what is older (store.keep_days).")] = None,
     newest: Annotated[int | None, Parameter(help="Keep only the newest so many (store.keep_trajectories).")] = None,
     per_source: Annotated[int | None, Parameter(help="... of each source (store.keep_per_source).")] = None,
@@ -255,8 +255,8 @@ def erase(
 
 
 def doctor(
-    *,
     store: StorePath,
+    *,
     repair: Annotated[
         bool, Parameter(negative="", help="Repair what can be; what was there is kept beside it.")
     ] = False,

@@ -28,8 +28,8 @@ NEWEST = 50
 
 @versions.command(name="list")
 def list_(
-    *,
     store: StorePath,
+    *,
     newest: Annotated[int | None, Parameter(help=f"The newest so many; else {NEWEST} in a table, all in JSON.")] = None,
     json: AsJson = False,
 ) -> None:

@@ -29,8 +29,8 @@ TokenFile = Annotated[
 
 
 def review(
-    *,
     store: StorePath,
+    *,
     url: Url = None,
     token_file: TokenFile = None,
     config: ConfigPath = None,

@@ -109,7 +109,25 @@ def open_writer(path: Path) -> apsw.Connection:
 
 
 def open_reader(path: Path) -> apsw.Connection:
-    """A reading connection, which can't change anything.
+    """A reading connection, which can't change anything; as :func:`open_reader_of_any_form`, and:
+
+    Raises:
+        StoreVersionError: its tables are of another version of sona.
+    """
+    connection = open_reader_of_any_form(path)
+    try:
+        if (form := form_of(connection, path)) != SCHEMA_VERSION:
+            raise StoreVersionError(
+                f"{path}: schema {form}; open it once for writing, which brings it to {SCHEMA_VERSION}"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader_of_any_form(path: Path) -> apsw.Connection:
+    """A reading connection, whatever tables there are.
 
     In a folder without write permission SQLite can't make the shared memory beside the database that readers of a WAL
     need. If there is no WAL, all is in the database and nobody writes to it, so it is read as it lies.
@@ -135,10 +153,7 @@ def _reader(path: Path, how: str) -> apsw.Connection:
     connection = Connection(f"{path.absolute().as_uri()}?{how}", path.parent, flags)
     try:
         _configure(connection, READER_PRAGMAS)
-        if (form := form_of(connection, path)) != SCHEMA_VERSION:
-            raise StoreVersionError(
-                f"{path}: schema {form}; open it once for writing, which brings it to {SCHEMA_VERSION}"
-            )
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # opens the files that it needs
     except BaseException:
         connection.close()
         raise

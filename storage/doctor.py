@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 
 from sona.errors import SonaError, StoreCorruptError, StoreVersionError, UnknownIdError
-from sona.storage.connection import Connection, is_cut_short, store_error
+from sona.storage.connection import is_cut_short, open_reader_of_any_form, store_error
 from sona.storage.findings import Diagnosis, Finding, Severity
 from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
@@ -23,7 +23,7 @@ from sona.storage.pages import Pages
 from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
 from sona.storage.salvage import by_pages
-from sona.storage.schema import READER_PRAGMAS, SCHEMA_VERSION, form_of
+from sona.storage.schema import SCHEMA_VERSION, form_of
 from sona.storage.snapshot_gate import SnapshotGate
 from sona.storage.training_folder import TrainingFolder
 from sona.storage.versions import DRAFT, Versions
@@ -133,14 +133,8 @@ def _beyond(database: Path) -> int:
 
 def _read(found: Examination, database: Path) -> Checked | None:
     """What SQLite can tell; None where the tables are of another form."""
-    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     folder = database.parent
-    with (
-        SnapshotGate(folder / BLOBS).shared(),
-        closing(Connection(f"{database.as_uri()}?mode=ro", folder, flags)) as connection,
-    ):
-        for pragma in READER_PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
+    with SnapshotGate(folder / BLOBS).shared(), closing(open_reader_of_any_form(database)) as connection:
         connection.execute("BEGIN")
         found.form = form_of(connection, database)
         problems: list[Any] = connection.execute("PRAGMA integrity_check(5)").fetchall()

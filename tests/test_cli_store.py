@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sona
+from sona.cli import app
 from sona.cli_store import backup
 from sona.errors import StoreFullError
 from sona.storage.store import Store
@@ -84,3 +85,26 @@ def test_doctor_says_what_is_wrong_and_repairs_it(filled: Path) -> None:
     with Store.open(filled):
         assert "writes to it" in command("doctor", "--store", filled).stdout
         assert "has one writer" in command("doctor", "--store", filled, "--repair", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["doctor"],
+        ["prune"],
+        ["review"],
+        ["learn", "--model", "tiny"],
+        ["serve", "--model", "tiny"],
+        ["versions", "list"],
+        ["candidates", "list"],
+        ["checkpoints", "list"],
+        ["checkpoints", "verify"],
+        ["bank", "log"],
+        ["bank", "map"],
+    ],
+)
+def test_a_command_about_a_store_alone_takes_it_with_or_without_its_option(words: list[str]) -> None:
+    for given in (["agent"], ["--store", "agent"]):
+        _, bound, _ = app.parse_args([*words, *given], exit_on_error=False, print_error=False)
+        assert bound.arguments["store"] == Path("agent")

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import numpy as np
 import pytest
 
@@ -88,6 +89,22 @@ def test_a_closed_store_is_read_without_write_permission(shared: Path) -> None:
         add(store, rated("ab"))
     assert without_permission(READ, shared) == "['a', 'b'] 2 v0"
     assert sorted(os.listdir(shared / "store")) == ["blobs", "store.db", "store.lock", "versions"]
+
+
+DIAGNOSE = """
+from sona.storage.doctor import diagnose
+print(diagnose(sys.argv[1]).findings)
+"""
+
+
+def test_a_closed_store_is_examined_without_write_permission(shared: Path) -> None:
+    with Store.open(shared / "store") as store:
+        add(store, rated("ab"))
+    assert without_permission(DIAGNOSE, shared) == "()"
+    with apsw.Connection(str(shared / "store" / DATABASE)) as connection:
+        connection.execute("UPDATE trajectories SET crc = crc + 1 WHERE seq = 1")
+    connection.close()
+    assert "trajector" in without_permission(DIAGNOSE, shared)
 
 
 def test_an_open_store_is_read_without_write_permission(shared: Path) -> None:
