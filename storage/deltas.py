@@ -326,7 +326,11 @@ def _content(chain: Sequence[DeltaFile], part: Part, place: int) -> bytes:
 
 
 def _none(number: int, folder: Path, files: dict[int, Path]) -> UnknownIdError:
-    return UnknownIdError(f"checkpoint {number}: there is none in {folder}; there are {sorted(files)}")
+    return UnknownIdError(f"checkpoint {number}: there is none in {folder}; {_those_of(files)}")
+
+
+def _those_of(files: dict[int, Path]) -> str:
+    return f"there are {sorted(files)}" if files else "nothing was trained there yet"
 
 
 def _check_whole(chain: Sequence[DeltaFile], digest: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import apsw
 
-from sona.errors import SonaError, StoreCorruptError, StoreVersionError, UnknownIdError
+from sona.errors import InvalidInputError, StoreCorruptError, StoreVersionError, UnknownIdError
 from sona.storage.connection import is_cut_short, open_reader_of_any_form, store_error
 from sona.storage.findings import Diagnosis, Finding, Severity
 from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
@@ -198,7 +198,7 @@ def _damage(folders: Versions, version: Version) -> str | None:
         folders.verify(version)
     except UnknownIdError:
         return ""
-    except SonaError as error:
+    except (StoreCorruptError, InvalidInputError) as error:
         return str(error)
     return None
 

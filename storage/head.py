@@ -46,7 +46,9 @@ def read_version(connection: apsw.Connection, version_id: str) -> Version:
     """One version; UnknownIdError where there is none of this id."""
     row = connection.execute(f"{_VERSIONS} WHERE id = ?", (version_id,)).get
     if row is None:
-        raise UnknownIdError(f"version {version_id!r}: not in this store; versions() lists those that are")
+        raise UnknownIdError(
+            f"version {version_id!r}: not in this store; 'sona versions list' (or versions()) tells those that are"
+        )
     return _version(row)
 
 

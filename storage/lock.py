@@ -17,7 +17,8 @@ class WriterLock:
 
     role = "writes to it"
     remedy = (
-        "and a store has one writer; close that one, or read beside it with 'sona status' or Store.open(read_only=True)"
+        "and a store has one writer; close that one, or read beside it, as 'sona status' and other commands do (in "
+        "Python: Store.open with read_only=True)"
     )
 
     def __init__(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-from sona.errors import ConflictError, InvalidInputError, StoreCorruptError, UnknownIdError
+from sona.errors import ConflictError, InvalidInputError, StoreCorruptError, StoreError, UnknownIdError
 from sona.storage.connection import store_error
 from sona.types import Version, new_id
 
@@ -90,10 +90,13 @@ class Versions:
         Raises:
             UnknownIdError: it has no folder.
             StoreCorruptError: a file was changed, added or lost.
+            StoreError: a file may not be read.
         """
         folder = self.path(version.id)
         try:
             found = _digest(folder, _files(folder))
+        except PermissionError as error:
+            raise StoreError(f"version {version.id!r}: {error}; see that this user may read its files") from error
         except (OSError, InvalidInputError) as error:
             self.path(version.id)  # retention may have removed it just now
             raise _damaged(version, folder, str(error)) from error

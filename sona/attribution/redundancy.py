@@ -24,6 +24,8 @@ from sona.ports import Report, ignore_progress
 SHARE = 0.5
 """The single effects explain less than this of the whole one. Effects in nats do not add up exactly where nothing is
 redundant: what is left out last finds the response unlikely already."""
+SMALLEST_NATS = 0.05
+"""Where the single effects miss less than this, it is not worth a warning: a response 1.05 times as likely."""
 ALIKE = 0.5
 """Copies of one fact get about the same weight by ablations: at least this share of the heaviest one's."""
 
@@ -87,7 +89,8 @@ def redundancies(matrix: MemoryMatrix, share: float = SHARE) -> list[Redundancy]
     singles = matrix.divergence.sum(axis=0)  # NaN stays
     for response, whole, single in zip(matrix.responses, matrix.strip_all.nats, singles, strict=True):
         # Either side may be off by the floor.
-        if whole - single > 2 * matrix.noise_floor and single < share * whole:
+        clear = max(2 * matrix.noise_floor, SMALLEST_NATS)
+        if whole - single > clear and single < share * whole:
             found.append(Redundancy(response.index, float(whole), float(single)))
     return found
 

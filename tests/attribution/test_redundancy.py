@@ -97,6 +97,11 @@ def test_memory_that_stands_in_the_way_hides_no_redundancy_and_makes_none() -> N
     assert [one.response for one in found] == [6]
 
 
+def test_what_is_next_to_nothing_does_not_warn() -> None:
+    assert redundancies(matrix_of([[0.0], [0.0]], [0.04])) == []
+    assert len(redundancies(matrix_of([[0.0], [0.0]], [0.06]))) == 1
+
+
 def test_response_whose_memory_failed_is_not_judged() -> None:
     assert redundancies(matrix_of([[math.nan], [0.0]], [9.0])) == []
     assert redundancies(matrix_of([[0.0], [0.0]], [math.nan])) == []

@@ -19,6 +19,7 @@ from sona.errors import (
 )
 from sona.storage.store import DATABASE, Store
 from tests.processes import run
+from tests.storage.learned import ADAPTER, publish
 from tests.storage.records import add, rated, report, run_cycle, trajectory
 
 
@@ -66,6 +67,7 @@ import os, sys
 import numpy
 from sona.errors import StoreError, StoreReadOnlyError
 from sona.storage.store import Store
+from tests.storage.learned import ADAPTER, publish
 from tests.storage.records import rated, trajectory
 if os.geteuid() == 0:
     os.setgroups([])
@@ -105,6 +107,22 @@ def test_a_closed_store_is_examined_without_write_permission(shared: Path) -> No
         connection.execute("UPDATE trajectories SET crc = crc + 1 WHERE seq = 1")
     connection.close()
     assert "trajector" in without_permission(DIAGNOSE, shared)
+
+
+def test_a_version_that_may_not_be_read_is_not_called_damaged(shared: Path) -> None:
+    with Store.open(shared / "store") as store:
+        add(store, rated("ab"))
+        version = publish(store)
+    (shared / "store" / "versions" / version.id / ADAPTER).chmod(0)
+    script = f"""
+try:
+    {DIAGNOSE.replace(chr(10), chr(10) + "    ")}
+except StoreError as error:
+    print(error)
+"""
+    told = without_permission(script, shared)
+    assert "Permission denied" in told
+    assert "see that this user may read its files" in told
 
 
 def test_an_open_store_is_read_without_write_permission(shared: Path) -> None:
