@@ -68,7 +68,13 @@ def to_messages(value: object) -> tuple[Message, ...]:
     if isinstance(value, str):
         return (Message(role="user", content=value),)
     # Asked of tuples and lists first: the abstract classes take as long as a whole message.
-    if not isinstance(value, (tuple, list)) and (
+    if type(value) is tuple:
+        for item in value:
+            if type(item) is not Message:
+                break
+        else:
+            return value
+    elif not isinstance(value, (tuple, list)) and (
         isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable)
     ):
         raise InvalidInputError(f"messages: {type(value).__name__}; a text or a list of messages is allowed")

@@ -181,7 +181,9 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         check_id(self.source, "source")
         check_time(self.created_ns, "created_ns")
         check_schema(self.schema)
-        _set(self, "messages", to_messages(self.messages))
+        # Set is only what changes: hosts count the microseconds, and each costs as much as a check.
+        if (messages := to_messages(self.messages)) is not self.messages:
+            _set(self, "messages", messages)
         check_text(self.response, "response", empty=True)
         largest = -1
         for name in ("prompt_ids", "response_ids"):
@@ -192,9 +194,11 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         self.__dict__["largest"] = largest
         if self.embedding is not None:
             _set(self, "embedding", pack_vector(self.embedding))
-        _set(self, "steps", tuple_of(self.steps, Step, "steps"))
+        if (steps := tuple_of(self.steps, Step, "steps")) is not self.steps:
+            _set(self, "steps", steps)
         check_one_of(self.outcome, OUTCOMES, "outcome")
-        _set(self, "recalled", tuple_of(self.recalled, str, "recalled"))
+        if (recalled := tuple_of(self.recalled, str, "recalled")) is not self.recalled:
+            _set(self, "recalled", recalled)
         for name in self.recalled:
             check_id(name, "recalled id")
         if self.version is not None:
@@ -214,9 +218,9 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         """What no field can tell alone."""
         if not self.messages and self.prompt_ids is None and self.embedding is None:
             raise InvalidInputError("trajectory: no prompt; give messages, prompt_ids or an embedding")
-        answered = bool(self.response.strip()) or self.response_ids is not None
-        prompted = bool(self.messages) or self.prompt_ids is not None
-        if prompted and not answered and self.outcome == "completed":
+        if self.outcome != "completed" or self.response_ids is not None or self.response.strip():
+            return
+        if self.messages or self.prompt_ids is not None:
             raise InvalidInputError("response: empty; give the answer's text or token ids, or outcome='failed'")
 
     @property

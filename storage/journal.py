@@ -43,16 +43,9 @@ def _content_bytes(record: Trajectory | Feedback) -> int:
     return size
 
 
-class Entry(NamedTuple):
-    """A record made ready to be kept."""
-
-    record: Trajectory | Feedback
-    size: int
-    """About the bytes that it takes in memory."""
-    payload: bytes = b""
-    """Its stored form, where the journal keeps one."""
-    crc: int = 0
-    """CRC-32C of that."""
+Entry = tuple[Trajectory | Feedback, int, bytes, int]
+"""A record made ready to be kept: itself, about the bytes that it takes in memory, its stored form and the CRC-32C of
+that, where the journal keeps one. Not a class: one more costs 0.2 us."""
 
 
 class Batch(NamedTuple):
@@ -134,25 +127,26 @@ class MemoryJournal:
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
         with self._lock:
-            return [entry.record for entry in self._waiting]
+            return [record for record, *_ in self._waiting]
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its size."""
-        return Entry(record, size_of(record))
+        return record, size_of(record), b"", 0
 
     def append(self, entry: Entry) -> bool:
         """Keep ``entry``; False where the bound would be exceeded."""
         with self._lock:
-            if self._size + entry.size > self._bound:
+            size = entry[1]
+            if self._size + size > self._bound:
                 return False
-            self._size += entry.size
+            self._size += size
             self._waiting.append(entry)
         return True
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
         """The oldest records within both bounds, but at least one where any waits."""
         with self._lock:
-            return oldest(((entry.record, entry.size) for entry in self._waiting), max_records, max_bytes)
+            return oldest(((record, size) for record, size, *_ in self._waiting), max_records, max_bytes)
 
     def release(self, batch: Batch) -> None:
         """Let go of what was taken last."""

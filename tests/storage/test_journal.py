@@ -58,7 +58,7 @@ def abandon(journal: MappedJournal) -> None:
 def test_records_come_back_in_order_and_stay_until_they_are_released(make: Make) -> None:
     journal = make(BOUND)
     records: list[Trajectory | Feedback] = [trajectory("a"), feedback("a"), trajectory("b", width=8), feedback("b")]
-    size = sum(journal.prepare(record).size for record in records)
+    size = sum(journal.prepare(record)[1] for record in records)
     assert put(journal, *records) == [True] * 4
     batch = journal.take(2, BOUND)
     assert (batch.records, journal.take(2, BOUND)) == (records[:2], batch)
@@ -72,7 +72,7 @@ def test_records_come_back_in_order_and_stay_until_they_are_released(make: Make)
 def test_what_is_beyond_the_bound_is_refused_and_fits_later(make: Make) -> None:
     journal = make(5000)
     one = trajectory("a")
-    fit = 5000 // journal.prepare(one).size
+    fit = 5000 // journal.prepare(one)[1]
     assert put(journal, *[one] * (fit + 1)) == [True] * fit + [False]
     drain(journal)
     assert put(journal, one) == [True]
