@@ -16,8 +16,8 @@ from sona.types import Feedback, Trajectory
 class Inbox(Protocol):
     """The way into the store; :class:`sona.storage.writer.Writer` is one."""
 
-    def put(self, record: Trajectory | Feedback) -> bool:
-        """Hand over without waiting; False where the bound on what is not yet durable is reached."""
+    def put(self, record: Trajectory | Feedback, feedback: Feedback | None = None) -> bool:
+        """Hand over without waiting, both or none; False where the bound on what is not yet durable is reached."""
 
 
 class FastLoop:
@@ -43,8 +43,9 @@ class FastLoop:
         """From now on ``listener`` is told of each trajectory that was taken; it must neither wait nor raise."""
         self._on_trajectory = listener
 
-    def record(self, trajectory: Trajectory, quality: Feedback | None = None) -> bool:
-        """Hand a trajectory over, with its feedback if there is one already.
+    def record(self, trajectory: Trajectory, quality: Feedback | None = None, *, is_news: bool = True) -> bool:
+        """Hand a trajectory over, with its feedback if there is one already: both or none. Of a feedback that is no
+        news, such as an imported one, the listener is not told.
 
         Returns:
             Whether it was taken. False where more is waiting for the disk than the bound allows: recording never blocks
@@ -59,12 +60,14 @@ class FastLoop:
         # Told by the trajectory: a look at the ids, in numpy, was a third of a call whose code is in no cache (ADR 6).
         if self._vocab_size is not None and trajectory.largest_token >= self._vocab_size:
             raise _unknown_token(trajectory, self._vocab_size)
-        taken = self._inbox.put(trajectory)
+        taken = self._inbox.put(trajectory, quality)
         if taken and width is not None:
             self.width = width
         if taken and self._on_trajectory is not None:
             self._on_trajectory(trajectory)
-        return taken and (quality is None or self.feedback(quality))
+        if taken and is_news and quality is not None and self.on_feedback is not None:
+            self.on_feedback(quality)
+        return taken
 
     def feedback(self, feedback: Feedback) -> bool:
         """Hand a feedback over; as :meth:`record`."""

@@ -112,8 +112,7 @@ class OpenEngine:
         """
         if timeout_s is not None:
             check_number(timeout_s, "timeout_s", 0.0, math.inf)
-        self._open_intake().sweep()
-        await self._in_thread(self._started().writer.flush, timeout_s)
+        await self._open_intake().flush(timeout_s)
 
     def _started(self) -> Parts:
         parts = self._parts

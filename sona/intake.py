@@ -6,14 +6,16 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
+import anyio
 import msgspec
 
 from sona.config import RecordingConfig
 from sona.errors import ClosedError, ConflictError, InvalidInputError, StoreError, UnknownIdError
+from sona.event_loop import EventLoop
 from sona.events import DropReason, FeedbackRecorded, RecordDropped, TrajectoryRecorded
 from sona.hooks.trajectory import OpenTrajectory
 from sona.open_trajectories import OpenTrajectories
@@ -71,13 +73,17 @@ class Intake:
     ) -> Receipt:
         """See :meth:`sona.Engine.record`; ``feedback`` is its quality. What is imported is no news to fast weights."""
         # In a straight line, because hosts count the microseconds: each call more costs a tenth of one.
-        taken = self._fast.record(trajectory)
-        if not taken and (wait_s == 0.0 or not self._put_patiently(partial(self._fast.record, trajectory), wait_s)):
+        put = self._fast.record
+        if not put(trajectory, feedback, is_news=not imported) and (
+            wait_s == 0.0 or not self._put_patiently(partial(put, trajectory, feedback, is_news=not imported), wait_s)
+        ):
             return self._reject(trajectory)
         if self._events.mailboxes:
             told = TrajectoryRecorded(id=trajectory.id, source=trajectory.source, outcome=trajectory.outcome)
             self._events.tell(told)
-        return "recorded" if feedback is None else self._rate(feedback, wait_s, imported=imported)
+            if feedback is not None:
+                self._tell_rated(feedback)
+        return "recorded"
 
     def feedback(self, feedback: Feedback, wait_s: float | None = 0.0) -> Receipt:
         """See :meth:`sona.Engine.feedback`."""
@@ -89,19 +95,23 @@ class Intake:
             raise UnknownIdError(f"trajectory {name!r} is not in this store; feedback needs the id of a recorded one")
         return self._rate(feedback, wait_s)
 
-    def _rate(self, feedback: Feedback, wait_s: float | None = 0.0, *, imported: bool = False) -> Receipt:
-        put = self._parts.writer.put if imported else self._fast.feedback
+    def _rate(self, feedback: Feedback, wait_s: float | None = 0.0) -> Receipt:
+        put = self._fast.feedback
         if not put(feedback) and (wait_s == 0.0 or not self._put_patiently(partial(put, feedback), wait_s)):
             return self._reject(feedback)
         if self._events.mailboxes:
-            told = FeedbackRecorded(
+            self._tell_rated(feedback)
+        return "recorded"
+
+    def _tell_rated(self, feedback: Feedback) -> None:
+        self._events.tell(
+            FeedbackRecorded(
                 id=feedback.id,
                 trajectory_id=feedback.trajectory_id,
                 quality=feedback.quality,
                 giver=feedback.giver,
             )
-            self._events.tell(told)
-        return "recorded"
+        )
 
     def _put_patiently(self, put: Callable[[], bool], wait_s: float | None) -> bool:
         """Try again whenever there is room, for ``wait_s`` seconds; None: until the store can't be written to, which is
@@ -213,12 +223,27 @@ class Intake:
                     self._settings.max_open,
                 )
 
-    def wait_durable(self, trajectory: OpenTrajectory) -> None:
-        """See :meth:`OpenTrajectory.durable`; blocks."""
+    async def flush(self, timeout_s: float | None = None) -> None:
+        """See :meth:`sona.Engine.flush`. Takes no thread, however many wait."""
+        self.sweep()
+        writer = self._parts.writer
+        until = writer.asked(timeout_s)
+        while not writer.is_stored(until):
+            told = anyio.Event()
+            with writer.waiting(partial(EventLoop().soon, told.set)):
+                if not writer.is_stored(until):
+                    with anyio.move_on_after(until.pause_s):
+                        await told.wait()
+
+    async def wait_durable(self, trajectory: OpenTrajectory) -> None:
+        """See :meth:`OpenTrajectory.durable`."""
         record, given = trajectory.settled()
         if self._parts.closed:
             raise ClosedError(f"trajectory {record.id!r}: the engine was closed meanwhile; what it had taken is stored")
-        self._parts.writer.flush()
+        await self.flush()
+        await anyio.to_thread.run_sync(self._check_stored, record, given)
+
+    def _check_stored(self, record: Trajectory, given: Sequence[Feedback]) -> None:
         try:
             stored = self._parts.store.get(record.id).trajectory
         except UnknownIdError:

@@ -179,4 +179,4 @@ class TrajectoryHost:
 
     async def wait_durable(self, trajectory: OpenTrajectory) -> None:
         """See :meth:`OpenTrajectory.durable`."""
-        await anyio.to_thread.run_sync(self._intake.wait_durable, trajectory)
+        await self._intake.wait_durable(trajectory)

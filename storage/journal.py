@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from sys import getsizeof
 from typing import NamedTuple, Protocol
 
+from sona.storage.segment import Remains, Segment
 from sona.types import Feedback, Trajectory
 
 # What the objects of a record take beside their texts and bytes (test_size_of_is_about_what_a_record_takes).
@@ -48,6 +47,12 @@ Entry = tuple[Trajectory | Feedback, int, bytes, int]
 that, where the journal keeps one. Not a class: one more costs 0.2 us."""
 
 
+Room = Segment
+"""What a journal makes ahead of time."""
+Leftover = tuple[Segment | Remains, int | None]
+"""A file of a journal: to be marked as done with up to a place in it, or, None, to be removed."""
+
+
 class Batch(NamedTuple):
     """The oldest records of a journal, still in it."""
 
@@ -57,7 +62,12 @@ class Batch(NamedTuple):
 
 
 class Journal(Protocol):
-    """A bounded queue of records. Any thread appends; one thread takes and releases."""
+    """A bounded queue of records. One thread at a time is in it, see :class:`sona.storage.backlog.Backlog`; only
+    :meth:`prepare`, :meth:`make` and :meth:`discard` may run beside another call.
+
+    An exception may cut any call short. What was appended then is in the queue as a whole or not at all, and
+    :meth:`recount` mends the rest.
+    """
 
     @property
     def survives(self) -> bool:
@@ -81,19 +91,32 @@ class Journal(Protocol):
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` made ready for :meth:`append`; InvalidInputError where it has no stored form."""
 
-    def append(self, entry: Entry) -> bool:
-        """Keep ``entry``; False, and nothing is kept, where the bound would be exceeded."""
-
-    def take(self, max_records: int, max_bytes: int) -> Batch:
-        """The oldest records within both bounds, but at least one where any waits. They stay until they are
-        released.
+    def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
+        """Keep ``entry``, and the ``second`` right behind it; False, and nothing is kept, where the bound would be
+        exceeded (not asked of what goes ``beyond`` it), or the disk has no room.
         """
 
-    def release(self, batch: Batch) -> None:
-        """Let go of what was taken last: it is durable, or was refused for good."""
+    def take(self, max_records: int, max_bytes: int) -> Batch:
+        """The oldest records within both bounds, see :func:`oldest`. They stay until they are released."""
 
-    def make_room(self) -> None:
-        """Called by the thread that releases, when it has time: whatever makes the next appends quick."""
+    def release(self, batch: Batch) -> Sequence[Leftover]:
+        """Let go of what was taken last: it is durable, or was refused for good. Returns what to :meth:`discard`."""
+
+    def discard(self, left: Sequence[Leftover]) -> None:
+        """Do away with files that nothing waits in any more."""
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether to :meth:`make` and :meth:`add` something, when there is time."""
+
+    def make(self) -> Room | None:
+        """Something that makes the next appends quick; None where the disk has no room for it."""
+
+    def add(self, room: Room) -> None:
+        """Use what was made."""
+
+    def recount(self) -> None:
+        """Count anew what waits, from the queue itself."""
 
     def wipe(self) -> None:
         """Leave nothing readable of what was released."""
@@ -105,12 +128,11 @@ class Journal(Protocol):
 class MemoryJournal:
     """A queue in memory: what waits in it dies with the process."""
 
-    survives = False
+    survives = wants_room = False
     trouble = None
 
     def __init__(self, bound_bytes: int) -> None:
         self._bound = bound_bytes
-        self._lock = threading.Lock()
         self._waiting: deque[Entry] = deque()
         self._size = 0
 
@@ -126,37 +148,44 @@ class MemoryJournal:
 
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
-        with self._lock:
-            return [record for record, *_ in self._waiting]
+        return [record for record, *_ in self._waiting]
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its size."""
         return record, size_of(record), b"", 0
 
-    def append(self, entry: Entry) -> bool:
-        """Keep ``entry``; False where the bound would be exceeded."""
-        with self._lock:
-            size = entry[1]
-            if self._size + size > self._bound:
-                return False
-            self._size += size
-            self._waiting.append(entry)
+    def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
+        """Keep both; False where the bound would be exceeded."""
+        size = entry[1] if second is None else entry[1] + second[1]
+        if self._size + size > self._bound and not beyond:
+            return False
+        self._waiting.extend((entry,) if second is None else (entry, second))
+        self._size += size
         return True
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
-        """The oldest records within both bounds, but at least one where any waits."""
-        with self._lock:
-            return oldest(((record, size) for record, size, *_ in self._waiting), max_records, max_bytes)
+        """The oldest records within both bounds."""
+        return oldest(((record, size) for record, size, *_ in self._waiting), max_records, max_bytes)
 
-    def release(self, batch: Batch) -> None:
+    def release(self, batch: Batch) -> Sequence[Leftover]:
         """Let go of what was taken last."""
-        with self._lock:
-            for _ in batch.records:
-                self._waiting.popleft()
-            self._size -= batch.size
+        for _ in batch.records:
+            self._waiting.popleft()
+        self._size -= batch.size
+        return ()
 
-    def make_room(self) -> None:
+    def discard(self, left: Sequence[Leftover]) -> None:
         """Nothing."""
+
+    def make(self) -> Room | None:
+        """Nothing."""
+
+    def add(self, room: Room) -> None:
+        """Nothing."""
+
+    def recount(self) -> None:
+        """Count anew what waits."""
+        self._size = sum(size for _, size, *_ in self._waiting)
 
     def wipe(self) -> None:
         """Nothing: memory is given back."""
@@ -166,11 +195,18 @@ class MemoryJournal:
 
 
 def oldest(waiting: Iterable[tuple[Trajectory | Feedback, int]], max_records: int, max_bytes: int) -> Batch:
-    """The first of ``waiting``, each with its size, within both bounds, but at least one where there is any."""
+    """The first of ``waiting``, each with its size, within both bounds, but at least one where there is any; and where
+    the last of them is a trajectory, the feedback for it right behind it: what came as one call is stored or left out
+    as one.
+    """
     records: list[Trajectory | Feedback] = []
     total = 0
-    for record, size in islice(waiting, max(max_records, 1)):
-        if records and total + size > max_bytes:
+    for record, size in waiting:
+        if records and (len(records) >= max_records or total + size > max_bytes):
+            last = records[-1]
+            if isinstance(record, Feedback) and isinstance(last, Trajectory) and record.trajectory_id == last.id:
+                records.append(record)
+                total += size
             break
         records.append(record)
         total += size

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from crc32c import crc32c
@@ -14,9 +15,9 @@ from crc32c import crc32c
 from sona.config import StoreConfig
 from sona.errors import StoreCorruptError, StoreError
 from sona.storage.connection import store_error
-from sona.storage.journal import Batch, Entry, Journal, MemoryJournal, oldest, size_of
+from sona.storage.journal import Batch, Entry, Journal, Leftover, MemoryJournal, oldest, size_of
 from sona.storage.rows import decode, encode
-from sona.storage.segment import FIRST, HEADER_BYTES, Frame, Remains, Segment, scan
+from sona.storage.segment import FIRST, HEADER_BYTES, Frame, Remains, Segment, frame_end, scan
 from sona.types import Feedback, Trajectory
 
 log = logging.getLogger("sona.storage")
@@ -83,9 +84,11 @@ class MappedJournal:
         self._folder, self._bound = folder, bound_bytes
         self._segment_bytes = max(SMALLEST_SEGMENT, min(LARGEST_SEGMENT, bound_bytes // 8))
         self._most = -(-bound_bytes // self._segment_bytes) + SPARE
-        self._lock = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
-        self._size = self._epoch = self._made = self._last_file = 0
+        self._size = self._epoch = 0
+        self._files = count(1)
+        self._segments: set[Segment] = set()
+        """All that were made and not given up."""
         self._spare: deque[Segment] = deque()
         self._idle: list[Segment | Remains] = []
         """To be removed by the next release."""
@@ -93,7 +96,7 @@ class MappedJournal:
         """Why the disk turned the last record away that was; None where it was the bound, or none was."""
         folder.mkdir(exist_ok=True)
         self._recover()
-        self._active = self._begun(self._make(self._segment_bytes))
+        self._active = self._begun(self._new(self._segment_bytes))
 
     @property
     def records(self) -> int:
@@ -107,94 +110,128 @@ class MappedJournal:
 
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
-        with self._lock:
-            return [record for record, *_ in self._waiting]
+        return [record for record, *_ in self._waiting]
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its stored form; InvalidInputError where it has none."""
         payload = encode(record)
         return record, size_of(record, payload), payload, crc32c(payload)
 
-    def append(self, entry: Entry) -> bool:
-        """Keep ``entry``; False where the bound would be exceeded, or the disk has no room for another segment."""
-        record, size, payload, crc = entry
-        with self._lock:
-            if self._size + size > self._bound:
-                self.trouble = None
+    def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
+        """Keep both; False where the bound would be exceeded, or the disk has no room for another segment."""
+        size, length = entry[1], len(entry[2])
+        if second is not None:
+            size += second[1]
+            length = frame_end(0, length) + len(second[2])
+        if self._size + size > self._bound and not beyond:
+            self.trouble = None
+            return False
+        segment = self._active
+        if not segment.fits(length):
+            following = self._following(length)
+            if following is None:
                 return False
-            segment = self._active
-            if not segment.fits(len(payload)):
-                following = self._following(len(payload))
-                if following is None:
-                    return False
-                self._active = following
-                if not segment.waiting:  # no release will come by it any more
-                    self._idle += self._retired(segment)
-                segment = following
-            end = segment.append(0 if type(record) is Trajectory else 1, payload, crc)
-            self._size += size
-            self._waiting.append((record, size, segment, end))
+            self._active = following
+            if not segment.waiting:  # no release will come by it any more
+                self._idle += self._retired(segment)
+            segment = following
+        waiting = (
+            [self._put(segment, entry)] if second is None else [self._put(segment, entry), self._put(segment, second)]
+        )
+        self._waiting.extend(waiting)  # from here on it is in
+        self._size += size
         return True
 
+    def _put(self, segment: Segment, entry: Entry) -> _Waiting:
+        record, size, payload, crc = entry
+        return record, size, segment, segment.append(0 if type(record) is Trajectory else 1, payload, crc)
+
     def take(self, max_records: int, max_bytes: int) -> Batch:
-        """The oldest records within both bounds, but at least one where any waits."""
-        with self._lock:
-            return oldest(((record, size) for record, size, *_ in self._waiting), max_records, max_bytes)
+        """The oldest records within both bounds."""
+        return oldest(((record, size) for record, size, *_ in self._waiting), max_records, max_bytes)
 
-    def release(self, batch: Batch) -> None:
+    def release(self, batch: Batch) -> Sequence[Leftover]:
         """Let go of what was taken last."""
-        done: list[Segment | Remains] = []
-        with self._lock:
-            ends: dict[Segment | Remains, int] = {}
-            for _ in batch.records:
-                _, _, home, end = self._waiting.popleft()
-                home.waiting -= 1
-                ends[home] = end
-            self._size -= batch.size
-            for home, end in ends.items():
+        ends: dict[Segment | Remains, int] = {}
+        for _ in batch.records:
+            _, _, home, end = self._waiting.popleft()
+            home.waiting -= 1
+            ends[home] = end
+        self._size -= batch.size
+        left: list[Leftover] = []
+        for home, end in ends.items():
+            if isinstance(home, Segment):
                 home.mark(end)
-                if not home.waiting:
-                    done += self._retired(home)
-            done += self._idle
-            self._idle = []
-        self._remove(done)
+            elif home.waiting:
+                left.append((home, end))
+            if not home.waiting:
+                self._idle += self._retired(home)
+        left += [(home, None) for home in self._idle]
+        self._segments -= set(self._idle)
+        self._idle = []
+        return left
 
-    def make_room(self) -> None:
-        """Have a segment ready before one is needed."""
-        while len(self._spare) < SPARE and self._made < self._most:
-            try:
-                segment = self._make(self._segment_bytes)
-            except OSError:  # the disk has no room now; append tries again when it has to
-                return
-            with self._lock:
-                self._spare.append(segment)
+    def discard(self, left: Sequence[Leftover]) -> None:
+        """Mark as done with, or remove."""
+        for home, end in left:
+            if end is None:
+                home.remove()
+            else:
+                home.mark(end)
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether a segment should be ready before one is needed."""
+        return len(self._spare) < SPARE and len(self._segments) < self._most
+
+    def make(self) -> Segment | None:
+        """A segment; None where the disk has no room now: append tries again when it has to."""
+        try:
+            return self._made(self._segment_bytes)
+        except OSError:
+            return None
+
+    def add(self, room: Segment) -> None:
+        """One more that is ready."""
+        self._segments.add(room)
+        self._spare.append(room)
+
+    def recount(self) -> None:
+        """Count anew what waits, and find a segment that was lost on its way from one place to another."""
+        homes: set[Segment | Remains] = {*self._segments, *(home for _, _, home, _ in self._waiting)}
+        for home in homes:
+            home.waiting = 0
+        self._size = 0
+        for _, size, home, _ in self._waiting:
+            home.waiting += 1
+            self._size += size
+        kept = {self._active, *self._spare, *self._idle}
+        self._idle += [one for one in self._segments if not one.waiting and one not in kept]
 
     def wipe(self) -> None:
         """Leave nothing readable of what was released; segments that hold what waits are wiped when it is released."""
-        with self._lock:
-            for segment in [*self._spare, *self._idle]:
-                segment.wipe()
-            for _, _, home, _ in self._waiting:
-                home.reusable = False
-            if not self._active.waiting:
-                self._active.wipe()
-                self._begun(self._active)
-            elif (following := self._following(0)) is not None:
-                self._active = following
+        for segment in [*self._spare, *self._idle]:
+            segment.wipe()
+        for _, _, home, _ in self._waiting:
+            home.reusable = False
+        if not self._active.waiting:
+            self._active.wipe()
+            self._begun(self._active)
+        elif (following := self._following(0)) is not None:
+            self._active = following
 
     def close(self) -> None:
         """Let go of the files. They are deleted where nothing waits in them."""
-        with self._lock:
-            needed = {home for _, _, home, _ in self._waiting}
-            for home in needed:
-                home.close()
-            for home in {self._active, *self._spare, *self._idle} - needed:
-                home.remove()
-            self._spare.clear()
-            self._idle = []
+        needed = {home for _, _, home, _ in self._waiting}
+        for home in needed:
+            home.close()
+        for home in {self._active, *self._spare, *self._idle} - needed:
+            home.remove()
+        self._spare.clear()
+        self._idle = []
 
     def _retired(self, home: Segment | Remains) -> list[Segment | Remains]:
-        """What to remove, where nothing in ``home`` is needed any more. Under the lock."""
+        """What to remove, where nothing in ``home`` is needed any more."""
         if isinstance(home, Segment) and home.reusable and home.size == self._segment_bytes:
             if home is self._active:
                 self._begun(home)  # its pages are in the caches
@@ -212,31 +249,27 @@ class MappedJournal:
             self._active = following
         return [home]
 
-    def _remove(self, homes: list[Segment | Remains]) -> None:
-        """Outside the lock: it takes a system call or three."""
-        for home in homes:
-            home.remove()
-            self._made -= isinstance(home, Segment)
-
     def _following(self, payload_bytes: int) -> Segment | None:
-        """The segment to go on in, with room for a frame; None where there is none. Under the lock."""
+        """The segment to go on in, with room for a frame; None where there is none."""
         if FIRST + HEADER_BYTES + payload_bytes <= self._segment_bytes:
             if self._spare:
                 return self._begun(self._spare.popleft())
-            if self._made >= self._most:
+            if len(self._segments) >= self._most:
                 self.trouble = None
                 return None
         try:
-            return self._begun(self._make(max(self._segment_bytes, Segment.bytes_for(payload_bytes))))
+            return self._begun(self._new(max(self._segment_bytes, Segment.bytes_for(payload_bytes))))
         except OSError as error:
             self.trouble = f"the journal can't grow: {error}"
             return None
 
-    def _make(self, size: int) -> Segment:
-        self._last_file += 1
-        segment = Segment(self._folder / f"{self._last_file:08d}.seg", size)
-        self._made += 1
+    def _new(self, size: int) -> Segment:
+        segment = self._made(size)
+        self._segments.add(segment)
         return segment
+
+    def _made(self, size: int) -> Segment:
+        return Segment(self._folder / f"{next(self._files):08d}.seg", size)  # next() is one step, for any thread
 
     def _begun(self, segment: Segment) -> Segment:
         self._epoch += 1
@@ -261,7 +294,8 @@ class MappedJournal:
             if not frames:
                 remains.remove()
             latest = max(latest, epoch)
-            self._last_file = max(self._last_file, int(path.stem)) if path.stem.isdigit() else self._last_file
+        names = [int(path.stem) for path in found if path.stem.isdigit()]
+        self._files = count(max(names, default=0) + 1)
         self._epoch = latest
         if self._waiting:
             log.warning("%d records of a process that ended before they were stored are taken up", len(self._waiting))

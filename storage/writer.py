@@ -7,12 +7,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, SonaError, StoreError, StoreFullError, UnknownIdError
 from sona.storage import forked
+from sona.storage.backlog import Backlog
 from sona.storage.journal import Batch, Journal, MemoryJournal
 from sona.types import Feedback, Record, Trajectory
 
@@ -55,6 +59,46 @@ class WriterCounts(Record):
     """The newest of either kind."""
 
 
+@dataclass(frozen=True)
+class Until:
+    """What a flush waits for."""
+
+    target: int
+    """Records that are stored then."""
+    failed: int
+    """Commits that had failed before."""
+    timeout_s: float | None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before looking again; 0 or less where its time is over."""
+        return 1.0 if self.timeout_s is None else min(self.began + self.timeout_s - time.monotonic(), 1.0)
+
+
+class Bell:
+    """Wakes the one thread that waits for it. A plain lock: an Event takes four times as long, and hangs where a signal
+    handler rings it in the midst of being rung.
+    """
+
+    def __init__(self) -> None:
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        """Wake who waits, or who waits next."""
+        with suppress(RuntimeError):  # it rings already
+            self._silent.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it rang, within so long."""
+        return self._silent.acquire(timeout=timeout_s)
+
+    def silence(self) -> None:
+        """Let it ring no more."""
+        self._silent.acquire(blocking=False)
+
+
 class _Appends(Protocol):
     def append(self, records: Sequence[Trajectory | Feedback]) -> Sequence[Exception | None]: ...
 
@@ -71,20 +115,17 @@ class Writer:
     def __init__(self, store: _Appends, config: StoreConfig = DEFAULTS, journal: Journal | None = None) -> None:
         self._store = store
         self._config = config
-        self._journal: Journal = MemoryJournal(config.queue_bytes) if journal is None else journal
-        self._lock = threading.Lock()
+        self._backlog = Backlog(MemoryJournal(config.queue_bytes) if journal is None else journal)
+        self._lock = self._backlog.lock
         self._changed = threading.Condition(self._lock)
-        self._bell = threading.Lock()  # a lock rings at a quarter of the cost of an Event
-        self._bell.acquire()
+        self._waiters: list[Callable[[], object]] = []
+        self._bell = Bell()
         self._asleep = self._lingers = False
-        self._retry = threading.Event()
+        self._retry = Bell()
         self._wanted = 0
         self._enough_bytes = min(config.batch_bytes, config.queue_bytes // 2)
-        self._ids: dict[str, int] = {}
-        self._rejected = self._done = self._durable = self._failed = 0
-        self._recorded = self._recovered = self._journal.records
-        for record in self._journal.waiting():
-            self._count_id(record)
+        self._durable = self._failed = 0
+        self._recovered = self._backlog.records
         self._left_out = {"conflicts": 0, "unknown": 0, "invalid": 0}
         self._logged: set[type[Exception]] = set()
         self.on_left_out: Callable[[Trajectory | Feedback, Exception], None] | None = None
@@ -95,73 +136,92 @@ class Writer:
         self._next_tick = 0.0
         self._last_error: str | None = None
         self._error: Exception | None = None
-        self._closed = False
         self._stop_at: float | None = None
         self._main = threading.main_thread()
         self._thread = threading.Thread(target=self._run, name="sona-writer", daemon=False)
         forked.watch(self)
         self._thread.start()
 
-    def put(self, record: Trajectory | Feedback) -> bool:
-        """Hand over ``record``; False where it was rejected: the queue is full, or closed. Waits for no disk.
+    def put(self, record: Trajectory | Feedback, feedback: Feedback | None = None) -> bool:
+        """Hand over ``record``, with the ``feedback`` that came with it: both or none, and stored or left out together.
+        False where they were rejected: the queue is full, or closed. Waits for no disk.
+
+        A signal handler, or a finaliser that the collector runs, may call it in the midst of another call.
 
         Raises:
             InvalidInputError: the journal can't keep it: it has no stored form.
         """
-        entry = self._journal.prepare(record)
-        with self._lock:
-            if self._closed or not self._journal.append(entry):
-                self._rejected += 1
-                return False
-            self._recorded += 1
-            self._count_id(record)
+        entry = self._backlog.prepare(record)
+        taken = self._backlog.put(entry, None if feedback is None else self._backlog.prepare(feedback))
+        if self._asleep or self._lingers:
             self._wake()
-        return True
-
-    def _count_id(self, record: Trajectory | Feedback) -> None:
-        if isinstance(record, Trajectory):
-            self._ids[record.id] = self._ids.get(record.id, 0) + 1
+        return taken
 
     def knows(self, trajectory_id: str) -> bool:
         """Whether a trajectory of this id waits to be stored."""
-        return trajectory_id in self._ids
+        return self._backlog.knows(trajectory_id)
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Return when everything that was put before is durable, or was left out and counted.
 
         Raises:
             StoreError: what keeps it from being stored (StoreFullError and others); it is kept, and tried again.
-                Also when ``timeout_s`` has passed.
+                Also when ``timeout_s`` has passed, and where it is called in the midst of :meth:`put`.
             ClosedError: the writer was closed before it could store all.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        until = self.asked(timeout_s)
         with self._changed:
-            target, failed = self._recorded, self._failed
-            self._wanted = target
-            self._retry.set()  # a flush does not wait for the end of a pause
-            while self._done < target:
-                if self._failed > failed and self._error is not None:
-                    raise _again(self._error)
-                if self._closed and not self._thread.is_alive():
-                    raise ClosedError(f"flush: {self._waiting()}, and the writer is closed; {self._fate}")
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise StoreError(f"flush: {self._waiting()} after {timeout_s} s; wait longer, or see `degraded`")
-                self._changed.wait(1.0 if left is None else min(left, 1.0))
+            while not self.is_stored(until):
+                self._changed.wait(until.pause_s)
+
+    def asked(self, timeout_s: float | None = None) -> Until:
+        """Ask for everything that was put before to be stored now; see :meth:`is_stored`."""
+        with self._lock:
+            self._backlog.check_outside("flush")
+            until = Until(self._backlog.recorded, self._failed, timeout_s)
+            self._wanted = max(self._wanted, until.target)
+            self._retry.ring()  # a flush does not wait for the end of a pause
+        return until
+
+    def is_stored(self, until: Until) -> bool:
+        """Whether all is durable, or was left out, that was asked for. Raises as :meth:`flush`."""
+        with self._lock:
+            if self._backlog.done >= until.target:
+                return True
+            if self._failed > until.failed and self._error is not None:
+                raise _again(self._error)
+            if not self._thread.is_alive():
+                raise ClosedError(f"flush: {self._waiting()}, and nothing is stored any more; {self._fate}")
+            if until.pause_s <= 0:
+                raise StoreError(f"flush: {self._waiting()} after {until.timeout_s} s; wait longer, or see `degraded`")
+        return False
+
+    @contextmanager
+    def waiting(self, wake: Callable[[], object]) -> Iterator[None]:
+        """Have ``wake`` called, in the writer's thread, whenever :meth:`is_stored` may have changed; it must neither
+        wait nor raise.
+        """
+        with self._lock:
+            self._waiters.append(wake)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiters = [other for other in self._waiters if other is not wake]
 
     def _waiting(self) -> str:
         why = f" ({self._error})" if self._error is not None else ""
-        return f"{self._journal.records} records are not durable{why}"
+        return f"{self._backlog.records} records are not durable{why}"
 
     @property
     def _fate(self) -> str:
         """Of what still waits when the process ends."""
-        return "they wait in the journal for the next start" if self._journal.survives else "they are lost"
+        return "they wait in the journal for the next start" if self._backlog.survives else "they are lost"
 
     @property
     def pending(self) -> int:
         """How many records wait."""
-        return self._journal.records
+        return self._backlog.records
 
     @property
     def degraded(self) -> str | None:
@@ -172,19 +232,19 @@ class Writer:
     @property
     def trouble(self) -> str | None:
         """What the disk has to do with records being rejected; None where more come than it takes, and no more."""
-        return self.degraded or self._journal.trouble
+        return self.degraded or self._backlog.trouble
 
     def counts(self) -> WriterCounts:
         """What became of the records so far."""
         with self._lock:
             return WriterCounts(
-                recorded=self._recorded,
+                recorded=self._backlog.recorded,
                 recovered=self._recovered,
                 durable=self._durable,
-                rejected=self._rejected,
+                rejected=self._backlog.rejected,
                 failed_attempts=self._failed,
-                pending=self._journal.records,
-                pending_bytes=self._journal.size,
+                pending=self._backlog.records,
+                pending_bytes=self._backlog.size,
                 last_error=self._last_error,
                 **self._left_out,
             )
@@ -199,9 +259,10 @@ class Writer:
                 next process stores it; else it is lost with this one.
         """
         with self._lock:
-            if self._closed:
+            self._backlog.check_outside("close")
+            if self._backlog.closed and self._stop_at is not None:
                 return
-            self._closed = True
+            self._backlog.closed = True
             timeout_s = self._config.close_timeout_s if timeout_s is None else timeout_s
             self._stop_at = time.monotonic() + timeout_s
             self._wake()
@@ -212,58 +273,66 @@ class Writer:
                 self._waiting(),
                 self._fate,
             )
-        self._retry.set()
+        self._retry.ring()
         self._thread.join(timeout_s + 0.1)
-        with self._changed:
-            self._changed.notify_all()
-            waiting = self._waiting() if self._journal.records else None
+        self._tell()
+        with self._lock:
+            waiting = self._waiting() if self._backlog.records else None
             if not self._thread.is_alive():
-                self._journal.close()
+                self._backlog.close()
         if waiting is not None:
             raise StoreError(f"close: {waiting} after {timeout_s} s; {self._fate}")
 
     def wipe(self) -> None:
         """See :meth:`Journal.wipe`; flush first."""
-        self._journal.wipe()
+        self._backlog.wipe()
 
     def forked(self) -> None:
         """In a forked child, where the thread does not run: everything is rejected."""
-        self._closed = True
-        self._lock = threading.Lock()  # the parent's may have been held by a thread that is not here
+        self._backlog.forked()
+        self._lock = self._backlog.lock
         self._changed = threading.Condition(self._lock)
 
     # The thread
 
     def _run(self) -> None:
+        try:
+            self._go_on()
+        except BaseException as error:  # nothing is known to raise here; if something does, it is told to all who ask
+            self._backlog.closed = True
+            self._note_failure(error if isinstance(error, Exception) else StoreError(f"the writer's thread: {error!r}"))
+
+    def _go_on(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._overdue():
             self._tick()
-            if self._journal.records:
+            if self._backlog.records:
                 self._linger()
-            batch = self._journal.take(self._config.batch_records, self._config.batch_bytes)
+            batch = self._backlog.take(self._config.batch_records, self._config.batch_bytes)
             if not batch.records:
-                if self._closed and not self._journal.records:  # in this order: nothing comes in once it is closed
+                if (
+                    self._backlog.closed and not self._backlog.records
+                ):  # in this order: nothing comes in once it is closed
                     return
-                self._journal.make_room()
+                self._backlog.make_room()
                 self._sleep()
             elif self._write(batch):
                 pause_s = FIRST_PAUSE_S
             else:
                 self._retry.wait(pause_s)
-                self._retry.clear()
+                self._retry.silence()
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _sleep(self) -> None:
         """Until something is put, the writer is closed, or it is time for the next tick."""
         with self._lock:
-            if self._journal.records or self._closed:
+            if self._backlog.records or self._backlog.closed:
                 return
             self._asleep = True
-        if not self._bell.acquire(timeout=TICK_S):
+        if not self._bell.wait(TICK_S):
             with self._lock:
-                if not self._asleep:  # it rang just now
-                    self._bell.acquire()
                 self._asleep = False
+                self._bell.silence()  # it may have rung just now
 
     def _linger(self) -> None:
         """Let more come before a commit, which costs the disk a sync, and the callers the interpreter for a while."""
@@ -271,29 +340,29 @@ class Writer:
             if self._is_due():
                 return
             self._lingers = True
-            self._retry.clear()
+            self._retry.silence()
         self._retry.wait(self._config.linger_s)
         self._lingers = False
 
     def _is_due(self) -> bool:
         """Whether the next commit has enough, or somebody waits for it. Under the lock."""
-        return self._closed or self._error is not None or self._done < self._wanted or self._is_full()
+        return self._backlog.closed or self._error is not None or self._backlog.done < self._wanted or self._is_full()
 
     def _is_full(self) -> bool:
-        return self._journal.records >= self._config.batch_records or self._journal.size >= self._enough_bytes
+        return self._backlog.records >= self._config.batch_records or self._backlog.size >= self._enough_bytes
 
     def _wake(self) -> None:
-        """Under the lock."""
+        """See that the writer goes on, if it waits for what has come."""
         if self._asleep:
             self._asleep = False
-            self._bell.release()
+            self._bell.ring()
         elif self._lingers and self._is_full():
             self._lingers = False
-            self._retry.set()
+            self._retry.ring()
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if self.on_tick is None or self._closed or now < self._next_tick:
+        if self.on_tick is None or self._backlog.closed or now < self._next_tick:
             return
         self._next_tick = now + TICK_S
         try:
@@ -303,47 +372,50 @@ class Writer:
 
     def _overdue(self) -> bool:
         """Whether to give up; also sees to it that a forgotten close() does not keep the program from ending."""
-        if not self._main.is_alive() and not self._closed:
+        if not self._main.is_alive() and not self._backlog.closed:
             with self._lock:
-                self._closed = True
+                self._backlog.closed = True
                 self._stop_at = time.monotonic() + EXIT_S
         return self._stop_at is not None and time.monotonic() > self._stop_at
 
     def _write(self, batch: Batch) -> bool:
-        self._retry.clear()
+        self._retry.silence()
         try:
             results = self._store.append(batch.records)
+            self._backlog.release(batch, partial(self._settle, batch, results))
         except Exception as error:  # whatever it is, the queue is kept and the thread lives on
             self._note_failure(error)
             return False
-        with self._changed:
-            self._journal.release(batch)
-            for record, result in zip(batch.records, results, strict=True):
-                self._note(record, result)
-            self._done += len(batch.records)
-            recovered, self._error = self._error, None
-            self._changed.notify_all()
+        recovered, self._error = self._error, None
+        self._tell()
         if recovered is not None:
             _log.warning("storing again, after: %s", recovered)
         return True
+
+    def _settle(self, batch: Batch, results: Sequence[Exception | None]) -> None:
+        for record, result in zip(batch.records, results, strict=True):
+            self._note(record, result)
+
+    def _tell(self) -> None:
+        """Whoever waits for a flush."""
+        with self._changed:
+            self._changed.notify_all()
+            waiters = tuple(self._waiters)
+        for wake in waiters:
+            wake()
 
     def _note_failure(self, error: Exception) -> None:
         if self._error is None:
             known = isinstance(error, StoreError)
             what = "the disk is full" if isinstance(error, StoreFullError) else "nothing can be stored"
             _log.error("%s; %d records are kept and tried again: %s", what, self.pending, error, exc_info=not known)
-        with self._changed:
+        with self._lock:
             self._failed += 1
             self._error = error
             self._last_error = f"{type(error).__name__}: {error}"
-            self._changed.notify_all()
+        self._tell()
 
     def _note(self, record: Trajectory | Feedback, result: Exception | None) -> None:
-        if isinstance(record, Trajectory):
-            if (left := self._ids[record.id] - 1) > 0:
-                self._ids[record.id] = left
-            else:
-                del self._ids[record.id]
         if result is None:
             self._durable += 1
             return

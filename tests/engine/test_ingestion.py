@@ -322,7 +322,7 @@ def test_durable_says_what_became_of_a_trajectory(tmp_path: Path) -> None:
         with engine.trajectory("q") as closed:
             closed.respond("a")
     with pytest.raises(ClosedError):
-        engine._engine._intake.wait_durable(closed._handle)
+        anyio.run(engine._engine._intake.wait_durable, closed._handle)
 
 
 def test_durable_raises_what_the_store_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

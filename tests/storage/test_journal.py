@@ -47,8 +47,13 @@ def drain(journal: Journal) -> list[Trajectory | Feedback]:
     found: list[Trajectory | Feedback] = []
     while (batch := journal.take(7, 1 << 30)).records:
         found += batch.records
-        journal.release(batch)
+        journal.discard(journal.release(batch))
     return found
+
+
+def make_room(journal: Journal) -> None:
+    while journal.wants_room and (room := journal.make()) is not None:
+        journal.add(room)
 
 
 def abandon(journal: MappedJournal) -> None:
@@ -63,8 +68,8 @@ def test_records_come_back_in_order_and_stay_until_they_are_released(make: Make)
     batch = journal.take(2, BOUND)
     assert (batch.records, journal.take(2, BOUND)) == (records[:2], batch)
     assert (journal.records, journal.size, journal.waiting()) == (4, size, records)
-    journal.release(batch)
-    assert journal.take(10, 1).records == [records[2]]
+    journal.discard(journal.release(batch))
+    assert journal.take(10, 1).records == records[2:]  # a trajectory and the feedback behind it stay together
     assert drain(journal) == records[2:]
     assert (journal.records, journal.size, journal.take(10, BOUND)) == (0, 0, Batch([], 0))
 
@@ -82,7 +87,7 @@ def test_a_queue_may_be_longer_than_many_segments(make: Make) -> None:
     journal = make(64 * SMALLEST_SEGMENT)
     records = [Trajectory(id=str(place), messages=ask("q"), response="x" * 9000) for place in range(300)]
     for _ in range(3):  # the segments go round
-        journal.make_room()
+        make_room(journal)
         assert all(put(journal, *records))
         assert drain(journal) == records
 
@@ -102,7 +107,7 @@ def test_what_waited_is_taken_up_and_what_was_released_is_not(tmp_path: Path) ->
     first = MappedJournal(tmp_path / "journal", 64 * SMALLEST_SEGMENT)
     records = [Trajectory(id=str(place), messages=ask("q"), response="x" * 9000) for place in range(100)]
     assert all(put(first, *records[:60]))
-    first.release(first.take(25, 1 << 30))
+    first.discard(first.release(first.take(25, 1 << 30)))
     assert all(put(first, *records[60:]))
     abandon(first)
     second = MappedJournal(tmp_path / "journal", 64 * SMALLEST_SEGMENT)
@@ -119,7 +124,7 @@ def test_what_waited_is_taken_up_and_what_was_released_is_not(tmp_path: Path) ->
 def test_a_kill_leaves_nothing_that_looks_like_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal = MappedJournal(tmp_path / "journal", 64 * SMALLEST_SEGMENT)
     put(journal, trajectory("a"))
-    journal.make_room()  # segments that were never begun
+    make_room(journal)  # segments that were never begun
     abandon(journal)
     with caplog.at_level(logging.ERROR, "sona.storage"):
         assert MappedJournal(tmp_path / "journal", BOUND).waiting() == [trajectory("a")]
@@ -130,7 +135,7 @@ def test_what_was_released_from_the_only_segment_is_not_taken_up(tmp_path: Path)
     journal = MappedJournal(tmp_path / "journal", BOUND)
     for name in "abc":
         put(journal, trajectory(name), trajectory(name * 2))
-        journal.release(journal.take(1 if name == "c" else 2, BOUND))
+        journal.discard(journal.release(journal.take(1 if name == "c" else 2, BOUND)))
     abandon(journal)
     assert MappedJournal(tmp_path / "journal", BOUND).waiting() == [trajectory("cc")]
 
@@ -141,9 +146,9 @@ def test_wiped_journals_hold_no_text_that_was_released(tmp_path: Path) -> None:
     put(journal, secret)
     drain(journal)
     put(journal, trajectory("waits"))
-    journal.release(journal.take(0, 0))
+    journal.discard(journal.release(journal.take(0, 0)))
     put(journal, secret, trajectory("waits"))
-    journal.release(journal.take(1, BOUND))
+    journal.discard(journal.release(journal.take(1, BOUND)))
     journal.wipe()  # of the segment that still has a record: when that is released
     assert journal.waiting() == [trajectory("waits")]
     drain(journal)
@@ -174,7 +179,7 @@ def test_a_full_disk_rejects_and_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
             raise OSError(28, "No space left on device")
 
         full.setattr("os.posix_fallocate", refuse)
-        journal.make_room()
+        make_room(journal)
         taken = put(journal, *[record] * 100)
         assert taken == [True] * sum(taken) + [False] * (100 - sum(taken))
         assert 0 < sum(taken) < 100
@@ -192,7 +197,7 @@ def written(folder: Path, count: int) -> tuple[bytes, list[Trajectory | Feedback
     for place in range(count):
         records.append(trajectory(f"t{place}", width=4) if place % 3 else feedback(f"t{place}"))
     put(journal, trajectory("released"), *records)
-    journal.release(journal.take(1, BOUND))
+    journal.discard(journal.release(journal.take(1, BOUND)))
     (path,) = folder.glob("*.seg")
     data = path.read_bytes()
     path.unlink()
@@ -286,7 +291,7 @@ def test_a_journal_is_a_queue_across_restarts(
                 assert put(journal, record) == [True]
                 model.append(record)
         elif step == "r":
-            journal.release(journal.take(count, 1 << 30))
+            journal.discard(journal.release(journal.take(count, 1 << 30)))
             del model[:count]
         else:
             abandon(journal)
@@ -346,7 +351,7 @@ def test_large_records_cost_no_segment_for_good(tmp_path: Path, bound: int) -> N
     large = Trajectory(id="large", messages=ask("q"), response="swordfish " * (bound // 70))
     for _ in range(25):
         assert put(journal, large) == [True]  # into an empty queue: what is active then waits for nothing
-        journal.make_room()
+        make_room(journal)
         drain(journal)
     assert put(journal, *[trajectory(str(place)) for place in range(40)]) == [True] * 40
     drain(journal)

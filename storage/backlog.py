@@ -1,0 +1,193 @@
+"""What waits to be stored: taken in from any thread, signal handler or finaliser, and handed to the writer."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sona.errors import StoreError
+from sona.storage.journal import Batch, Entry, Journal
+from sona.types import Feedback, Trajectory
+
+
+class Backlog:
+    """A journal behind a lock, and what is counted of it.
+
+    Two things may come between any two steps of :meth:`put`, in its own thread, which can't wait for itself:
+
+    - **another call**: a signal handler records, or the collector closes a generator that was left in the midst of a
+      trajectory's block. It leaves its record in :attr:`_deferred`, which whoever is inside takes in before it leaves.
+    - **an exception**: a Ctrl-C, or a time limit made of a signal. What was half done then is found by :attr:`_whole`,
+      and counted anew by the next one in. So there is one truth, the journal's queue, and all counts follow from it.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.lock = threading.RLock()
+        """Of one process's threads; reentrant, so that :attr:`_inside` can tell a call within a call."""
+        self._inside = False
+        self._whole = False  # counted by the first one in
+        self._deferred: deque[tuple[Entry, Entry | None]] = deque()
+        self._ids: dict[str, int] = {}
+        self.closed = False
+        """Whether nothing is taken any more."""
+        self.rejected = 0
+        """Calls that were turned away."""
+        self.done = 0
+        """Records that were released."""
+        with self._section():
+            pass
+
+    def prepare(self, record: Trajectory | Feedback) -> Entry:
+        """``record`` made ready for :meth:`put`; InvalidInputError where it has no stored form."""
+        return self._journal.prepare(record)
+
+    def put(self, entry: Entry, second: Entry | None = None) -> bool:
+        """Keep ``entry``, and the ``second`` right behind it: both or none. False where there is no room, or it is
+        closed.
+        """
+        with self.lock:
+            if self._inside:
+                if not self.closed:
+                    self._deferred.append((entry, second))
+                return not self.closed
+            try:
+                self._inside = True
+                if not self._whole:
+                    self._recount()
+                self._whole = False
+                taken = not self.closed and self._append(entry, second)
+                if not taken:
+                    self.rejected += 1
+                if self._deferred:
+                    self._take_in_deferred()
+                self._whole = True
+                return taken
+            finally:
+                self._inside = False
+
+    def take(self, max_records: int, max_bytes: int) -> Batch:
+        """The oldest records within both bounds, see :func:`sona.storage.journal.oldest`. They stay until they are
+        released.
+        """
+        with self._section():
+            return self._journal.take(max_records, max_bytes)
+
+    def release(self, batch: Batch, settled: Callable[[], object]) -> None:
+        """Let go of what was taken last, and call ``settled`` before anybody can see that it is gone."""
+        with self._section():
+            left = self._journal.release(batch)
+            self.done += len(batch.records)
+            for record in batch.records:
+                self._forget(record)
+            settled()
+        self._journal.discard(left)  # takes system calls, which no caller of put() waits for
+
+    def make_room(self) -> None:
+        """Whatever makes the next calls quick, when there is time for it."""
+        while self._journal.wants_room:
+            room = self._journal.make()
+            if room is None:
+                return
+            with self._section():
+                self._journal.add(room)
+
+    def wipe(self) -> None:
+        """See :meth:`sona.storage.journal.Journal.wipe`."""
+        with self._section():
+            self._journal.wipe()
+
+    def close(self) -> None:
+        """See :meth:`sona.storage.journal.Journal.close`."""
+        with self._section():
+            self._journal.close()
+
+    @property
+    def records(self) -> int:
+        """How many wait."""
+        return self._journal.records + len(self._deferred)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory they take."""
+        return self._journal.size
+
+    @property
+    def recorded(self) -> int:
+        """How many were taken so far, those that were found included. Exact under the lock."""
+        return self.done + self.records
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the disk turned the last one away; None where it was the bound, or none was."""
+        return self._journal.trouble
+
+    @property
+    def survives(self) -> bool:
+        """Whether what waits outlives the process."""
+        return self._journal.survives
+
+    def knows(self, trajectory_id: str) -> bool:
+        """Whether a trajectory of this id waits."""
+        return trajectory_id in self._ids or any(one[0][0].id == trajectory_id for one in tuple(self._deferred))
+
+    def check_outside(self, what: str) -> None:
+        """StoreError where the calling thread, which has the lock, is in the midst of another call here: what it would
+        wait for can't come.
+        """
+        if self._inside:
+            raise StoreError(f"{what}: called in the midst of record(), by a signal handler or a finaliser; let it end")
+
+    def forked(self) -> None:
+        """In a forked child, where the lock may be one that a lost thread held: everything is rejected."""
+        self.closed = True
+        self.lock = threading.RLock()
+        self._inside = False
+
+    @contextmanager
+    def _section(self) -> Iterator[None]:
+        with self.lock:
+            self.check_outside("store")
+            try:
+                self._inside = True
+                if not self._whole:
+                    self._recount()
+                self._whole = False
+                yield
+                if self._deferred:
+                    self._take_in_deferred()
+                self._whole = True
+            finally:
+                self._inside = False
+
+    def _append(self, entry: Entry, second: Entry | None, *, beyond: bool = False) -> bool:
+        if not self._journal.append(entry, second, beyond=beyond):
+            return False
+        record = entry[0]
+        if type(record) is Trajectory:
+            self._ids[record.id] = self._ids.get(record.id, 0) + 1
+        return True
+
+    def _take_in_deferred(self) -> None:
+        """It was acknowledged, so it goes in beyond the bound, and waits here while the disk has no room."""
+        while self._deferred:
+            if not self._append(*self._deferred[0], beyond=True):
+                return
+            self._deferred.popleft()  # after it: twice in the journal is once in the store
+
+    def _recount(self) -> None:
+        self._journal.recount()
+        self._ids = {}
+        for record in self._journal.waiting():
+            if type(record) is Trajectory:
+                self._ids[record.id] = self._ids.get(record.id, 0) + 1
+
+    def _forget(self, record: Trajectory | Feedback) -> None:
+        if type(record) is not Trajectory:
+            return
+        if (left := self._ids.get(record.id, 0) - 1) > 0:
+            self._ids[record.id] = left
+        else:
+            self._ids.pop(record.id, None)

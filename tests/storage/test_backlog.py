@@ -1,0 +1,194 @@
+"""What comes between two steps of a call: another call, or an exception."""
+
+from __future__ import annotations
+
+import gc
+import linecache
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from sona.config import StoreConfig
+from sona.errors import StoreError
+from sona.storage.backlog import Backlog
+from sona.storage.journal import MemoryJournal
+from sona.storage.mapped import SMALLEST_SEGMENT, MappedJournal, open_journal
+from sona.storage.store import Store
+from sona.storage.writer import Writer
+from sona.types import Feedback, Trajectory
+from tests.storage.records import ask, feedback, trajectory
+
+BOUND = 1 << 20
+
+
+@pytest.fixture(params=["memory", "file"])
+def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryJournal | MappedJournal]:
+    made = MappedJournal(tmp_path / "journal", BOUND) if request.param == "file" else MemoryJournal(BOUND)
+    yield made
+    made.close()
+
+
+def put(backlog: Backlog, record: Trajectory | Feedback, second: Feedback | None = None) -> bool:
+    return backlog.put(backlog.prepare(record), None if second is None else backlog.prepare(second))
+
+
+def at_line(number: int, act: Any) -> Any:
+    """A trace function that calls ``act`` before the ``number``-th line that runs in the backlog or a journal. Not in
+    a place where Python runs no signal handler: the one statement that ends a call.
+    """
+    left = [number]
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if Path(frame.f_code.co_filename).name not in ("backlog.py", "journal.py", "mapped.py", "segment.py"):
+            return None
+        if event == "line" and "_inside = False" not in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+            left[0] -= 1
+            if left[0] == 0:
+                act()
+        return trace
+
+    return trace
+
+
+def lines_of(call: Any) -> int:
+    seen = [0]
+
+    def count(frame: FrameType, event: str, argument: object) -> Any:
+        seen[0] += event == "line"
+        return count
+
+    sys.settrace(count)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return seen[0]
+
+
+def check_counts(backlog: Backlog, journal: MemoryJournal | MappedJournal) -> None:
+    waiting = journal.waiting()
+    assert backlog.records == len(waiting)
+    assert backlog.size == sum(backlog.prepare(record)[1] for record in waiting)
+    assert {record.id for record in waiting if isinstance(record, Trajectory)} == set(backlog._ids)
+
+
+def test_a_call_that_is_cut_short_anywhere_leaves_counts_that_are_true(
+    journal: MemoryJournal | MappedJournal,
+) -> None:
+    backlog = Backlog(journal)
+    big = Trajectory(id="big", messages=ask("q"), response="x" * (SMALLEST_SEGMENT // 3))
+    steps = lines_of(lambda: put(backlog, big, feedback("big")))
+    assert steps > 10
+
+    def cut() -> None:
+        raise KeyboardInterrupt
+
+    for number in range(1, 2 * steps):
+        record = Trajectory(id=f"t{number}", messages=ask("q"), response="x" * (SMALLEST_SEGMENT // 3))
+        done, before = backlog.done, backlog.records
+        sys.settrace(at_line(number, cut))
+        try:
+            put(backlog, record, feedback(record.id))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        assert put(backlog, trajectory(f"next{number}"))
+        check_counts(backlog, journal)
+        assert backlog.records in (before + 1, before + 3)  # both or none
+        while (batch := backlog.take(100, BOUND)).records:
+            backlog.release(batch, lambda: None)
+        assert backlog.done > done
+        assert (backlog.records, backlog.size, backlog._ids) == (0, 0, {})
+
+
+def test_a_call_in_the_midst_of_a_call_is_taken_in_by_it(journal: MemoryJournal | MappedJournal) -> None:
+    """As a signal handler's, or a finaliser's that the collector runs."""
+    backlog = Backlog(journal)
+    steps = lines_of(lambda: put(backlog, trajectory("first")))
+    for number in range(1, steps):
+        inner: list[bool] = []
+        sys.settrace(at_line(number, lambda: inner.append(put(backlog, trajectory(f"inner{number}")))))  # noqa: B023
+        try:
+            assert put(backlog, trajectory(f"outer{number}"))
+        finally:
+            sys.settrace(None)
+        if inner:
+            assert inner == [True]
+            assert backlog.knows(f"inner{number}")
+        backlog.take(1, 1)  # at the latest whoever is next takes it in
+        check_counts(backlog, journal)
+        found = {record.id for record in journal.waiting()}
+        assert f"outer{number}" in found
+        assert (f"inner{number}" in found) is bool(inner)
+
+
+def test_a_flush_in_the_midst_of_a_call_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(tmp_path) as store:
+        writer = Writer(store, StoreConfig(), open_journal(tmp_path, StoreConfig()))
+        told: list[str] = []
+
+        def ask_all() -> None:
+            for call in (writer.flush, writer.close, writer.wipe):
+                with pytest.raises(StoreError, match=r"in the midst of record\(\)"):
+                    call()
+                told.append(call.__name__)
+
+        append = MappedJournal.append
+
+        def asking(journal: MappedJournal, *records: Any, **more: Any) -> bool:
+            ask_all()
+            return append(journal, *records, **more)
+
+        monkeypatch.setattr(MappedJournal, "append", asking)
+        assert writer.put(trajectory("a"))
+        monkeypatch.undo()
+        assert told == ["flush", "close", "wipe"]
+        writer.flush()
+        writer.close()
+        assert "a" in store
+
+
+def test_a_generator_left_in_a_block_may_be_closed_by_the_collector_anywhere(tmp_path: Path) -> None:
+    """It ends in whatever thread the collector runs in, which may be in the midst of recording."""
+    with Store.open(tmp_path) as store:
+        writer = Writer(store, StoreConfig(), open_journal(tmp_path, StoreConfig()))
+
+        class Late:
+            def __init__(self, number: int) -> None:
+                self.me, self.number = self, number  # a cycle: only the collector finds it
+
+            def __del__(self) -> None:
+                assert writer.put(trajectory(f"late{self.number}"))
+
+        before = gc.get_threshold()
+        gc.set_threshold(7)
+        try:
+            for number in range(400):
+                Late(number)
+                assert writer.put(trajectory(f"t{number}"))
+        finally:
+            gc.set_threshold(*before)
+        gc.collect()
+        writer.flush()
+        writer.close()
+        assert store.counts().trajectories == 800
+
+
+def test_a_trajectory_and_what_came_with_it_are_one(tmp_path: Path) -> None:
+    """Whatever the size of a batch: the quality of a record that is left out for its id rates no other one."""
+    config = StoreConfig(batch_records=1, linger_s=0.0)
+    with Store.open(tmp_path, config=config) as store:
+        writer = Writer(store, config, open_journal(tmp_path, config))
+        assert writer.put(Trajectory(id="a", messages=ask("q"), response="right"), feedback("a", 1.0))
+        writer.flush()
+        other = Feedback(id="other", trajectory_id="a", quality=0.0)
+        assert writer.put(Trajectory(id="a", messages=ask("q"), response="wrong"), other)
+        writer.flush()
+        writer.close()
+        assert store.get("a").quality == 1.0
+        assert writer.counts().conflicts == 2
