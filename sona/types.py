@@ -41,7 +41,7 @@ from sona.checks import (
 )
 from sona.errors import InvalidInputError
 from sona.message import MESSAGE_KEYS, ROLES, TEXT_PARTS, Message, ToolCall, to_messages
-from sona.record import SCHEMA, Record, check_schema, new_id
+from sona.record import NO_TEXTS, SCHEMA, Record, Texts, check_schema, new_id
 from sona.reply import FINISHES, Attestation, FinishReason, Reply, Token
 
 __all__ = [
@@ -150,9 +150,10 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
     """The version of the model that answered, if sona served it."""
     recalled: tuple[str, ...] = ()
     """Ids of the patterns and lessons that were recalled for it: its quality then shows what they are worth."""
-    metadata: dict[str, str] = msgspec.field(default_factory=dict)
-    """Anything else worth keeping, text to text. What stands under ``model``, ``plan``, ``prompt``, ``route`` or
-    ``agent`` is a route as the names of steps are, ``model:<value>``: give a prompt's name there, not its text."""
+    metadata: dict[str, str] = NO_TEXTS
+    """Anything else worth keeping, text to text; it can't be changed any more. What stands under ``model``, ``plan``,
+    ``prompt``, ``route`` or ``agent`` is a route as the names of steps are, ``model:<value>``: give a prompt's name
+    there, not its text."""
     schema: int = 1
 
     if TYPE_CHECKING:  # arrays and lists are packed on construction, which the synthesised __init__ could not say
@@ -209,7 +210,9 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
     def _check_metadata(self) -> None:
         if type(self.metadata) is not dict and not isinstance(self.metadata, Mapping):
             raise InvalidInputError(f"metadata: {type(self.metadata).__name__}; a mapping of text to text is allowed")
-        _set(self, "metadata", dict(self.metadata))  # the host may go on changing its own
+        _set(
+            self, "metadata", Texts(self.metadata) if self.metadata else NO_TEXTS
+        )  # the host may go on changing its own
         for key, value in self.metadata.items():
             check_id(key, "metadata key")
             check_text(value, f"metadata[{key!r}]", empty=True)
@@ -247,6 +250,8 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
 def no_trajectory(value: object) -> InvalidInputError:
     """The error for something that was given in place of a trajectory; of a mapping it names the keys to mend."""
     what = f"trajectory: a {type(value).__name__}; a sona.Trajectory is allowed"
+    if isinstance(value, Trajectory):
+        return InvalidInputError(f"{what}, and no subclass: a store could not tell one; put more under its metadata")
     if not isinstance(value, Mapping):
         return InvalidInputError(what)
     hints = [_key_hint(key) for key in value if key not in Trajectory.__struct_fields__]
