@@ -284,8 +284,16 @@ class Writer:
         if waiting is not None:
             raise StoreError(f"close: {waiting} after {timeout_s} s; {self._fate}")
 
+    def settle(self) -> None:
+        """Flush; and what is durable is never taken up again from the journal, not even after a power cut, which may
+        leave it as it was half a minute before. Call it before rows are deleted: raises as :meth:`flush`.
+        """
+        self.flush()
+        self._backlog.sync()
+
     def wipe(self) -> None:
         """See :meth:`Journal.wipe`; flush first."""
+        self._backlog.check_outside("wipe")
         self._backlog.wipe()
 
     def forked(self) -> None:
