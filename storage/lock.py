@@ -9,7 +9,6 @@ from pathlib import Path
 
 from sona.errors import StoreLockedError
 
-
 LOOK_S = 0.1
 
 
