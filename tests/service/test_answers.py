@@ -364,7 +364,7 @@ async def test_a_conversation_that_the_template_refuses_is_422(
 async def test_an_answer_that_could_not_be_recorded_says_so(
     engine: Engine, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine._parts.writer, "put", lambda _: False)  # type: ignore[union-attr]
+    monkeypatch.setattr(engine._parts.writer, "put", lambda *_: False)  # type: ignore[union-attr]
     got = await client.post("/v1/chat/completions", json=chat())
     assert got.json()["choices"][0]["message"]["content"] == "blue river stone"
     assert got.json()["sona"]["recorded"] is False
