@@ -29,6 +29,7 @@ from sona.terminal import (
     number,
     out,
     plain,
+    print_anything,
     progress_bars,
     say,
     show_on,
@@ -59,6 +60,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         end_in_order()
+        print_anything()
         app()
     except SonaError as error:
         say(f"[bold red]sona:[/] {plain(str(error))}", err)

@@ -32,8 +32,8 @@ from sona.checks import (
     check_quality,
     check_text,
     check_time,
+    did_you_mean,
     largest_token,
-    nearest,
     pack_tokens_and_largest,
     pack_vector,
     shown,
@@ -194,7 +194,7 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         self.__dict__["largest"] = largest
         if self.embedding is not None:
             _set(self, "embedding", pack_vector(self.embedding))
-        if (steps := tuple_of(self.steps, Step, "steps")) is not self.steps:
+        if (steps := _checked_steps(self.steps)) is not self.steps:
             _set(self, "steps", steps)
         check_one_of(self.outcome, OUTCOMES, "outcome")
         if (recalled := tuple_of(self.recalled, str, "recalled")) is not self.recalled:
@@ -244,6 +244,13 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         return None if self.response_ids is None else np.frombuffer(self.response_ids, dtype="<i4")
 
 
+def _checked_steps(value: object) -> tuple[Step, ...]:
+    try:
+        return tuple_of(value, Step, "steps")
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}, made by sona.Step(name=..., reward=...)") from None
+
+
 def no_trajectory(value: object) -> InvalidInputError:
     """The error for something that was given in place of a trajectory; of a mapping it names the keys to mend."""
     what = f"trajectory: a {type(value).__name__}; a sona.Trajectory is allowed"
@@ -256,7 +263,7 @@ def no_trajectory(value: object) -> InvalidInputError:
 def _key_hint(key: object) -> str:
     if key == "quality":
         return "'quality' goes to record(..., quality=)"
-    return f"{shown(key)} is no field of it, did you mean {nearest(key, Trajectory.__struct_fields__)!r}?"
+    return f"{shown(key)} is no field of it{did_you_mean(key, Trajectory.__struct_fields__)}"
 
 
 class Feedback(Record, kw_only=True):
