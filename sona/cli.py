@@ -154,7 +154,7 @@ def import_(
     source: Annotated[str | None, Parameter(help="Who sent them; otherwise each line says so.")] = None,
     config: ConfigPath = None,
 ) -> None:
-    """Store trajectories from a file of JSON lines. Importing the same file again changes nothing."""
+    """Store trajectories from a file of JSON lines. Importing the same lines again changes nothing."""
     check_file(file)  # before there is a store
     with sona.open_sync(store, config=config) as engine:
         _import(engine, file, source)

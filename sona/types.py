@@ -119,7 +119,8 @@ class Step(Record, kw_only=True):
 
 
 class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which no row holds
-    """One handled query. It needs a prompt (``messages`` or ``prompt_ids``) or an ``embedding``; all that is given is
+    """One handled query. It needs a prompt (``messages`` or ``prompt_ids``) or an ``embedding``; with a prompt it needs
+    an answer too (``response`` or ``response_ids``), or ``outcome="failed"`` or ``"abandoned"``. All that is given is
     checked.
 
     Raises:

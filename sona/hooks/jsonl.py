@@ -61,7 +61,7 @@ class MadeUpId(NamedTuple):
     """What the id of a line without one is made of."""
 
     line: bytes
-    count: int
+    turn: int
     """How many of the same line its file had up to it: each is another event, and gets another id."""
 
     @property
@@ -77,7 +77,7 @@ class MadeUpId(NamedTuple):
 
     def _hash(self, before: bytes) -> str:
         digest = hashlib.blake2b(before + self.line, digest_size=16).digest()
-        return hashlib.blake2b(digest + b"%d" % self.count, digest_size=16).hexdigest()
+        return hashlib.blake2b(digest + b"%d" % self.turn, digest_size=16).hexdigest()
 
 
 class Imported(NamedTuple):
@@ -280,6 +280,8 @@ def _conversation(fields: _Fields) -> tuple[tuple[Message, ...], str, str]:
     given = fields.take("messages")
     if not given:
         prompt = fields.take("prompt", "task", "question", kind=str)
+        if not prompt and fields.take("embedding") is None:
+            _check_prompt(fields)
         return (to_messages(prompt) if prompt else ()), response, ""
     messages = to_messages([_openai_form(message) for message in _list(given, "messages")])
     if response:
@@ -291,6 +293,13 @@ def _conversation(fields: _Fields) -> tuple[tuple[Message, ...], str, str]:
         return messages, "", ""
     after = "\n".join(f"{message.role}: {message.content}" for message in messages[spoken[-1] + 1 :])
     return messages[: spoken[-1]], messages[spoken[-1]].content, after
+
+
+def _check_prompt(fields: _Fields) -> None:
+    """What stands in its place and is none goes to the metadata where there is another, and is an error where not."""
+    for name in ("prompt", "task", "question"):
+        if (value := fields.take(name)) is not None and not isinstance(value, str):
+            raise InvalidInputError(f"{name}: {shown(value)}; a text is allowed; a conversation goes into 'messages'")
 
 
 def _openai_form(message: object) -> object:

@@ -90,9 +90,9 @@ def decode(body: bytes, kind: type[T]) -> T:
         found: T = decoder_of(kind).decode(body)
         return found
     except msgspec.ValidationError as error:
-        found = wrong(error, kind)
-        path = found.path[:200]
-        raise ProblemError(400, f"{path or 'body'}: {found.why}", code=found.code, param=path or None) from None
+        what = wrong(error, kind)
+        path = what.path[:200]
+        raise ProblemError(400, f"{path or 'body'}: {what.why}", code=what.code, param=path or None) from None
     except msgspec.DecodeError as error:
         raise ProblemError(400, f"body: no JSON that can be read: {error}", code="invalid_json") from None
     except UnicodeDecodeError:

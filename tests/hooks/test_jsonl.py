@@ -380,6 +380,14 @@ def test_the_former_id_is_what_it_was(tmp_path: Path) -> None:
     assert row.made_up.former("log") == "71163dcda393009026d3c47b6c0428ad"
 
 
+@pytest.mark.parametrize("name", ["prompt", "task", "question"])
+def test_a_prompt_that_is_no_text_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"line 1: {name}: 5; a text is allowed"):
+        read(tmp_path, {name: 5, "response": "a"})
+    (row,) = read(tmp_path, {name: 5, "response": "a", "embedding": [1.0]})
+    assert row.trajectory.metadata == {name: "5"}
+
+
 def test_a_misspelt_key_of_a_message_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="messages: 'contnet': did you mean 'content'"):
         read(tmp_path, {"messages": [{"role": "user", "contnet": "q"}], "response": "a"})
