@@ -174,8 +174,10 @@ def prune(
     """Delete trajectories beyond the limits, and what hangs on them; and versions' files. A running agent does so after
     each cycle.
     """
+    from sona.storage.mapped import open_journal
     from sona.storage.retention import Limits
     from sona.storage.version_retention import prune_versions
+    from sona.storage.writer import Writer
 
     given = {
         "keep_days": days,
@@ -192,7 +194,11 @@ def prune(
             "no limit is set (0 is none): give --days, --newest, --per-source, --versions, or a --config with "
             "store.keep_days"
         )
-    with open_store(store, settings) as opened:
+    with (
+        open_store(store, settings) as opened,
+        closing(Writer(opened, opened.config, open_journal(opened.path, opened.config))) as writer,
+    ):
+        writer.settle()  # or what a killed agent left in the journal could give back what is deleted
         done = opened.prune(limits) if limits else None
         gone = prune_versions(opened, versions) if versions else None
     if json:

@@ -73,7 +73,7 @@ class Recording(OpenEngine):
             InvalidInputError: ``trajectory`` is none, ``quality`` is outside [0, 1], or ``wait_s`` is negative.
             StoreError: with ``wait_s=None``, why nothing can be stored.
         """
-        if not isinstance(trajectory, Trajectory):
+        if type(trajectory) is not Trajectory:
             raise no_trajectory(trajectory)
         feedback = None if quality is None else Feedback(trajectory_id=trajectory.id, quality=quality, giver=giver)
         if wait_s:

@@ -83,7 +83,7 @@ def to_messages(value: object) -> tuple[Message, ...]:
 
 
 def _to_message(item: object, index: int) -> Message:
-    if isinstance(item, Message):
+    if type(item) is Message:
         return item
     if not isinstance(item, Mapping):
         raise InvalidInputError(f"messages[{index}]: {type(item).__name__}; a Message or a mapping is allowed")

@@ -164,6 +164,7 @@ class Parts:
         """
         if limits := Limits.of(self.store.config):
             try:
+                self.writer.settle()  # or the journal could give back what is deleted, to be learned once more
                 self.store.prune(limits)
             except StoreError:
                 log.exception("what is beyond the store's limits could not be deleted")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import dataclass_transform
+from typing import NoReturn, dataclass_transform
 
 import msgspec
 
@@ -22,6 +22,32 @@ def new_id() -> str:
     value = value & ~(0xF << 76) | (0x7 << 76)
     value = value & ~(0x3 << 62) | (0x2 << 62)
     return f"{value:032x}"
+
+
+class Texts(dict[str, str]):
+    """Texts by name that can't be changed: what is part of a record stays as it was checked."""
+
+    def __reduce__(self) -> tuple[type[Texts], tuple[dict[str, str]]]:
+        return Texts, (dict(self),)  # copies are built at once, too
+
+    def __setitem__(self, key: str, value: str) -> NoReturn:
+        raise TypeError(_FROZEN)
+
+    def __delitem__(self, key: str) -> NoReturn:
+        raise TypeError(_FROZEN)
+
+    def __ior__(self, other: object) -> NoReturn:  # type: ignore[misc]
+        raise TypeError(_FROZEN)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(_FROZEN)
+
+    clear = pop = popitem = setdefault = update = _refuse
+
+
+_FROZEN = "a record can't be changed: give its metadata when it is built, or build another by msgspec.structs.replace()"
+NO_TEXTS = Texts()
+"""By its identity it is known as a default, and not written."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # type checkers don't inherit ``frozen``

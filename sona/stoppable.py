@@ -46,6 +46,7 @@ class StoppableWork:
             await anyio.to_thread.run_sync(self._ended.wait)
 
     def _work(self, work: Callable[[Report], T]) -> T:
+        self._began_s = time.monotonic()  # the wait for a thread is none of the work's time
         self._began.set()
         try:
             self.check()

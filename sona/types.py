@@ -41,7 +41,7 @@ from sona.checks import (
 )
 from sona.errors import InvalidInputError
 from sona.message import MESSAGE_KEYS, ROLES, TEXT_PARTS, Message, ToolCall, to_messages
-from sona.record import SCHEMA, Record, check_schema, new_id
+from sona.record import NO_TEXTS, SCHEMA, Record, Texts, check_schema, new_id
 from sona.reply import FINISHES, Attestation, FinishReason, Reply, Token
 
 __all__ = [
@@ -151,9 +151,10 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
     """The version of the model that answered, if sona served it."""
     recalled: tuple[str, ...] = ()
     """Ids of the patterns and lessons that were recalled for it: its quality then shows what they are worth."""
-    metadata: dict[str, str] = msgspec.field(default_factory=dict)
-    """Anything else worth keeping, text to text. What stands under ``model``, ``plan``, ``prompt``, ``route`` or
-    ``agent`` is a route as the names of steps are, ``model:<value>``: give a prompt's name there, not its text."""
+    metadata: dict[str, str] = NO_TEXTS
+    """Anything else worth keeping, text to text; it can't be changed any more. What stands under ``model``, ``plan``,
+    ``prompt``, ``route`` or ``agent`` is a route as the names of steps are, ``model:<value>``: give a prompt's name
+    there, not its text."""
     schema: int = 1
 
     if TYPE_CHECKING:  # arrays and lists are packed on construction, which the synthesised __init__ could not say
@@ -195,8 +196,11 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         self.__dict__["largest"] = largest
         if self.embedding is not None:
             _set(self, "embedding", pack_vector(self.embedding))
-        if (steps := _checked_steps(self.steps)) is not self.steps:
-            _set(self, "steps", steps)
+        try:
+            if (steps := tuple_of(self.steps, Step, "steps")) is not self.steps:
+                _set(self, "steps", steps)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{error}; sona.Step(**fields) makes one") from None
         check_one_of(self.outcome, OUTCOMES, "outcome")
         if (recalled := tuple_of(self.recalled, str, "recalled")) is not self.recalled:
             _set(self, "recalled", recalled)
@@ -210,7 +214,9 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
     def _check_metadata(self) -> None:
         if type(self.metadata) is not dict and not isinstance(self.metadata, Mapping):
             raise InvalidInputError(f"metadata: {type(self.metadata).__name__}; a mapping of text to text is allowed")
-        _set(self, "metadata", dict(self.metadata))  # the host may go on changing its own
+        _set(
+            self, "metadata", Texts(self.metadata) if self.metadata else NO_TEXTS
+        )  # the host may go on changing its own
         for key, value in self.metadata.items():
             check_id(key, "metadata key")
             check_text(value, f"metadata[{key!r}]", empty=True)
@@ -245,16 +251,11 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         return None if self.response_ids is None else np.frombuffer(self.response_ids, dtype="<i4")
 
 
-def _checked_steps(value: object) -> tuple[Step, ...]:
-    try:
-        return tuple_of(value, Step, "steps")
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{error}, made by sona.Step(name=..., reward=...)") from None
-
-
 def no_trajectory(value: object) -> InvalidInputError:
     """The error for something that was given in place of a trajectory; of a mapping it names the keys to mend."""
     what = f"trajectory: a {type(value).__name__}; a sona.Trajectory is allowed"
+    if isinstance(value, Trajectory):
+        return InvalidInputError(f"{what}, and no subclass: a store could not tell one; put more under its metadata")
     if not isinstance(value, Mapping):
         return InvalidInputError(what)
     hints = [_key_hint(key) for key in value if key not in Trajectory.__struct_fields__]

@@ -27,6 +27,8 @@ class Backlog:
         self._journal = journal
         self.lock = threading.RLock()
         """Of one process's threads; reentrant, so that :attr:`_inside` can tell a call within a call."""
+        self._files = threading.Lock()
+        """Whoever has it finds no file on its way out."""
         self._inside = False
         self._whole = False  # counted by the first one in
         self._deferred: deque[tuple[Entry, Entry | None]] = deque()
@@ -77,13 +79,14 @@ class Backlog:
 
     def release(self, batch: Batch, settled: Callable[[], object]) -> None:
         """Let go of what was taken last, and call ``settled`` before anybody can see that it is gone."""
-        with self._section():
-            left = self._journal.release(batch)
-            self.done += len(batch.records)
-            for record in batch.records:
-                self._forget(record)
-            settled()
-        self._journal.discard(left)  # takes system calls, which no caller of put() waits for
+        with self._files:
+            with self._section():
+                left = self._journal.release(batch)
+                self.done += len(batch.records)
+                for record in batch.records:
+                    self._forget(record)
+                settled()
+            self._journal.discard(left)  # takes system calls, which no caller of put() waits for
 
     def make_room(self) -> None:
         """Whatever makes the next calls quick, when there is time for it."""
@@ -94,9 +97,14 @@ class Backlog:
             with self._section():
                 self._journal.add(room)
 
+    def sync(self) -> None:
+        """See :meth:`sona.storage.journal.Journal.sync`."""
+        with self._files, self._section():
+            self._journal.sync()
+
     def wipe(self) -> None:
         """See :meth:`sona.storage.journal.Journal.wipe`."""
-        with self._section():
+        with self._files, self._section():
             self._journal.wipe()
 
     def close(self) -> None:
@@ -143,7 +151,7 @@ class Backlog:
     def forked(self) -> None:
         """In a forked child, where the lock may be one that a lost thread held: everything is rejected."""
         self.closed = True
-        self.lock = threading.RLock()
+        self.lock, self._files = threading.RLock(), threading.Lock()
         self._inside = False
 
     @contextmanager

@@ -18,7 +18,7 @@ from sona.storage.findings import Diagnosis, Finding, Severity
 from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
 from sona.storage.mapped import FOLDER as JOURNAL
-from sona.storage.mapped import waiting_in
+from sona.storage.mapped import scanned_in, told_of_damage, waiting_in
 from sona.storage.pages import Pages
 from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
@@ -93,6 +93,8 @@ def examine(folder: Path, *, is_mine: bool = False) -> Examination:
             for where, what in TrainingFolder(folder).damage().items():
                 found.add("damaged", where, what)
             _note_files(found, folder)
+            if owner is None:  # beside its writer a file may change while it is read
+                _examine_journal(found, folder / JOURNAL)
     except OSError as error:
         raise store_error(error, folder) from error
     return found
@@ -209,6 +211,15 @@ def _note_files(found: Examination, folder: Path) -> None:
     if waiting := waiting_in(folder):
         what = f"{waiting} records on their way into the database; who writes to it, or the next start, takes them in"
         found.add("note", JOURNAL, what)
+
+
+def _examine_journal(found: Examination, journal: Path) -> None:
+    for path, scanned in scanned_in(journal).items():
+        if scanned.skipped:
+            what = (
+                f"{told_of_damage(path, scanned)}. The next start takes those up, and keeps the file in {QUARANTINE}/"
+            )
+            found.add("damaged", f"{JOURNAL}/{path.name}", what)
 
 
 def _others(folder: Path) -> Iterator[Path]:

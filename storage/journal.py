@@ -118,8 +118,11 @@ class Journal(Protocol):
     def recount(self) -> None:
         """Count anew what waits, from the queue itself."""
 
+    def sync(self) -> None:
+        """What was released is never taken up again, not even after a power cut: called before rows are deleted."""
+
     def wipe(self) -> None:
-        """Leave nothing readable of what was released."""
+        """Leave nothing readable of what was released, not even after a power cut."""
 
     def close(self) -> None:
         """Nothing is appended any more. What still waits stays where it outlives the process."""
@@ -186,6 +189,9 @@ class MemoryJournal:
     def recount(self) -> None:
         """Count anew what waits."""
         self._size = sum(size for _, size, *_ in self._waiting)
+
+    def sync(self) -> None:
+        """Nothing."""
 
     def wipe(self) -> None:
         """Nothing: memory is given back."""

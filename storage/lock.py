@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from sona.errors import StoreLockedError
+
+LOOK_S = 0.1
 
 
 class WriterLock:
@@ -36,14 +39,25 @@ class WriterLock:
             raise
 
     def _take(self, path: Path) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._taken():
             owner = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             where = "this process" if owner == str(os.getpid()) else "another process"
-            raise StoreLockedError(f"{path.parent}: {where} {self.role} (pid {owner}), {self.remedy}") from None
+            raise StoreLockedError(f"{path.parent}: {where} {self.role} (pid {owner}), {self.remedy}")
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _taken(self) -> bool:
+        """Tried for a moment: :func:`owner_of` shares the lock while it looks."""
+        until = time.monotonic() + LOOK_S
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(LOOK_S / 20)
+            else:
+                return True
 
     def release(self) -> None:
         """Give the lock back; in a forked child: only let go of it, it stays the parent's."""

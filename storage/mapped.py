@@ -16,8 +16,10 @@ from sona.config import StoreConfig
 from sona.errors import StoreCorruptError, StoreError
 from sona.storage.connection import store_error
 from sona.storage.journal import Batch, Entry, Journal, Leftover, MemoryJournal, oldest, size_of
+from sona.storage.layout import QUARANTINE
 from sona.storage.rows import decode, encode
-from sona.storage.segment import FIRST, HEADER_BYTES, Frame, Remains, Segment, frame_end, scan
+from sona.storage.segment import FIRST, HEADER_BYTES, Frame, Remains, Scan, Segment, frame_end, scan
+from sona.storage.syncing import sync_path
 from sona.types import Feedback, Trajectory
 
 log = logging.getLogger("sona.storage")
@@ -54,11 +56,31 @@ def waiting_in(store: Path) -> int:
     """How many records the journal of the store in folder ``store`` holds: for the process that writes to it now, or
     for the next one.
     """
-    count = 0
-    for path in (store / FOLDER).glob("*.seg"):
+    return sum(len(found.frames) for found in scanned_in(store / FOLDER).values())
+
+
+def scanned_in(folder: Path) -> dict[Path, Scan]:
+    """What the files in a journal's folder hold."""
+    found = {}
+    for path in sorted(folder.glob("*.seg")):
         with suppress(FileNotFoundError):  # done with meanwhile
-            count += len(scan(path.read_bytes()).frames)
-    return count
+            found[path] = scan(path.read_bytes())
+    return found
+
+
+def told_of_damage(path: Path, found: Scan) -> str:
+    """What is wrong with a file of the journal, in which more was ``found`` than frames."""
+    return (
+        f"{path}: {found.skipped} bytes in it should be records and can't be read, {len(found.frames)} whole ones wait "
+        "in it. Such bytes come of damage, or of a power cut, which takes what was recorded and not yet durable"
+    )
+
+
+def _kept(path: Path) -> Path:
+    """A name for a damaged file, of its own."""
+    folder = path.parent.parent / QUARANTINE
+    names = (f"{FOLDER}-{path.stem}{'-' * bool(number)}{number or ''}{path.suffix}" for number in count())
+    return next(folder / name for name in names if not (folder / name).exists())
 
 
 # The record, its size, the file that it lies in, and where its frame ends there. No class, as an Entry is none.
@@ -162,8 +184,10 @@ class MappedJournal:
         for home, end in ends.items():
             if isinstance(home, Segment):
                 home.mark(end)
-            elif home.waiting:
-                left.append((home, end))
+            else:
+                home.released = end
+                if home.waiting:
+                    left.append((home, end))
             if not home.waiting:
                 self._idle += self._retired(home)
         left += [(home, None) for home in self._idle]
@@ -209,44 +233,45 @@ class MappedJournal:
         self._idle += [one for one in self._segments if not one.waiting and one not in kept]
 
     def wipe(self) -> None:
-        """Leave nothing readable of what was released; segments that hold what waits are wiped when it is released."""
-        for segment in [*self._spare, *self._idle]:
-            segment.wipe()
-        for _, _, home, _ in self._waiting:
-            home.reusable = False
-        if not self._active.waiting:
-            self._active.wipe()
-            self._begun(self._active)
-        elif (following := self._following(0)) is not None:
-            self._active = following
+        """Leave nothing readable of what was released, in any file, whatever becomes of the machine from now on."""
+        try:
+            for home in self._homes():
+                home.wipe()
+            sync_path(self._folder)  # of what was removed before, too
+        except OSError as error:
+            raise store_error(error, self._folder) from error
+
+    def sync(self) -> None:
+        """What was released is never taken up again, whatever becomes of the machine from now on."""
+        try:
+            for home in self._homes():
+                home.sync()
+            sync_path(self._folder)
+        except OSError as error:
+            raise store_error(error, self._folder) from error
 
     def close(self) -> None:
         """Let go of the files. They are deleted where nothing waits in them."""
         needed = {home for _, _, home, _ in self._waiting}
         for home in needed:
             home.close()
-        for home in {self._active, *self._spare, *self._idle} - needed:
+        for home in self._homes() - needed:
             home.remove()
         self._spare.clear()
         self._idle = []
 
+    def _homes(self) -> set[Segment | Remains]:
+        return {self._active, *self._spare, *self._idle, *(home for _, _, home, _ in self._waiting)}
+
     def _retired(self, home: Segment | Remains) -> list[Segment | Remains]:
         """What to remove, where nothing in ``home`` is needed any more."""
-        if isinstance(home, Segment) and home.reusable and home.size == self._segment_bytes:
+        if isinstance(home, Segment):
             if home is self._active:
                 self._begun(home)  # its pages are in the caches
                 return []
-            if len(self._spare) < SPARE:
+            if home.size == self._segment_bytes and len(self._spare) < SPARE:
                 self._spare.append(home)
                 return []
-        if home is self._active:
-            following = self._following(0)
-            if following is None:  # better used on than none: what was to be wiped is
-                home.wipe()
-                home.reusable = True
-                self._begun(home)
-                return []
-            self._active = following
         return [home]
 
     def _following(self, payload_bytes: int) -> Segment | None:
@@ -280,20 +305,21 @@ class MappedJournal:
         """Take up what an earlier process left, in the order in which it was recorded."""
         # Not from 0: what lies in a file by chance must not look like an epoch of it.
         latest = int.from_bytes(os.urandom(4), "little") << 24
-        found = {path: scan(path.read_bytes()) for path in self._folder.glob("*.seg")}
-        for path, (epoch, frames, skipped) in sorted(found.items(), key=lambda item: item[1].epoch):
-            remains = Remains(path)
-            for place, frame in enumerate(frames):
+        found = scanned_in(self._folder)
+        for path, scanned in sorted(found.items(), key=lambda item: item[1].epoch):
+            kept = _kept(path)
+            remains = Remains(path, scanned, kept)
+            for place, frame in enumerate(scanned.frames):
                 record = _read(frame, f"{path}: record {place + 1}")
                 remains.waiting += 1
                 size = size_of(record, frame.payload)
                 self._size += size
                 self._waiting.append((record, size, remains, frame.end))
-            if skipped:
-                log.error("%s: %d damaged bytes lie between its records, and hold none that can be read", path, skipped)
-            if not frames:
+            if scanned.skipped:
+                log.error("%s; it will be kept as %s", told_of_damage(path, scanned), kept)
+            if not scanned.frames:
                 remains.remove()
-            latest = max(latest, epoch)
+            latest = max(latest, scanned.epoch)
         names = [int(path.stem) for path in found if path.stem.isdigit()]
         self._files = count(max(names, default=0) + 1)
         self._epoch = latest

@@ -138,6 +138,7 @@ def read_trajectory(row: TrajectoryRow, *claimed: tuple[str, bytes | None]) -> T
     for field, value in claimed:
         if value is not None and getattr(trajectory, field) is None:
             msgspec.structs.force_setattr(trajectory, field, value)  # ours alone: decoded just now
+            trajectory.__dict__.clear()  # its largest token is another one
     return trajectory
 
 

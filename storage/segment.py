@@ -1,9 +1,10 @@
 """One file of the journal: a mapped, preallocated piece of disk that frames are copied into.
 
-A file begins with a head (magic, epoch, checksum) and a mark (how far its frames are no longer needed, checksum). Then
-follow the frames, each at a multiple of 8 bytes: epoch, length and kind, check, payload. The check is the CRC-32C of
-the payload and of the two fields before it, and the header is written after the payload: killed in between, there is
-no frame. A file that is used again gets a new epoch, which makes all frames that still lie in it invalid at once.
+A file begins with a head (magic, epoch, checksum), a mark (how far its frames are no longer needed, checksum) and a
+tail (how far its frames reach). Then follow the frames, each at a multiple of 8 bytes: epoch, length and kind, check,
+payload. The check is the CRC-32C of the payload and of the two fields before it, and the header is written after the
+payload: killed in between, there is no frame. The tail follows the header, so frames that do not reach as far are lost.
+A file that is used again gets a new epoch, which makes all frames that still lie in it invalid at once.
 
 The system keeps what was copied when the process is killed, and may lose it when the power fails.
 """
@@ -20,10 +21,15 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
+from sona.storage.syncing import sync_path
+
 MAGIC = b"SONAJRN1"
 _HEAD = struct.Struct("<8sQI")
 _MARK = struct.Struct("<QI")
 _MARK_AT = 32
+_TAIL = struct.Struct("<QQ")  # and its complement
+_TAIL_AT = 48
+_ONES = 2**64 - 1
 FIRST = 64
 """Where the first frame begins."""
 _HEADER = struct.Struct("<QII")  # epoch; length, with the kind in its highest bit; check
@@ -47,8 +53,12 @@ class Scan(NamedTuple):
 
     epoch: int
     frames: list[Frame]
+    released: int
+    """Where the first of them begins, or would begin."""
     skipped: int
-    """Bytes that lie between frames and are none: damage."""
+    """Bytes that should be frames and are none, or of a file that is no segment: damage, or what a power cut has kept
+    from the disk.
+    """
 
 
 class Segment:
@@ -64,10 +74,10 @@ class Segment:
         self.epoch = 0
         self.end = FIRST
         """Where the next frame begins."""
+        self.released = FIRST
+        """How far its frames are no longer needed."""
         self.waiting = 0
         """How many of its frames are still needed."""
-        self.reusable = True
-        """Whether it may be begun again; otherwise it is wiped when its frames are no longer needed."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, size)  # a hole in a mapped file on a full disk is a SIGBUS
@@ -86,6 +96,7 @@ class Segment:
         self.epoch, self.end, self.waiting = epoch, FIRST, 0
         head = MAGIC + epoch.to_bytes(8, "little")
         self._map[: _HEAD.size] = head + crc32c(head).to_bytes(4, "little")
+        _TAIL.pack_into(self._map, _TAIL_AT, FIRST, FIRST ^ _ONES)
         self.mark(FIRST)
 
     @staticmethod
@@ -104,25 +115,33 @@ class Segment:
         size = length | _KIND if kind else length
         check = crc32c(_FIELDS.pack(self.epoch, size), payload_crc)
         _HEADER.pack_into(self._map, at, self.epoch, size, check)  # last: from here on there is a frame
-        self.end = end = frame_end(at, length)
+        end = frame_end(at, length)
+        _TAIL.pack_into(self._map, _TAIL_AT, end, end ^ _ONES)
+        self.end = end
         self.waiting += 1
         return end
 
     def mark(self, released: int) -> None:
         """Frames before ``released`` are no longer needed."""
+        self.released = released
         self._map[_MARK_AT : _MARK_AT + _MARK.size] = _mark(released)
 
+    def sync(self) -> None:
+        """Have the mark on the disk, so that what lies before it is never taken up again."""
+        self._map.flush(0, mmap.PAGESIZE)
+
     def wipe(self) -> None:
-        """Overwrite all frames: nothing in it is needed, and what was recorded must not lie around."""
-        for start in range(FIRST, self.size, len(_ZEROS)):
-            piece = min(len(_ZEROS), self.size - start)
-            self._map[start : start + piece] = _ZEROS[:piece]
+        """Overwrite, down to the disk, all that is not needed: what was released, and what lies behind the frames from
+        before the file was begun.
+        """
+        for begin, stop in _around(self):
+            for start in range(begin, stop, len(_ZEROS)):
+                piece = min(len(_ZEROS), stop - start)
+                self._map[start : start + piece] = _ZEROS[:piece]
         self._map.flush()
 
     def remove(self) -> None:
         """Unmap it, and delete the file."""
-        if not self.reusable:
-            self.wipe()
         self._map.close()
         _delete(self.path)
 
@@ -134,33 +153,61 @@ class Segment:
 class Remains:
     """A file that an earlier process left: its frames wait here too, and nothing is added to it."""
 
-    reusable = False
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, found: Scan, keep: Path | None = None) -> None:
+        """``found`` in it; where that is not all that should be in it, the file is moved to ``keep`` in the end."""
+        self.path, self._keep = path, keep if found.skipped else None
         self.waiting = 0
+        self.released = found.released
+        self.size = path.stat().st_size
+        self.end = found.frames[-1].end if found.frames else found.released
 
     def mark(self, released: int) -> None:
         """As :meth:`Segment.mark`; where it can't be, they are stored once more, which changes nothing."""
+        self.released = released
         with suppress(OSError), self.path.open("r+b") as file:
             file.seek(_MARK_AT)
             file.write(_mark(released))
 
-    def remove(self) -> None:
-        """Delete the file, overwritten."""
-        with suppress(OSError), self.path.open("r+b") as file:
-            size = os.fstat(file.fileno()).st_size
-            for start in range(0, size, len(_ZEROS)):
-                file.write(_ZEROS[: size - start])
-            file.flush()
-            os.fsync(file.fileno())  # of a file that is gone the system may write nothing
-        _delete(self.path)
+    def sync(self) -> None:
+        """As :meth:`Segment.sync`."""
+        with suppress(OSError):
+            sync_path(self.path)
 
     def wipe(self) -> None:
-        """Nothing: it is overwritten when it is removed."""
+        """As :meth:`Segment.wipe`, but for a file that is kept: what is in it can't be told."""
+        if self._keep is None:
+            self.mark(self.released)
+            _overwrite(self.path, _around(self))
+
+    def remove(self) -> None:
+        """Delete the file, overwritten; or move it to where it is kept."""
+        if self._keep is None:
+            _overwrite(self.path, [(FIRST, self.size)])  # of a file that is gone the system may write nothing
+            _delete(self.path)
+            return
+        with suppress(OSError):
+            self._keep.parent.mkdir(mode=0o700, exist_ok=True)
+            self.path.rename(self._keep)
 
     def close(self) -> None:
         """Nothing: it is not open."""
+
+
+def _around(home: Segment | Remains) -> list[tuple[int, int]]:
+    """The stretches of a file that hold nothing that is needed."""
+    if not home.waiting:
+        return [(FIRST, home.size)]
+    return [(FIRST, home.released), (home.end, home.size)]
+
+
+def _overwrite(path: Path, stretches: list[tuple[int, int]]) -> None:
+    with suppress(OSError), path.open("r+b") as file:
+        for begin, stop in stretches:
+            file.seek(begin)
+            for start in range(begin, stop, len(_ZEROS)):
+                file.write(_ZEROS[: stop - start])
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _mark(released: int) -> bytes:
@@ -184,7 +231,8 @@ def scan(data: bytes) -> Scan:
     Where the mark or the head are damaged, all frames count that are whole: storing one again changes nothing. Behind
     a damaged frame the search goes on.
     """
-    epoch, at = _epoch(data), _released(data)
+    epoch, begin = _epoch(data), _released(data)
+    at = begin
     frames: list[Frame] = []
     skipped = 0
     while True:
@@ -195,17 +243,39 @@ def scan(data: bytes) -> Scan:
             skipped += found - at
             at = found
         else:
-            # Nothing but damage leaves a header of this epoch without its frame: it is written last.
-            torn = epoch > 0 and data[at : at + 8] == epoch.to_bytes(8, "little")
-            return Scan(epoch, frames, skipped + HEADER_BYTES * torn)
+            return Scan(epoch, frames, begin, skipped + _missing(data, at, epoch))
+
+
+def _missing(data: bytes, at: int, epoch: int) -> int:
+    """Bytes of frames that should lie behind ``at``, where the last whole one ends."""
+    if (tail := _tail(data)) is not None:
+        return max(tail - at, 0)
+    if _head_of(data) is None and at == FIRST:  # none of ours, or damaged throughout; nothing of one never begun
+        return len(data.rstrip(b"\0"))
+    # Nothing but damage leaves a header of this epoch without its frame: it is written last.
+    return HEADER_BYTES if epoch > 0 and data[at : at + 8] == epoch.to_bytes(8, "little") else 0
+
+
+def _tail(data: bytes) -> int | None:
+    """How far frames reach; None where it is damaged, or was written by a sona that kept none."""
+    if len(data) < FIRST:
+        return None
+    tail, complement = _TAIL.unpack_from(data, _TAIL_AT)
+    return int(tail) if tail == complement ^ _ONES else None
+
+
+def _head_of(data: bytes) -> int | None:
+    """The epoch that a file was begun with; None where its head is damaged, or was never written."""
+    if len(data) < FIRST:
+        return None
+    magic, epoch, crc = _HEAD.unpack_from(data)
+    return int(epoch) if magic == MAGIC and crc == crc32c(data[: _HEAD.size - 4]) else None
 
 
 def _epoch(data: bytes) -> int:
     """The one it was begun with. Where the head is damaged, that of the youngest frame: each tells its own, checked."""
-    if len(data) >= _HEAD.size:
-        magic, epoch, crc = _HEAD.unpack_from(data)
-        if magic == MAGIC and crc == crc32c(data[: _HEAD.size - 4]):
-            return int(epoch)
+    if (epoch := _head_of(data)) is not None:
+        return epoch
     if not data.strip(b"\0"):  # made ready, and never begun
         return 0
     places = range(FIRST, len(data) - HEADER_BYTES, 8)

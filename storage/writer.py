@@ -137,6 +137,7 @@ class Writer:
         self._last_error: str | None = None
         self._error: Exception | None = None
         self._stop_at: float | None = None
+        self._was_closed = False
         self._main = threading.main_thread()
         self._thread = threading.Thread(target=self._run, name="sona-writer", daemon=False)
         forked.watch(self)
@@ -260,9 +261,9 @@ class Writer:
         """
         with self._lock:
             self._backlog.check_outside("close")
-            if self._backlog.closed and self._stop_at is not None:
+            if self._was_closed:
                 return
-            self._backlog.closed = True
+            self._was_closed = self._backlog.closed = True
             timeout_s = self._config.close_timeout_s if timeout_s is None else timeout_s
             self._stop_at = time.monotonic() + timeout_s
             self._wake()
@@ -283,12 +284,21 @@ class Writer:
         if waiting is not None:
             raise StoreError(f"close: {waiting} after {timeout_s} s; {self._fate}")
 
+    def settle(self) -> None:
+        """Flush; and what is durable is never taken up again from the journal, not even after a power cut, which may
+        leave it as it was half a minute before. Call it before rows are deleted: raises as :meth:`flush`.
+        """
+        self.flush()
+        self._backlog.sync()
+
     def wipe(self) -> None:
         """See :meth:`Journal.wipe`; flush first."""
+        self._backlog.check_outside("wipe")
         self._backlog.wipe()
 
     def forked(self) -> None:
         """In a forked child, where the thread does not run: everything is rejected."""
+        self._was_closed = True
         self._backlog.forked()
         self._lock = self._backlog.lock
         self._changed = threading.Condition(self._lock)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -151,7 +152,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "lookup", "argument
 
 
 def test_a_mapping_in_place_of_a_step_is_told_how_to_become_one() -> None:
-    with pytest.raises(InvalidInputError, match=r"steps\[0\]: dict; a Step is allowed, made by sona\.Step\("):
+    with pytest.raises(InvalidInputError, match=r"steps\[0\]: dict; a Step is allowed; sona\.Step\(\*\*fields\)"):
         Trajectory(messages="q", response="a", steps=[{"name": "tool:x"}])  # type: ignore[list-item]
 
 
@@ -245,3 +246,46 @@ def test_a_check_says_what_it_needs_also_where_its_bound_is_not_enough() -> None
     checks = [GateCheck(name="gain", value=value, bound=0.0, passed=value > 0) for value in (0.0, 0.5, -1.0)]
     assert [check.needed for check in checks] == ["above 0", "at least 0", "at least 0"]
     assert GateDecision(passed=False, checks=tuple(checks)).reason == "gain 0 (above 0); gain -1 (at least 0)"
+
+
+def test_metadata_of_a_record_can_not_be_changed() -> None:
+    given = {"a": "b"}
+    made = Trajectory(messages="Why?", response="So.", metadata=given)
+    given["a"] = "c"
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Trajectory)
+    for one in (made, decoded, copy.deepcopy(made), Trajectory(messages="Why?", response="So.", metadata={})):
+        before = dict(one.metadata)
+        changes: list[Callable[[Any], object]] = [
+            lambda texts: texts.update(x=1),
+            lambda texts: texts.__setitem__("a", 12),
+            lambda texts: texts.__delitem__("a"),
+            lambda texts: texts.setdefault("x", "y"),
+            lambda texts: texts.pop("a", None),
+            lambda texts: texts.clear(),
+            lambda texts: texts.__ior__({"x": "y"}),
+        ]
+        for change in changes:
+            with pytest.raises(TypeError, match="can't be changed"):
+                change(one.metadata)
+        assert one.metadata == before
+    assert made.metadata == decoded.metadata == {"a": "b"}
+    assert made.metadata | {"x": "y"} == {"a": "b", "x": "y"}
+
+
+def test_what_is_default_is_not_written() -> None:
+    plain = Trajectory(id="a", created_ns=1, messages="Why?", response="So.")
+    assert b"metadata" not in msgspec.msgpack.encode(plain)
+    assert b"metadata" not in msgspec.msgpack.encode(msgspec.structs.replace(plain, metadata={}))
+
+
+def test_subclasses_of_records_are_refused_as_parts() -> None:
+    class MyStep(Step, kw_only=True):
+        tenant: str = "x"
+
+    class MyMessage(Message, kw_only=True):
+        tenant: str = "x"
+
+    with pytest.raises(InvalidInputError, match=r"steps\[0\]: MyStep; a Step is allowed"):
+        Trajectory(messages="Why?", response="So.", steps=(MyStep(name="a"),))
+    with pytest.raises(InvalidInputError, match=r"messages\[0\]: MyMessage"):
+        Trajectory(messages=(MyMessage(role="user", content="x"),), response="So.")

@@ -77,10 +77,11 @@ class Host:
 
     def prune(self, newest: int) -> None:
         """Delete all but the newest, taken by a cycle or not. No other thread may record meanwhile."""
-        self.flush()
+        self.writer.settle()
         going = [row.trajectory.id for row in self.store.iterate()][:-newest]
         self._told.excused([id for name in going for id in (name, f"feedback-{name}", f"later-{name}")])
         self.store.prune(Limits(days=0.0, trajectories=newest, per_source=0, unlearned=False))
+        self._told.gone([name for name in going if name not in self.store])
 
     def close(self, timeout_s: float = 60.0) -> None:
         try:

@@ -51,6 +51,9 @@ class Told(Protocol):
     def excused(self, ids: Sequence[str]) -> None:
         """Just before these are deleted: they may be there or not."""
 
+    def gone(self, ids: Sequence[str]) -> None:
+        """These trajectories were deleted, durably: nothing brings them back."""
+
     def says(self, word: str) -> None:
         """Anything else, such as how far it is."""
 
@@ -74,8 +77,14 @@ class Teller:
         self.says(f"committed {cycle}")
 
     def excused(self, ids: Sequence[str]) -> None:
+        self._say_ids("excused", ids)
+
+    def gone(self, ids: Sequence[str]) -> None:
+        self._say_ids("gone", ids)
+
+    def _say_ids(self, word: str, ids: Sequence[str]) -> None:
         for start in range(0, len(ids), 50):
-            self.says(f"excused {','.join(ids[start : start + 50])}")
+            self.says(f"{word} {','.join(ids[start : start + 50])}")
 
     def says(self, word: str) -> None:
         os.write(self._descriptor, f"{word}\n".encode())
@@ -91,6 +100,7 @@ class Ledger:
         self._committed: set[int] = set()
         self._missing: set[str] = set()
         self._excused: set[str] = set()
+        self._gone: set[str] = set()
 
     def recorded(self, id: str) -> None:
         self._recorded.add(id)
@@ -107,6 +117,9 @@ class Ledger:
     def excused(self, ids: Sequence[str]) -> None:
         self._excused.update(ids)
 
+    def gone(self, ids: Sequence[str]) -> None:
+        self._gone.update(ids)
+
     def says(self, word: str) -> None:
         """A line of a :class:`Teller`; words that are no acknowledgement are passed over."""
         match word.split(" "):
@@ -120,13 +133,15 @@ class Ledger:
                 self.committed(int(cycle))
             case ["excused", ids]:
                 self.excused(ids.split(","))
+            case ["gone", ids]:
+                self.gone(ids.split(","))
 
     def copy(self) -> Ledger:
         """As it stands now, also while another thread tells."""
         copy = Ledger()
         copy._recorded, copy._durable = self._recorded.copy(), self._durable.copy()
         copy._begun, copy._committed = self._begun.copy(), self._committed.copy()
-        copy._excused = self._excused.copy()
+        copy._excused, copy._gone = self._excused.copy(), self._gone.copy()
         return copy
 
     @property
@@ -145,6 +160,9 @@ class Ledger:
         for id in sorted(promised - found - self._missing - self._excused):
             self._missing.add(id)
             counts.lose(id)
+        for id in sorted(self._gone & found):
+            self._gone.discard(id)
+            counts.train_twice(f"{id}, which was deleted, is back, and new to the next cycle")
 
     def _found(self, store: Store, counts: Counts) -> set[str]:
         """The ids of all records; those that are not as they were given are counted."""

@@ -7,17 +7,21 @@ just then would leave; the host goes on. Then each copy is opened: by the next h
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
-from sona.storage.mapped import FOLDER
+from sona.storage.mapped import FOLDER, MappedJournal
 from tests.crash.host import SMALL, Host, named
 from tests.crash.killed_host import look
 from tests.crash.ledger import Ledger
 from tests.crash.run import Run
 from tests.crash.torn_disk import SECTOR, torn_disk
 
+PAGE = 4096
 DEEPEST = 3
 """So many power cuts in a row, each in the work that follows the one before."""
 
@@ -36,7 +40,9 @@ def lose_power(run: Run) -> None:
 
 
 def lose_power_pruning(run: Run) -> None:
-    """While what is old is deleted, and overwritten. No cycles are compared: their claims go too."""
+    """While what is old is deleted, and overwritten: nothing of it comes back. No cycles are compared: their claims go
+    too.
+    """
     _lose_power(run, prunes=True)
 
 
@@ -73,7 +79,7 @@ def _work(run: Run, at: _Cut, *, prunes: bool) -> list[_Cut]:
                 cuts.append(cut)
 
         disk.before_operation = maybe_cut
-        with Host(at.folder, at.ledger, SMALL) as host:
+        with pages.synced_by_the_journal(), Host(at.folder, at.ledger, SMALL) as host:
             _live(host, f"d{at.depth}-{run.rng.randrange(10**6)}", run.rng, prunes=prunes)
     return cuts
 
@@ -102,6 +108,21 @@ class _Pages:
             if rng.random() < 0.2 and data != versions[-1]:
                 versions.append(data)
                 del versions[:-5]
+
+    @contextmanager
+    def synced_by_the_journal(self) -> Iterator[None]:
+        """What the journal syncs in the block is on the disk: each file's first page, and which files there are."""
+        sync = MappedJournal.sync
+
+        def syncing(journal: MappedJournal) -> None:
+            sync(journal)
+            now = self._now()
+            self._seen = {
+                name: [data[:PAGE] + old[PAGE:] for old in self._seen.get(name, [data])] for name, data in now.items()
+            }
+
+        with patch.object(MappedJournal, "sync", syncing):
+            yield
 
     def power_off(self, folder: Path, rng: Random) -> None:
         folder.mkdir()

@@ -24,7 +24,7 @@ from sona.errors import (
     UnknownIdError,
     UnknownTokenError,
 )
-from sona.types import to_messages
+from sona.message import to_messages
 from tests.engine.small import open_small, record_task
 from tests.other_model import write_other_model
 from tests.processes import run
@@ -47,6 +47,19 @@ def test_wrong_records_are_refused_and_good_ones_around_them_stay(tmp_path: Path
         engine.record(sona.Trajectory(messages="c", response="d"), quality=1.0)
         engine.flush()
         assert engine.status().store.trajectories == 2
+
+
+def test_a_subclass_of_a_trajectory_is_refused(tmp_path: Path) -> None:
+    """Stored, what it adds could not be read any more; in the journal it could not be told from a feedback."""
+
+    class Mine(sona.Trajectory, kw_only=True):
+        tenant: str = "x"
+
+    with (
+        open_small(tmp_path / "store") as engine,
+        pytest.raises(InvalidInputError, match=r"trajectory: a Mine; a sona.Trajectory is allowed, and no subclass"),
+    ):
+        engine.record(Mine(messages=to_messages("a"), response="b"))
 
 
 def test_a_refused_record_leaves_no_width_behind(tmp_path: Path) -> None:

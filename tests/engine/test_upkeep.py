@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 import sona
 from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreCorruptError, StoreError, UnknownIdError
+from sona.storage.mapped import MappedJournal
 from sona.storage.versions import Versions
 from tests.engine.small import SMALL, open_small, record_task
 
@@ -28,6 +30,27 @@ def test_a_cycle_ends_with_what_is_beyond_the_limits_deleted(tmp_path: Path) -> 
         assert engine.get(ids[-1]).quality == 1.0
         with pytest.raises(sona.SonaError, match="not in this store"):
             engine.get(ids[0])
+
+
+def test_what_was_deleted_does_not_come_back_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal on the disk may be half a minute older than the database, but for what it has synced since."""
+    config = msgspec.structs.replace(SMALL, store=StoreConfig(keep_trajectories=30, linger_s=0.3))
+    store, disk = tmp_path / "store", tmp_path / "disk"
+    sync = MappedJournal.sync
+
+    def written(journal: MappedJournal) -> None:
+        sync(journal)
+        shutil.copytree(store / "journal", disk / "journal", dirs_exist_ok=True)
+
+    monkeypatch.setattr(MappedJournal, "sync", written)
+    with open_small(store, None, config) as engine:
+        record_task(engine, 60, seed=1)
+        shutil.copytree(store / "journal", disk / "journal")  # written out by chance, while all wait in it
+        assert engine.learn().status == "published"
+        shutil.copytree(store, disk, ignore=shutil.ignore_patterns("journal"), dirs_exist_ok=True)
+    with open_small(disk, None, config) as engine:
+        engine.flush()
+        assert (engine.status().store.trajectories, engine.status().store.uncollected) == (30, 0)
 
 
 def learn_versions(engine: sona.SyncEngine, count: int) -> list[str]:

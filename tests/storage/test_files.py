@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from pathlib import Path
 
 import apsw
@@ -18,6 +19,7 @@ from sona.errors import (
     StoreVersionError,
 )
 from sona.storage import schema
+from sona.storage.lock import owner_of
 from sona.storage.store import DATABASE, LOCK, Store
 from tests.processes import first_line, kill, run, start
 from tests.storage.faulty_disk import faulty_disk
@@ -304,3 +306,21 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monke
 def test_a_new_store_is_this_users_alone(tmp_path: Path) -> None:
     Store.open(tmp_path / "store").close()
     assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+
+
+def test_whoever_looks_for_the_writer_keeps_none_from_starting(tmp_path: Path) -> None:
+    Store.open(tmp_path).close()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            owner_of(tmp_path / LOCK)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(60):
+            Store.open(tmp_path).close()
+    finally:
+        done.set()
+        watcher.join()

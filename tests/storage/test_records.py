@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sona.checks import MAX_NUMBER
+from sona.checks import MAX_NUMBER, pack_tokens
 from sona.errors import (
     ClosedError,
     ConflictError,
@@ -28,7 +28,7 @@ from sona.errors import (
 )
 from sona.storage import insert
 from sona.storage.claims import ROLES
-from sona.storage.rows import TrajectoryRow, trajectory_row
+from sona.storage.rows import TrajectoryRow, read_trajectory, trajectory_row
 from sona.storage.store import DATABASE, Store
 from sona.types import Feedback, Message, Step, ToolCall, Trajectory, new_id
 from tests.storage.records import add, ask, feedback, rated, report, run_cycle, trajectory
@@ -218,6 +218,13 @@ def test_counts_and_sources_are_those_of_the_records(store: Store) -> None:
     assert math.isclose(x.mean_quality, 0.6)
     assert x.outcomes == {"completed": 2}
     assert (y.mean_quality, y.outcomes) == (1.0, {"completed": 1, "failed": 1})
+
+
+def test_token_ids_from_a_claim_are_known_to_the_trajectory(store: Store) -> None:
+    row = trajectory_row(Trajectory(id="a", messages=ask("x"), response="y"))
+    assert read_trajectory(row).largest_token == -1
+    found = read_trajectory(row, ("prompt_ids", pack_tokens([7, 900])), ("response_ids", pack_tokens([8])))
+    assert found.largest_token == 900
 
 
 def test_the_largest_rewards_are_counted_and_leave_the_mean_sensible(store: Store) -> None:

@@ -301,7 +301,7 @@ def test_flush_says_when_time_is_up(fake: FakeStore, open_writer: Callable[..., 
     writer = open_writer(fake)
     fake.gate.clear()
     writer.put(trajectory("a"))
-    with pytest.raises(StoreError, match="1 records are not durable"):
+    with pytest.raises(StoreError, match=r"1 records are not durable"):
         writer.flush(timeout_s=0.05)
     fake.gate.set()
     writer.flush()
@@ -418,3 +418,24 @@ def test_errors_of_one_record_are_those_of_the_store(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         results = store.append([trajectory("a"), Trajectory(id="a", messages=ask("x"), response="y"), feedback("b")])
     assert [type(result) for result in results] == [type(None), ConflictError, UnknownIdError]
+
+
+def test_a_writer_whose_thread_ended_says_so(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    """Nothing is known to end it; whatever does, nobody waits for it for ever."""
+    writer = open_writer(fake, linger_s=0.0)
+    writer.put(trajectory("a"))
+    writer.flush()
+
+    def broken() -> None:
+        raise MemoryError("no more threads")
+
+    writer._sleep = broken  # type: ignore[method-assign]
+    writer._bell.ring()
+    writer._thread.join(10)
+    assert not writer._thread.is_alive()
+    assert writer.degraded == "MemoryError: no more threads"
+    assert not writer.put(trajectory("b"))
+    writer._backlog.closed = False
+    assert writer.put(trajectory("b"))  # as one that had come in just before
+    with pytest.raises(ClosedError, match=r"1 records are not durable .* nothing is stored any more"):
+        writer.flush()
