@@ -185,7 +185,9 @@ class ChallengerTrainer:
         if skills.get(SHARED) is None or SHARED in skills.rows:
             return skills
         rows = self.store.sample("train", SEEN_AGAIN, self.rng)
-        return skills.with_rows(SHARED, self._features(rows)) if rows else skills
+        rows = [row for row in rows if question_tokens(row.trajectory, self.model) is not None]
+        sources = [row.trajectory.source for row in rows]
+        return skills.with_rows(SHARED, self._features(rows), sources) if rows else skills
 
     def _start_of(self, adapter: str) -> AdapterState:
         files = self.state.adapters.get(adapter)

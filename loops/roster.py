@@ -119,7 +119,8 @@ class Roster:
             own = [place for place in places if self.owners[place] == owner]
             known = skills.get(owner)
             if owner == BASE or known is not None:
-                skills = skills.with_rows(apart + (BASE if known is None else known.id), self.features[own])
+                sources = [self.items[place].stored.trajectory.source for place in own]
+                skills = skills.with_rows(apart + (BASE if known is None else known.id), self.features[own], sources)
         return skills
 
 

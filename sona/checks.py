@@ -37,17 +37,30 @@ _T = TypeVar("_T")
 _FLOAT32, _INT32, _UINT32 = np.dtype("<f4"), np.dtype("<i4"), np.dtype("<u4")
 
 
+SHOWN = 80
+"""Characters of a value in a message."""
+
+
 def shown(value: object) -> str:
-    """``value`` for a message: 80 characters of its repr, or its type where it has none."""
+    """``value`` for a message: at most 80 characters of its repr, which say whether it was cut, or its type where it
+    has none.
+    """
     try:
-        return repr(value)[:80]
+        text = repr(value[:SHOWN] if isinstance(value, (str, bytes)) else value)
+        if len(text) <= SHOWN and (not isinstance(value, (str, bytes)) or len(value) <= SHOWN):
+            return text
+        quote = text[-1] if isinstance(value, (str, bytes)) else ""
+        return f"{text[: SHOWN - 4]}{quote}..."
     except Exception:  # Python prints no int of more than 4,300 digits, and a foreign type may raise anything
         return f"a {type(value).__name__}"
 
 
-def nearest(word: object, names: Iterable[str]) -> str:
-    """The one of ``names`` that is most like ``word``."""
-    return difflib.get_close_matches(str(word), names, n=1, cutoff=0.0)[0]
+def did_you_mean(word: object, names: Iterable[str], before: str = "") -> str:
+    """A hint at the one of ``names`` that ``word`` is much like, to go behind a message; "" where it is like none.
+    ``before`` stands before the name.
+    """
+    near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
+    return f"; did you mean {before}{near[0]!r}?" if near else ""
 
 
 def pack_vector(value: VectorLike, name: str = "embedding") -> bytes:
@@ -188,7 +201,7 @@ def check_text(value: object, name: str, *, empty: bool = False) -> None:
     if empty and not value:
         return
     if not empty and not value.strip():
-        raise InvalidInputError(f"{name}: empty; send the text, or leave the record out")
+        raise InvalidInputError(f"{name}: empty; a text with something in it is allowed")
     try:
         size = len(value) if value.isascii() else len(value.encode("utf-8"))
     except UnicodeEncodeError as error:

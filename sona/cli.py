@@ -30,6 +30,7 @@ from sona.terminal import (
     number,
     out,
     plain,
+    print_anything,
     progress_bars,
     say,
     show_on,
@@ -60,6 +61,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         end_in_order()
+        print_anything()
         app()
     except SonaError as error:
         say(f"[bold red]sona:[/] {plain(str(error))}", err)
@@ -155,7 +157,7 @@ def import_(
     source: Annotated[str | None, Parameter(help="Who sent them; otherwise each line says so.")] = None,
     config: ConfigPath = None,
 ) -> None:
-    """Store trajectories from a file of JSON lines. Importing the same file again changes nothing."""
+    """Store trajectories from a file of JSON lines. Importing the same lines again changes nothing."""
     check_file(file)  # before there is a store
     with sona.open_sync(store, config=config) as engine:
         _import(engine, file, source)

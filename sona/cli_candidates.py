@@ -39,7 +39,7 @@ All = Annotated[
     bool, Parameter(name="--all", negative="", help="All new ones, where no number and no filter is given.")
 ]
 Trained = Annotated[
-    bool,
+    bool | None,
     Parameter(
         name="--trained",
         negative="--given-up",
@@ -111,7 +111,7 @@ def reject(
 @candidates.command
 def confirm(
     *ids: Annotated[int, Parameter(help="Numbers of candidates that were sent, as list shows them.")],
-    trained: Trained,
+    trained: Trained = None,
     store: StorePath,
     note: Note = "",
     url: Url = None,
@@ -122,6 +122,8 @@ def confirm(
     """Say what came of sent answers, where the training service did not: --trained, or --given-up."""
     if not ids:
         raise InvalidInputError("give the numbers of candidates that were sent; 'sona candidates list' shows them")
+    if trained is None:
+        raise InvalidInputError("say what came of them: --trained, or --given-up")
     with _reviewer(store, url, token_file, config) as reviewer:
         changed = reviewer.confirm(ids, trained=trained, note=note)
     _print_changed(changed, "trained" if trained else "approved", json)

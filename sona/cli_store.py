@@ -221,8 +221,8 @@ def erase(
     yes: Annotated[bool, Parameter(negative="", help="Erase; without it nothing is done.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Erase all that SOURCE has sent: trajectories, feedback, exemplars and lessons of the bank; and name what has
-    learned from it. An agent that has the store open calls engine.erase().
+    """Erase all that SOURCE has sent: trajectories, feedback, exemplars and lessons of the bank, features of
+    the router; and name what has learned from it. An agent that has the store open calls engine.erase().
     """
     from sona.erasure import erase as erase_source
     from sona.storage.mapped import open_journal
@@ -243,7 +243,8 @@ def erase(
     say(
         f"{trajectories(done.trajectories)} of {plain(repr(source))} erased, with "
         f"{number(done.feedback, 'feedback', 'feedbacks')}, and {number(done.exemplars, 'exemplar', 'exemplars')} and "
-        f"{number(done.lessons, 'lesson', 'lessons')} in {number(len(done.rewritten), 'version', 'versions')}"
+        f"{number(done.lessons, 'lesson', 'lessons')} and the features of "
+        f"{number(done.features, 'query', 'queries')} in {number(len(done.rewritten), 'version', 'versions')}"
     )
     for name in done.removed:
         out.print(f"{name} was damaged, so its files were removed", highlight=False)
@@ -256,7 +257,8 @@ def erase(
             "before it"
         )
     for path in done.not_covered:
-        say(f"may hold texts of it: {plain(path)}")
+        what = "may still tell whether a text was asked" if path.endswith(".safetensors") else "may hold texts of it"
+        say(f"{what}: {plain(path)}")
     out.print("Backups are not covered: delete those that were made before.", highlight=False)
 
 

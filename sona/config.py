@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from sona.checks import nearest, shown
+from sona.checks import did_you_mean, shown
 from sona.config_learning import (
     BankConfig,
     CandidatesConfig,
@@ -35,6 +35,7 @@ from sona.config_learning import (
 )
 from sona.errors import ConfigError
 from sona.settings import Settings, checked
+from sona.wording import wrong
 
 __all__ = [
     "BankConfig",
@@ -315,9 +316,8 @@ def config_from(raw: dict[str, Any]) -> Config:
     try:
         return msgspec.convert(raw, Config)
     except (msgspec.ValidationError, OverflowError) as error:
-        raise (
-            error.__cause__ if isinstance(error.__cause__, ConfigError) else ConfigError(f"settings: {error}")
-        ) from None
+        why = f"settings: {wrong(error, Config).message}"
+        raise (error.__cause__ if isinstance(error.__cause__, ConfigError) else ConfigError(why)) from None
 
 
 def _check(raw: dict[str, Any], group: type[Settings], where: str) -> None:
@@ -325,7 +325,7 @@ def _check(raw: dict[str, Any], group: type[Settings], where: str) -> None:
     fields = {field.name: field.type for field in msgspec.structs.fields(group)}
     for key, value in raw.items():
         if key not in fields:
-            raise ConfigError(f"unknown setting {where}{key!r}; {_meant(key, fields, where)}?")
+            raise ConfigError(f"unknown setting {where}{key!r}{_meant(key, fields, where)}")
         kind = fields[key]
         if isinstance(kind, type) and issubclass(kind, Settings):
             if not isinstance(value, dict):
@@ -337,10 +337,12 @@ def _check(raw: dict[str, Any], group: type[Settings], where: str) -> None:
 
 def _meant(key: object, fields: Mapping[str, Any], where: str) -> str:
     """Of an unknown ``key`` of the group ``where``: the setting of this very name in another group, or else the one of
-    the group that is most like it.
+    the group that is most like it; where none is, all of them.
     """
     elsewhere = [f"[{name}] {key}" if name else f"{key!r} at the top, before any [table]" for name in _groups_with(key)]
-    return f"did you mean {' or '.join(elsewhere) or f'{where}{nearest(key, fields)!r}'}"
+    if elsewhere:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    return did_you_mean(key, fields, where) or f"; {where or 'at the top '}{', '.join(fields)} are known"
 
 
 def _groups_with(key: object) -> list[str]:

@@ -116,7 +116,8 @@ class Engine(Recording, Asking, Learning):
 
     async def erase(self, source: str) -> Erased:
         """Erase all that a source has sent so far: trajectories, feedback, claims, and what the banks have of its
-        words: exemplars, lessons that were written from them, names of routes that nobody else took.
+        words: exemplars, lessons that were written from them, names of routes that nobody else took; and in the
+        routers its features.
 
         What its ``learned`` names has learned from the source all the same: weights can't be made to forget it, but a
         rollback takes them out of use. Backups are not touched.

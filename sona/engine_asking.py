@@ -12,6 +12,7 @@ from sona.answer_stream import AnswerStream
 from sona.bank.bank import Bank
 from sona.checks import Float32, check_text, pack_vector
 from sona.engine_open import Conversation, OpenEngine
+from sona.errors import InvalidInputError
 from sona.memory_spans import show
 from sona.patterns import BestRoute, Recall
 from sona.types import Message, Reply, to_messages
@@ -115,9 +116,14 @@ class Asking(OpenEngine):
         self, conversations: Sequence[Conversation], *, max_new_tokens: int | None = None
     ) -> list[Reply]:
         """Greedy answers to all, by one version; not recorded. It waits where the queue is full. Raises as
-        :meth:`generate`.
+        :meth:`generate`; InvalidInputError too where they are no list.
         """
         model = self._served()
+        if isinstance(conversations, (str, bytes, Mapping, Message)):  # a text is a sequence too: of its letters
+            raise InvalidInputError(
+                f"conversations: a {type(conversations).__name__}; a list of texts or conversations is allowed, with "
+                "one in it too; generate() takes a single one"
+            )
         prompts = [model.encode_prompt(to_messages(messages)) for messages in conversations]
         limit = self._host.limit(max_new_tokens)
         return await self._in_thread(functools.partial(model.generate_batch, max_new_tokens=limit), prompts)

@@ -117,7 +117,10 @@ class OpenEngine:
     def _started(self) -> Parts:
         parts = self._parts
         if parts is None:
-            raise ClosedError("the engine is not open; use it inside 'async with sona.open(...)', or call start()")
+            raise ClosedError(
+                "the engine is not open; use it inside 'with sona.open_sync(...)' or 'async with sona.open(...)', or "
+                "call start()"
+            )
         if parts.closed:
             raise ClosedError("the engine was opened before this process was forked; open another store here")
         return parts

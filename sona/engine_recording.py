@@ -140,8 +140,8 @@ class Recording(OpenEngine):
         """Store the trajectories of a file of JSON lines: see :mod:`sona.hooks.jsonl` for the form. Durable when it
         returns.
 
-        The same file can be imported again: what is there already stays as it is. A line whose id is taken by other
-        content is left out, counted in ``status().conflicts`` and logged.
+        The same lines can be imported again, under another file's name too: what is there already stays as it is. A
+        line whose id is taken by other content is left out, counted in ``status().conflicts`` and logged.
 
         Raises:
             InvalidInputError: ``path`` is none, or a line can't be a trajectory, or not one of this store: its number;

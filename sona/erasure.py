@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from sona.checks import check_id
 from sona.errors import StoreCorruptError, UnknownIdError
 from sona.loops.members import routes_of
+from sona.loops.skill_files import ROUTER, SKILLS, files_of, read_skills
 from sona.loops.version_files import BANK, read_bank
 from sona.storage.erasure import Erasure
 from sona.storage.layout import DAMAGED, QUARANTINE, TRAINING
 from sona.storage.store import Store
 from sona.storage.versions import Versions
-from sona.types import BASE_VERSION, Record
+from sona.types import BASE_VERSION, Record, Version
 
 
 class Erased(Record, kw_only=True):
@@ -30,9 +33,12 @@ class Erased(Record, kw_only=True):
     nobody can tell any more whose they are."""
     lessons: int
     """... that were written from such trajectories, with others or without."""
+    features: int
+    """Of its queries, one row each, in the routers of all versions: with the model they tell whether a text was asked.
+    """
     rewritten: tuple[str, ...]
-    """Versions that had such exemplars or lessons, verdicts on routes that no trajectory of another source took, or
-    families that were named by what is not there any more."""
+    """Versions that had such exemplars, lessons or features, verdicts on routes that no trajectory of another source
+    took, or families that were named by what is not there any more."""
     removed: tuple[str, ...]
     """Versions whose files were removed: they were damaged, so nobody could tell what is in them."""
     learned: tuple[str, ...]
@@ -43,7 +49,11 @@ class Erased(Record, kw_only=True):
     roll_back_to: str | None
     """The nearest version before it that learned nothing from the source; None where the one in force did not."""
     not_covered: tuple[str, ...]
-    """Files beside the database that may hold texts of the source; so may backups, wherever they are."""
+    """Files beside the database that may hold texts of the source; so may backups, wherever they are. And the
+    routers of versions that were learned before each row of features had its source with it, or go on from such a one:
+    rows of the source may be among them. They hold no texts, but with the model it can be told whether a given one was
+    asked. A skill keeps its newest 256 rows, so later versions lose them; ``sona prune --versions`` removes the files.
+    """
 
 
 def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None] = lambda: None) -> Erased:
@@ -52,8 +62,9 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
 
     Cut short anywhere, it leaves a store that opens; begun again, it goes on to its end.
 
-    Patterns keep their centroids and counts, and a router its features: means and hidden states, no texts. Of routes,
-    which are named by what a source sends, the verdicts stay where a trajectory of another source took them too.
+    Patterns keep their centroids and counts, and a router the weights that were fitted to all queries: sums over many,
+    and no texts. So a version in force answers as before. Of routes, which are named by what a source sends, the
+    verdicts stay where a trajectory of another source took them too.
 
     Raises:
         InvalidInputError: the source is no name of one.
@@ -68,7 +79,7 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
     erasure.check_known()
     erasure.begin()
     folders.clean({version.id for version in store.versions()})
-    cleaned = _clean_banks(store, folders, erasure, RoutesOfOthers(store, source))
+    cleaned = _clean_versions(store, folders, _Cleaning(folders, erasure, source, RoutesOfOthers(store, source)))
     deleted = erasure.delete_rows()
     learned = erasure.forget()
     erasure.scrub()
@@ -82,23 +93,27 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
         claims=deleted.claims,
         exemplars=cleaned.exemplars,
         lessons=cleaned.lessons,
+        features=cleaned.features,
         rewritten=tuple(cleaned.rewritten),
         removed=tuple(cleaned.removed),
         learned=learned,
         in_force=current,
         roll_back_to=_nearest_without(store, set(learned)) if current in learned else None,
-        not_covered=tuple(str(path) for path in leftovers(store.path)),
+        not_covered=tuple(str(path) for path in (*cleaned.of_nobody, *leftovers(store.path))),
     )
 
 
 @dataclass
 class _Cleaned:
-    """What was done to the banks."""
+    """What was done to the versions."""
 
     rewritten: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     exemplars: int = 0
     lessons: int = 0
+    features: int = 0
+    of_nobody: list[Path] = field(default_factory=list)
+    """Routers with features of which nobody knows whose they are."""
 
 
 class RoutesOfOthers:
@@ -122,29 +137,67 @@ class RoutesOfOthers:
         return True
 
 
-def _clean_banks(store: Store, folders: Versions, erasure: Erasure, routes: RoutesOfOthers) -> _Cleaned:
-    """Write the bank of each version without what is the source's."""
-    done = _Cleaned()
+class _Cleaning:
+    """Writes the files of versions without what is the source's."""
+
+    def __init__(self, folders: Versions, erasure: Erasure, source: str, routes: RoutesOfOthers) -> None:
+        self._folders, self._erasure, self._source, self._routes = folders, erasure, source, routes
+        self.done = _Cleaned()
+
+    def clean(self, version: Version) -> None:
+        """One version's, bank and router.
+
+        Raises:
+            UnknownIdError: it has no files, as it was pruned.
+            StoreCorruptError: they are damaged.
+        """
+        bank = read_bank(self._folders, version)
+        skills = read_skills(self._folders.path(version.id))
+        own_bank = bank.without(self._erasure.is_its_own, lambda route: route not in self._routes)
+        own_skills = skills.without_source(self._source)
+        files: dict[str, bytes] = {}
+        if own_bank is not bank:
+            files[BANK] = own_bank.to_bytes()
+            self.done.exemplars += bank.exemplars() - own_bank.exemplars()
+            self.done.lessons += bank.lessons - own_bank.lessons
+        if own_skills is not skills:
+            # The router's last: a kill before leaves in it what says that the rest is to be cleaned.
+            written = files_of(own_skills)
+            files |= {SKILLS: written[SKILLS], ROUTER: written[ROUTER]}
+            self.done.features += skills.row_count - own_skills.row_count
+        self._replace(version, files)
+        if own_skills.of_nobody:
+            self.done.of_nobody.append(self._folders.path(version.id) / ROUTER)
+
+    def _replace(self, version: Version, files: dict[str, bytes]) -> None:
+        folder = self._folders.path(version.id)
+        changed = {name: data for name, data in files.items() if _differs(folder / name, data)}
+        for name, data in changed.items():
+            self._erasure.replace_file(version, name, data)
+            version = replace(version, digest=self._folders.digest_of(version.id))
+        if changed:
+            self.done.rewritten.append(version.id)
+
+
+def _differs(file: Path, data: bytes) -> bool:
+    """False as well where there is no such file: a version without a router gets none."""
+    return file.is_file() and file.read_bytes() != data
+
+
+def _clean_versions(store: Store, folders: Versions, cleaning: _Cleaning) -> _Cleaned:
     for version in store.versions():
         if version.id == BASE_VERSION:
             continue
         try:
-            bank = read_bank(folders, version)
+            cleaning.clean(version)
         except UnknownIdError:  # pruned
             continue
         except StoreCorruptError:
             if version.id == store.current().id:
                 raise
             folders.discard(version.id)
-            done.removed.append(version.id)
-            continue
-        cleaned = bank.without(erasure.is_its_own, lambda route: route not in routes)
-        if cleaned is not bank:
-            erasure.replace_file(version, BANK, cleaned.to_bytes())
-            done.rewritten.append(version.id)
-            done.exemplars += bank.exemplars() - cleaned.exemplars()
-            done.lessons += bank.lessons - cleaned.lessons
-    return done
+            cleaning.done.removed.append(version.id)
+    return cleaning.done
 
 
 def _nearest_without(store: Store, learned: set[str]) -> str:

@@ -77,7 +77,9 @@ class Intake:
         if not put(trajectory, feedback, is_news=not imported) and (
             wait_s == 0.0 or not self._put_patiently(partial(put, trajectory, feedback, is_news=not imported), wait_s)
         ):
-            return self._reject(trajectory)
+            return self._reject(
+                trajectory, quiet=imported
+            )  # an import that is refused ends with an error that says why
         if self._events.mailboxes:
             told = TrajectoryRecorded(id=trajectory.id, source=trajectory.source, outcome=trajectory.outcome)
             self._events.tell(told)
@@ -134,11 +136,11 @@ class Intake:
                 return True
         return False
 
-    def _reject(self, record: Trajectory | Feedback) -> Receipt:
+    def _reject(self, record: Trajectory | Feedback, *, quiet: bool = False) -> Receipt:
         self.count("rejected")
         trouble = self._parts.writer.trouble
         reason: DropReason = "closed" if self._parts.closed else "queue full" if trouble is None else "disk"
-        if reason not in self._told_of:
+        if not quiet and reason not in self._told_of:
             self._told_of.add(reason)
             log.warning("records are rejected: %s (told once, counted always)", self._why_rejected(trouble))
         self._tell_dropped(record, reason)

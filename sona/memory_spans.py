@@ -148,8 +148,12 @@ def show(messages: Sequence[Message], memories: Mapping[str, str] | None) -> Sho
     """``messages`` with ``memories`` (key to text), which stand in them or are put in: see :func:`with_memories`.
 
     Raises:
-        InvalidInputError: as there.
+        InvalidInputError: as there; or they are no mapping.
     """
+    if memories is not None and not isinstance(memories, Mapping):
+        raise InvalidInputError(
+            f"memories: a {type(memories).__name__}; texts by names of yours are allowed, such as {{'note': 'The ...'}}"
+        )
     if not memories:
         return Shown(tuple(messages), (), tuple(messages))
     whole = with_memories(messages, memories)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from sona.checks import check_id, check_one_of, check_text, nearest, shown, tuple_of
+from sona.checks import check_id, check_one_of, check_text, did_you_mean, shown, tuple_of
 from sona.errors import InvalidInputError
 from sona.record import Record
+from sona.wording import wrong
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations")
@@ -90,7 +91,7 @@ def _to_message(item: object, index: int) -> Message:
     for key in fields:
         if key not in MESSAGE_KEYS:
             raise InvalidInputError(
-                f"messages[{index}]: {shown(key)} is no key of a message; did you mean {nearest(key, MESSAGE_KEYS)!r}? "
+                f"messages[{index}]: {shown(key)} is no key of a message{did_you_mean(key, MESSAGE_KEYS) or ';'} "
                 f"({', '.join(MESSAGE_KEYS[:-1])} are allowed)"
             )
     calls = fields.pop("tool_calls", ())
@@ -99,7 +100,10 @@ def _to_message(item: object, index: int) -> Message:
     try:
         fields["content"] = _joined(fields.get("content") or refusal)
         return msgspec.convert({**fields, "tool_calls": [_flat_call(call) for call in calls]}, Message)
-    except (msgspec.ValidationError, TypeError, ValueError) as error:
+    except msgspec.ValidationError as error:
+        found = wrong(error, Message)
+        raise InvalidInputError(f"messages[{index}]{'.' if found.path else ': '}{found.message}") from None
+    except (TypeError, ValueError) as error:
         raise InvalidInputError(f"messages[{index}]: {error}") from None
 
 

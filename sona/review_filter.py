@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sona.candidate import STATES, State
-from sona.checks import nearest
+from sona.checks import did_you_mean
 from sona.errors import InvalidInputError
 from sona.reviewed import Shown
 
@@ -89,8 +89,8 @@ def parse_filter(text: str) -> Filter:
 def _known(name: str, part: str) -> str:
     if name not in FIELDS[:-1]:
         raise InvalidInputError(
-            f"filter {part!r}: did you mean {nearest(name, FIELDS)!r}? source:, memory:, trajectory:, state:, nats> "
-            "and nats< are allowed; a word with a colon goes in none of them, so leave its colon out"
+            f"filter {part!r}: no such field{did_you_mean(name, FIELDS) or ';'} source:, memory:, trajectory:, state:, "
+            "nats> and nats< are allowed; a word with a colon goes in none of them, so leave its colon out"
         )
     return name
 

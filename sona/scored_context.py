@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sona.errors import InvalidInputError, UnknownIdError
+from sona.wording import wrong
 
 if TYPE_CHECKING:
     from sona.attribution.context import Context
@@ -77,8 +78,9 @@ def _of_json(what: str) -> Context:
     try:
         given = msgspec.json.decode(_read(what), type=_Conversation)
     except msgspec.DecodeError as error:
+        why = wrong(error, _Conversation).message if isinstance(error, msgspec.ValidationError) else error
         raise InvalidInputError(
-            f'{what!r}: {error}; {{"messages": [...], "memories": {{"key": "text"}}}} is allowed'
+            f'{what!r}: {why}; {{"messages": [...], "memories": {{"key": "text"}}}} is allowed'
         ) from None
     context = from_messages(given.messages, given.memories)
     if lost := [key for key in given.memories if key not in context.keys]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, dataclass_transform, get_args, get_origin
+from typing import Any, dataclass_transform
 
 import msgspec
 
 from sona.checks import shown
 from sona.errors import ConfigError
+from sona.wording import choices_of, wrong
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # type checkers don't inherit ``frozen``
@@ -33,15 +34,11 @@ def checked(value: object, kind: Any, name: str) -> object:
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, OverflowError) as error:  # an int may be larger than any float
-        why = f"{str(error)[0].lower()}{str(error)[1:]}"
-        if choices := _choices(kind):
-            why = f"one of {', '.join(choices)} is allowed"
-        raise ConfigError(f"{name}: {shown(value)}; {why}") from None
+        raise ConfigError(f"{name}: {shown(value)}; {_why(error, kind)}") from None
 
 
-def _choices(kind: Any) -> list[str]:
-    """The texts that a setting of this kind may be; [] where it may be other things."""
-    if get_origin(kind) is Literal:
-        return [str(choice) for choice in get_args(kind)]
-    parts = [part for part in get_args(kind) if part is not type(None)]  # of `... | None`
-    return _choices(parts[0]) if len(parts) == 1 else []
+def _why(error: Exception, kind: Any) -> str:
+    if choices := choices_of(kind):
+        return f"one of {', '.join(choices)} is allowed"
+    found = wrong(error, kind)
+    return f"{'in ' + found.path + ': ' if found.path else ''}{found.why}"

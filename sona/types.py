@@ -32,8 +32,8 @@ from sona.checks import (
     check_quality,
     check_text,
     check_time,
+    did_you_mean,
     largest_token,
-    nearest,
     pack_tokens_and_largest,
     pack_vector,
     shown,
@@ -119,7 +119,8 @@ class Step(Record, kw_only=True):
 
 
 class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which no row holds
-    """One handled query. It needs a prompt (``messages`` or ``prompt_ids``) or an ``embedding``; all that is given is
+    """One handled query. It needs a prompt (``messages`` or ``prompt_ids``) or an ``embedding``; with a prompt it needs
+    an answer too (``response`` or ``response_ids``), or ``outcome="failed"`` or ``"abandoned"``. All that is given is
     checked.
 
     Raises:
@@ -195,8 +196,11 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         self.__dict__["largest"] = largest
         if self.embedding is not None:
             _set(self, "embedding", pack_vector(self.embedding))
-        if (steps := tuple_of(self.steps, Step, "steps")) is not self.steps:
-            _set(self, "steps", steps)
+        try:
+            if (steps := tuple_of(self.steps, Step, "steps")) is not self.steps:
+                _set(self, "steps", steps)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{error}; sona.Step(**fields) makes one") from None
         check_one_of(self.outcome, OUTCOMES, "outcome")
         if (recalled := tuple_of(self.recalled, str, "recalled")) is not self.recalled:
             _set(self, "recalled", recalled)
@@ -261,7 +265,7 @@ def no_trajectory(value: object) -> InvalidInputError:
 def _key_hint(key: object) -> str:
     if key == "quality":
         return "'quality' goes to record(..., quality=)"
-    return f"{shown(key)} is no field of it, did you mean {nearest(key, Trajectory.__struct_fields__)!r}?"
+    return f"{shown(key)} is no field of it{did_you_mean(key, Trajectory.__struct_fields__)}"
 
 
 class Feedback(Record, kw_only=True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import apsw
+import msgspec
 
 from sona.errors import UnknownIdError
 from sona.ports import Collected, SourceCounts, StoreCounts, Stored
@@ -24,6 +25,7 @@ LATEST_FEEDBACK = """
 LEFT JOIN feedback f ON f.seq = (SELECT max(g.seq) FROM feedback g WHERE g.trajectory = t.seq)
 """
 
+_SOURCES_OF = "SELECT t.id, t.source FROM json_each(?) j JOIN trajectories t ON t.id = j.value"
 _BY_ID = f"SELECT {STORED_COLUMNS} FROM trajectories t {LATEST_FEEDBACK} WHERE t.id = ?"
 
 _AFTER = f"SELECT {STORED_COLUMNS} FROM trajectories t {LATEST_FEEDBACK} WHERE t.seq > ? ORDER BY t.seq LIMIT ?"
@@ -80,6 +82,11 @@ def source_of(connection: apsw.Connection, trajectory_id: str) -> str | None:
     """Who sent a trajectory; None where there is none of this id."""
     source: str | None = connection.execute("SELECT source FROM trajectories WHERE id = ?", (trajectory_id,)).get
     return source
+
+
+def sources_of(connection: apsw.Connection, trajectory_ids: Sequence[str]) -> dict[str, str]:
+    """Who sent those of them that are there, by id."""
+    return dict(connection.execute(_SOURCES_OF, (msgspec.json.encode(trajectory_ids).decode(),)))
 
 
 def has(connection: apsw.Connection, trajectory_id: str) -> bool:

@@ -329,6 +329,11 @@ class Store:
         with self._snapshot() as connection:
             return reading.source_of(connection, trajectory_id)
 
+    def sources_of(self, trajectory_ids: Sequence[str]) -> dict[str, str]:
+        """Who sent those of them that are there, by id."""
+        with self._snapshot() as connection:
+            return reading.sources_of(connection, trajectory_ids)
+
     def feedback_of(self, trajectory_id: str) -> list[Feedback]:
         """All feedback for a trajectory, in the order of arrival; UnknownIdError where there is no such trajectory."""
         with self._snapshot() as connection:

@@ -29,11 +29,11 @@ probe_tokens = 16
 """
 
 
-def command(*words: object, code: int = 0, given: str = "") -> subprocess.CompletedProcess[str]:
+def command(*words: object, code: int = 0, given: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-c", "from sona.__main__ import main; main()", *map(str, words)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **environment},
         input=given,
         capture_output=True,
         text=True,
@@ -71,6 +71,16 @@ def test_status_tells_what_the_store_holds(learned: Path) -> None:
     assert told["version"] == "v1"
     assert told["store"]["trained"] + told["store"]["held_out"] == 60
     assert sum(pattern["count"] for pattern in told["patterns"]) == 60
+
+
+def test_what_the_terminal_has_no_characters_for_is_escaped(tmp_path: Path) -> None:
+    name = "J\u00fcrgen \U0001f600"
+    (tmp_path / "log.jsonl").write_text(json.dumps({"prompt": "q", "response": "a", "source": name}))
+    command("import", tmp_path / "log.jsonl", "--store", tmp_path / "store")
+    for words in ((), ("--json",)):
+        done = command("status", "--store", tmp_path / "store", *words, PYTHONIOENCODING="ascii", LANG="C")
+        assert r"J\u00fcrgen \ud83d\ude00" in done.stdout
+    assert json.loads(done.stdout)["sources"][0]["source"] == name
 
 
 def test_status_works_beside_a_running_agent(learned: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sona import cli_candidates
+from sona.errors import InvalidInputError
 from sona.storage.store import Store
 from sona.terminal import out
 from tests.reviews import candidate, turn
@@ -28,3 +29,10 @@ def test_the_list_is_a_line_each(
     assert "2.000" in lines[0]
     assert "…" in lines[0]
     assert all(len(line) <= width for line in (head, *lines))
+
+
+def test_confirming_without_saying_what_names_both_answers(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="--trained, or --given-up"):
+        cli_candidates.confirm(1, store=tmp_path / "store")
+    with pytest.raises(InvalidInputError, match="--trained, or --given-up"):
+        cli_candidates.candidates(["confirm", "1", "--store", str(tmp_path / "store")])

@@ -239,7 +239,7 @@ def test_memories_that_say_the_same_are_warned_of(
 @pytest.mark.parametrize(
     ("messages", "memories", "said"),
     [
-        (3, {}, "Expected `array`"),
+        (3, {}, "messages: a list is allowed, not a whole number"),
         (MESSAGES, {}, "memories="),
         (MESSAGES, {"a": "nowhere"}, "word for word"),
         (MESSAGES, {"a": "river blue"}, "word for word"),

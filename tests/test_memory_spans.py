@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -118,3 +119,9 @@ def test_a_text_that_stands_everywhere_is_refused_at_once() -> None:
     with pytest.raises(InvalidInputError, match="more than 1000 memories"):
         show(to_messages("a" * 1_000_000), {"k": "a"})
     assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("memories", ["q", ["x"], [], "", 5])
+def test_memories_that_are_no_mapping_are_refused(memories: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"memories: a \w+; texts by names of yours are allowed"):
+        show(to_messages("hi"), memories)

@@ -80,3 +80,9 @@ def test_a_call_that_is_under_way_when_the_engine_closes_comes_back(tmp_path: Pa
     assert began.wait(10)
     engine.close()
     assert ended.wait(10)
+
+
+def test_a_closed_engine_says_how_either_kind_is_opened(tmp_path: Path) -> None:
+    engine = sona.open_sync(tmp_path / "store")
+    with pytest.raises(ClosedError, match=r"with sona\.open_sync\(\.\.\.\)' or 'async with sona\.open"):
+        engine.status()

@@ -151,6 +151,11 @@ def test_a_wrong_step_is_a_typed_error(wrong: dict[str, Any]) -> None:
 CALL = {"id": "c1", "type": "function", "function": {"name": "lookup", "arguments": '{"a": 1}'}}
 
 
+def test_a_mapping_in_place_of_a_step_is_told_how_to_become_one() -> None:
+    with pytest.raises(InvalidInputError, match=r"steps\[0\]: dict; a Step is allowed; sona\.Step\(\*\*fields\)"):
+        Trajectory(messages="q", response="a", steps=[{"name": "tool:x"}])  # type: ignore[list-item]
+
+
 def test_an_openai_transcript_is_taken_as_it_is_written() -> None:
     made = to_messages(
         [

@@ -2,8 +2,9 @@
 
 Each line is one object. Of names for the same thing the first that the line has counts:
 
-- ``id``: text or number; where it is missing, a hash of the line, so that reading the same file again gives the same
-  ids.
+- ``id``: text or number; where it is missing, a hash of the line, so that the same line has the same id in any file,
+  whoever it is said to be of: a log that was renamed or rotated brings nothing twice. Two events whose lines are the
+  same are two within one file alone; give them an id, or a time, where that matters.
 - ``source`` (or ``agent``, ``env``): who sent it, text; the file's name, without its ending, where it is missing.
 - ``created_ns`` (or ``timestamp``): when; whole nanoseconds since 1970, or a timestamp in seconds, milli-, micro- or
   nanoseconds, or ISO 8601 text (UTC where it names no zone); 0 where it is missing or none of these.
@@ -56,6 +57,29 @@ STDIN = Path("-")
 """The standard input."""
 
 
+class MadeUpId(NamedTuple):
+    """What the id of a line without one is made of."""
+
+    line: bytes
+    turn: int
+    """How many of the same line its file had up to it: each is another event, and gets another id."""
+
+    @property
+    def id(self) -> str:
+        """As it is made now."""
+        return self._hash(b"")
+
+    def former(self, source: str) -> str:
+        """As it was made up to version 0.1: of the source as well, which the file's name was, so that what was renamed
+        came twice.
+        """
+        return self._hash(source.encode("utf-8", "replace") + b"\x00")
+
+    def _hash(self, before: bytes) -> str:
+        digest = hashlib.blake2b(before + self.line, digest_size=16).digest()
+        return hashlib.blake2b(digest + b"%d" % self.turn, digest_size=16).hexdigest()
+
+
 class Imported(NamedTuple):
     """One line of a file. The same line gives the same two records, so that both can be stored again without harm."""
 
@@ -63,11 +87,19 @@ class Imported(NamedTuple):
     trajectory: Trajectory
     feedback: Feedback | None
     """Its quality. The id follows from the trajectory's and the quality, so that a corrected one counts."""
+    made_up: MadeUpId | None = None
+    """None where the line has an id."""
 
     @property
     def quality(self) -> float | None:
         """In [0, 1]; None where the line has none."""
         return None if self.feedback is None else self.feedback.quality
+
+    def known_as(self, id: str, source: str) -> Imported:
+        """The same line, as it is in a store already."""
+        trajectory = msgspec.structs.replace(self.trajectory, id=id, source=source)
+        feedback = None if self.quality is None else _feedback(trajectory, self.quality)
+        return self._replace(trajectory=trajectory, feedback=feedback)
 
 
 def read_jsonl(path: Path, source: str | None = None) -> Iterator[Imported]:
@@ -112,8 +144,9 @@ def _read_line(line: bytes, number: int, source: str | None, named: str, seen: C
         sender = source or _sender(fields) or named
         quality = fields.take("quality", "reward")
         given = fields.take("id")
-        made = _trajectory(fields, _made_up_id(sender, line, seen) if given is None else _id(given), sender)
-        return Imported(number, made, None if quality is None else _feedback(made, quality))
+        made_up = _made_up_id(line, seen) if given is None else None
+        made = _trajectory(fields, _id(given) if made_up is None else made_up.id, sender)
+        return Imported(number, made, None if quality is None else _feedback(made, quality), made_up)
     # Not UTF-8, or a number or a nesting beyond Python's limits, are untyped ones.
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _LineError(f"line {number}: {error}; {LINES_BEFORE}") from None
@@ -165,11 +198,10 @@ def _id(value: object) -> str:
     return str(value)
 
 
-def _made_up_id(source: str, line: bytes, seen: Counter[bytes]) -> str:
-    """A hash of the sender and the line; the second line of the same content is another event, and gets another."""
-    digest = hashlib.blake2b(source.encode("utf-8", "replace") + b"\x00" + line, digest_size=16).digest()
+def _made_up_id(line: bytes, seen: Counter[bytes]) -> MadeUpId:
+    digest = hashlib.blake2b(line, digest_size=16).digest()
     seen[digest] += 1
-    return hashlib.blake2b(digest + b"%d" % seen[digest], digest_size=16).hexdigest()
+    return MadeUpId(line, seen[digest])
 
 
 def _feedback(trajectory: Trajectory, quality: float) -> Feedback:
@@ -248,6 +280,8 @@ def _conversation(fields: _Fields) -> tuple[tuple[Message, ...], str, str]:
     given = fields.take("messages")
     if not given:
         prompt = fields.take("prompt", "task", "question", kind=str)
+        if not prompt and fields.take("embedding") is None:
+            _check_prompt(fields)
         return (to_messages(prompt) if prompt else ()), response, ""
     messages = to_messages([_openai_form(message) for message in _list(given, "messages")])
     if response:
@@ -259,6 +293,13 @@ def _conversation(fields: _Fields) -> tuple[tuple[Message, ...], str, str]:
         return messages, "", ""
     after = "\n".join(f"{message.role}: {message.content}" for message in messages[spoken[-1] + 1 :])
     return messages[: spoken[-1]], messages[spoken[-1]].content, after
+
+
+def _check_prompt(fields: _Fields) -> None:
+    """What stands in its place and is none goes to the metadata where there is another, and is an error where not."""
+    for name in ("prompt", "task", "question"):
+        if (value := fields.take(name)) is not None and not isinstance(value, str):
+            raise InvalidInputError(f"{name}: {shown(value)}; a text is allowed; a conversation goes into 'messages'")
 
 
 def _openai_form(message: object) -> object:

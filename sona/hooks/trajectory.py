@@ -73,7 +73,8 @@ class OpenTrajectory:
 
     Raises:
         InvalidInputError: of ``messages``, ``prompt_ids``, ``source``, ``metadata`` or ``recalled``, before the block
-            begins; or when it begins a second time.
+            begins; when it begins a second time; or by what is said to it after its block has ended, which no record
+            would hold. Within a block that was abandoned nothing is raised.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class OpenTrajectory:
         self._shown = show(self.messages, None)
         self._held: list[Feedback] = []
         self._lock = threading.RLock()
-        self._begun = self._ending = self._settled = self._abandoned = False
+        self._begun = self._over = self._ending = self._settled = self._abandoned = False
         self._record: Trajectory | None = None
         self._refusal: Exception | None = None
 
@@ -162,10 +163,11 @@ class OpenTrajectory:
             InvalidInputError: an embedding that is not finite, or all zero.
             DimensionMismatchError: an embedding of another width than the store's.
         """
+        self._check_not_over("recall()")
         own = self._embedding if embedding is None else np.frombuffer(pack_vector(embedding), dtype="<f4")
         found = await self._host.recall_quietly(self.messages if own is None else own, k, self._source)
         self._embedding = own
-        self.used((*self._recalled, *(name for one in found for name in one.ids)))
+        self._note_recalled((*self._recalled, *(name for one in found for name in one.ids)))
         return found
 
     def used(self, ids: Sequence[str]) -> None:
@@ -175,6 +177,10 @@ class OpenTrajectory:
         Raises:
             InvalidInputError: an id that is none.
         """
+        self._check_not_over("used()")
+        self._note_recalled(ids)
+
+    def _note_recalled(self, ids: Sequence[str]) -> None:
         checked = Trajectory(
             messages=self.messages, prompt_ids=self._prompt_ids, outcome="abandoned", recalled=ids
         ).recalled
@@ -208,6 +214,7 @@ class OpenTrajectory:
             InvalidInputError: the prompt leaves no room for an answer, a sampling value is out of range, or a memory
                 has no text.
         """
+        self._check_not_over("generate()")
         shown = show(self.messages, memories)
         reply = await self._host.generate(
             shown.messages,
@@ -248,6 +255,7 @@ class OpenTrajectory:
         Raises:
             InvalidInputError: no text, ids that are none, or a memory without a text.
         """
+        self._check_not_over("respond()")
         answer: dict[str, Any] = {"response": text, "response_ids": token_ids, "version": version}
         answer["prompt_ids"] = self._prompt_ids if prompt_ids is None else prompt_ids
         shown = show(self.messages, memories)
@@ -262,6 +270,7 @@ class OpenTrajectory:
         Raises:
             InvalidInputError: an empty name, or a number that is not finite.
         """
+        self._check_not_over("step()")
         self._steps.append(Step(name=name, reward=reward, latency_s=latency_s, content=content))
 
     async def __aexit__(
@@ -271,6 +280,7 @@ class OpenTrajectory:
 
     def finish(self, outcome: Outcome | None = None) -> None:
         """What the end of the block does: record it, ``completed`` where it was answered. Never raises."""
+        self._over = True
         if self._may_end():
             self._end(outcome or ("completed" if self._answered else "abandoned"))
         else:
@@ -330,6 +340,14 @@ class OpenTrajectory:
     def forked(self) -> None:
         """In a forked child, where the lock may be one that a lost thread held."""
         self._lock = threading.RLock()
+
+    def _check_not_over(self, call: str) -> None:
+        """Only the block's own end counts: an agent that was slower than ``recording.open_timeout_s`` goes on."""
+        if self._over:
+            raise InvalidInputError(
+                f"{call}: the block of trajectory {self.id!r} has ended, and it was recorded as it was then; call it "
+                "within the block, or open another one with engine.trajectory()"
+            )
 
     def _may_end(self) -> bool:
         """Whether whoever asks is the first, and so the one who records it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, TypeVar
 
 import anyio
@@ -12,14 +11,12 @@ from starlette.types import Receive
 
 from sona.config import ServiceConfig
 from sona.service.problems import ProblemError
+from sona.wording import wrong
 
 T = TypeVar("T")
 PASS_OVER, PASS_OVER_S = 8, 2.0
 """Of a body that is too large so many times the limit are read and forgotten, for at most so many seconds."""
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
-_WHERE = re.compile(r" - at `\$\.?(.*)`$")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
-_MISSING = re.compile(r"Object missing required field `(.*?)`")
 
 
 class ClientGoneError(Exception):
@@ -93,7 +90,9 @@ def decode(body: bytes, kind: type[T]) -> T:
         found: T = decoder_of(kind).decode(body)
         return found
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        what = wrong(error, kind)
+        path = what.path[:200]
+        raise ProblemError(400, f"{path or 'body'}: {what.why}", code=what.code, param=path or None) from None
     except msgspec.DecodeError as error:
         raise ProblemError(400, f"body: no JSON that can be read: {error}", code="invalid_json") from None
     except UnicodeDecodeError:
@@ -107,17 +106,3 @@ def decoder_of(kind: Any) -> msgspec.json.Decoder[Any]:
     if kind not in _decoders:
         _decoders[kind] = msgspec.json.Decoder(kind)
     return _decoders[kind]
-
-
-def _invalid(message: str) -> ProblemError:
-    where = _WHERE.search(message)
-    path = where.group(1) if where else ""
-    what = _WHERE.sub("", message)
-    for pattern, text, code in (
-        (_UNKNOWN, "unknown field", "unknown_parameter"),
-        (_MISSING, "missing", "missing_required_parameter"),
-    ):
-        if found := pattern.search(what):
-            param = f"{path}.{found.group(1)}".lstrip(".")[:200]
-            return ProblemError(400, f"{param}: {text}", code=code, param=param)
-    return ProblemError(400, f"{path or 'body'}: {what}", code="invalid_type", param=path or None)

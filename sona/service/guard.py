@@ -23,6 +23,11 @@ log = logging.getLogger("sona.service")
 ROUTE = "sona.route"
 """The key in the scope under which an endpoint says what it is."""
 OPEN = "/healthz"
+NO_TOKEN = "a bearer token is needed: Authorization: Bearer ..., with the token of the server's token file"
+WRONG_TOKEN = (
+    "this is not the server's token: show the one of its token file (service.token in its store, unless it was given "
+    "another with --token-file) as Authorization: Bearer ..."
+)
 CANDIDATES = "/candidates"
 """What lies below it changes candidates, but for what is only read."""
 PAGE = "/review"
@@ -104,7 +109,7 @@ class Guard:
             return
         raise ProblemError(
             401,
-            "a bearer token is needed: Authorization: Bearer ...",
+            NO_TOKEN if not shown else WRONG_TOKEN,
             code="invalid_api_key",
             headers={"www-authenticate": 'Basic realm="sona", charset="UTF-8"' if is_page else "Bearer"},
         )

@@ -8,7 +8,7 @@ import anyio.to_thread
 import msgspec
 from starlette.requests import Request
 
-from sona.errors import StoreCorruptError, SwapError
+from sona.errors import ModelError, StoreCorruptError, SwapError
 from sona.service.hub import BASE_NAME, Hub
 from sona.service.problems import ProblemError
 from sona.types import Version
@@ -44,6 +44,7 @@ class VersionInfo(msgspec.Struct, frozen=True, kw_only=True):
     cycle: int
     created_ns: int
     digest: str
+    """Of its files; of the first version, which has none, of the base model: as the answers say."""
     trajectories: int
     """How many were trained on in the cycle that made it."""
     metrics: dict[str, float | None]
@@ -72,7 +73,7 @@ async def model(hub: Hub, request: Request) -> Model:
 async def versions(hub: Hub, request: Request) -> VersionList:
     """All versions."""
     current = hub.engine.version.id
-    return VersionList(current=current, versions=[_info(one, current) for one in hub.engine.versions()])
+    return VersionList(current=current, versions=[_info(hub, one, current) for one in hub.engine.versions()])
 
 
 class LearnBegun(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +97,7 @@ async def rollback(hub: Hub, request: Request) -> VersionInfo:
         raise ProblemError(
             409, f"{target} can't be served: its files are gone or damaged; what was in force stays so", code="damaged"
         ) from None
-    return _info(now, now.id)
+    return _info(hub, now, now.id)
 
 
 def _models(hub: Hub) -> list[Model]:
@@ -105,14 +106,21 @@ def _models(hub: Hub) -> list[Model]:
     return [Model(id=name, created=created) for name in (BASE_NAME, f"{BASE_NAME}:{version.id}")]
 
 
-def _info(version: Version, current: str) -> VersionInfo:
+def _info(hub: Hub, version: Version, current: str) -> VersionInfo:
     return VersionInfo(
         id=version.id,
         current=version.id == current,
         parent=version.parent,
         cycle=version.cycle,
         created_ns=version.created_ns,
-        digest=version.digest,
+        digest=_digest(hub, version),
         trajectories=version.trajectories,
         metrics=dict(version.metrics),  # msgspec writes what is not finite as null
     )
+
+
+def _digest(hub: Hub, version: Version) -> str:
+    try:
+        return version.digest or hub.engine.model.fingerprint
+    except ModelError:  # nothing is answered then, with this version or another
+        return ""

@@ -122,6 +122,7 @@ def skill_set(seed: int, count: int, routed: bool) -> SkillSet:
             usual=tuple(rng.normal(size=3).tolist()),
         )
         skills = skills.put(skill).with_rows(skill.id, rows(place, int(rng.integers(2, 30)), seed + place))
+        skills = skills.with_rows(skill.id, rows(place, 3, seed), ["ann", "bob", "ann"])
     if routed and count:
         known = {skill.id: skills.rows[skill.id] for skill in skills.skills}
         fitted = fit_router(skills.rows[""], known, {skill.id: skill.adapter for skill in skills.skills})
@@ -135,6 +136,7 @@ def check_same(first: SkillSet, second: SkillSet) -> None:
     for name, features in first.rows.items():
         assert second.rows[name].dtype == np.float32
         np.testing.assert_array_equal(second.rows[name], features)
+        assert second.owners(name) == first.owners(name)
     assert (first.router is None) == (second.router is None)
     if first.router is not None:
         assert second.router is not None

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sona.bank.skills import KEPT, Skill, SkillSet, least_burdened
+from sona.bank.skills import HELD_OUT, KEPT, Skill, SkillSet, least_burdened, owner_of
 
 
 def skill(name: str, adapter: str = "", born: int = 1, count: int = 0, replay_after: int = 0) -> Skill:
@@ -83,6 +83,29 @@ def test_merged_rows_are_cut_at_the_cap(sizes: tuple[int, int], shares: tuple[fl
     rows = skills.merged("s1", "s2").rows["s1"]
     assert len(rows) <= KEPT
     assert ((rows == 2).sum() / gone, (rows == 1).sum() / kept) == shares
+
+
+def test_each_row_keeps_its_owner_through_caps_and_merges() -> None:
+    skills = three()
+    for name, source, count in (
+        ("s1", "ann", 200),
+        ("s1", "bob", 150),
+        ("s2", "bob", 200),
+        (f"{HELD_OUT}s2", "ann", 3),
+    ):
+        value = 1.0 if source == "ann" else 2.0
+        skills = skills.with_rows(name, np.full((count, 4), value, np.float32), [source] * count)
+    skills = skills.put(skill("s1", count=500)).merged("s1", "s2")
+    for name, rows in skills.rows.items():
+        owners = skills.owners(name)
+        assert len(owners) == len(rows)
+        assert all(
+            owner in ("", owner_of("ann" if row[0] == 1 else "bob")) for owner, row in zip(owners, rows, strict=True)
+        )
+    assert (skills.rows[f"{HELD_OUT}s1"] == 1).all()
+    left = skills.without_source("bob").without_source("ann")
+    assert not any(any(left.owners(name)) for name in left.rows)
+    assert left.without_source("carl") is left
 
 
 @given(st.lists(st.integers(0, 150), min_size=1, max_size=6))

@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -175,3 +176,12 @@ def test_answers_of_many_threads_during_swaps_are_those_of_the_version_that_they
         for place, reply in replies:
             assert reply == wanted[reply.version, place]
         assert len(model._adapters) <= 2
+
+
+@pytest.mark.parametrize("one", ["hi", {"role": "user", "content": "hi"}, sona.Message(role="user", content="hi")])
+def test_a_batch_is_a_list_and_no_lone_text(tmp_path: Path, one: Any) -> None:
+    with (
+        open_small(tmp_path / "store") as engine,
+        pytest.raises(InvalidInputError, match=r"conversations: .*a list of texts or conversations is allowed"),
+    ):
+        engine.generate_batch(one)

@@ -98,14 +98,14 @@ def test_what_is_no_trajectory_is_refused_and_a_mapping_told_how_to_become_one(t
             for quality in (None, 1.0):
                 with pytest.raises(InvalidInputError, match=r"a sona\.Trajectory is allowed"):
                     engine.record(wrong, quality=quality)  # type: ignore[arg-type]
-        with pytest.raises(InvalidInputError, match=r"'mesages' is no field of it, did you mean 'messages'.*quality="):
+        with pytest.raises(InvalidInputError, match=r"'mesages' is no field of it; did you mean 'messages'.*quality="):
             engine.record(given)  # type: ignore[arg-type]
         assert engine.status().rejected == engine.status().pending == 0
 
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
-    [("contnet", "content"), ("rol", "role"), ("Content", "content"), ("tool_call", "tool_calls"), (3, "")],
+    [("contnet", "content"), ("rol", "role"), ("Content", "content"), ("tool_call", "tool_calls")],
 )
 def test_a_misspelt_key_of_a_message_is_named_with_the_nearest_one(tmp_path: Path, wrong: Any, meant: str) -> None:
     message = {"role": "user", "content": "q", wrong: "x"}
@@ -113,6 +113,32 @@ def test_a_misspelt_key_of_a_message_is_named_with_the_nearest_one(tmp_path: Pat
         for use in (lambda: engine.trajectory([message]), lambda: sona.Trajectory(messages=[message], response="a")):
             with pytest.raises(InvalidInputError, match=rf"messages\[0\]: {wrong!r} is no key.*did you mean '{meant}"):
                 use()
+
+
+@pytest.mark.parametrize("far", ["foo", 3])
+def test_a_key_that_is_like_none_is_not_said_to_be_meant_as_one(far: Any) -> None:
+    with pytest.raises(
+        InvalidInputError, match=rf"{far!r} is no key of a message; \(role, content.* are allowed"
+    ) as told:
+        to_messages([{"role": "user", "content": "q", far: "x"}])
+    assert "did you mean" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "user", "content": 5}, "messages[0].content: a text is allowed, not a whole number"),
+        ({"role": 5, "content": "q"}, "messages[0].role: "),
+        ({"content": "q"}, "messages[0].role: missing"),
+        ({"role": "tool", "content": "q", "tool_call_id": 5}, "messages[0].tool_call_id: a text is allowed"),
+        ({"role": "assistant", "tool_calls": [{"id": 1, "name": "x"}]}, "messages[0].tool_calls[0].id: a text is "),
+    ],
+)
+def test_a_wrong_value_in_a_message_is_told_in_plain_words(message: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInputError) as told:
+        to_messages([message])
+    assert str(told.value).startswith(said)
+    assert "`" not in str(told.value)
 
 
 def test_wrong_sampling_is_refused(tmp_path: Path) -> None:

@@ -11,16 +11,19 @@ import pytest
 import sona
 from sona.bank.bank import Bank
 from sona.bank.pattern import Member
+from sona.bank.skills import HELD_OUT, Skill, SkillSet
+from sona.checks import Float32
 from sona.config import BankConfig
 from sona.erasure import Erased, erase
 from sona.errors import CycleError, InvalidInputError, StoreCorruptError, StoreError, StoreLockedError, UnknownIdError
+from sona.loops.skill_files import ROUTER, files_of, read_skills
 from sona.loops.version_files import BANK, read_bank
 from sona.storage.retention import Limits
 from sona.storage.rows import encode
 from sona.storage.store import Store
 from sona.storage.versions import Versions
-from sona.types import Feedback, Trajectory
-from tests.engine.small import open_small, record_task
+from sona.types import Feedback, Trajectory, to_messages
+from tests.engine.small import WORLD, open_small, record_task
 from tests.processes import run
 from tests.storage.learned import publish, spoil
 from tests.storage.records import add, ask, run_cycle
@@ -152,6 +155,42 @@ def test_an_erasure_that_was_cut_short_goes_on_where_nothing_else_knows_the_sour
     done = erase(store, Versions(store.path), EVE)
     assert (done.trajectories, done.learned) == (0, ("v2", "v3", "v4"))
     check_erased(store)
+
+
+def of_both(known: bool) -> dict[str, bytes]:
+    """A version's skills with a row of Eve's and one of Bob's for each, with or without whose they are."""
+    skills = SkillSet()
+    for name, eve in (("s1", True), ("s2", False)):
+        skills = skills.put(Skill(id=name, adapter=name, born_cycle=1, touched_cycle=1, usual=(0.5,) * 8))
+        for place, source in enumerate([EVE, "bob"] if eve else ["bob"]):
+            row = np.full((1, 4), place + 1, np.float32)
+            skills = skills.with_rows(name, row, [source] if known else [])
+            skills = skills.with_rows(HELD_OUT + name, row, [source] if known else [])
+    return files_of(skills)
+
+
+def test_its_features_go_and_the_figures_that_may_be_its_own(store: Store) -> None:
+    publish(store, of_both(known=True))
+    folders = Versions(store.path)
+    done = erase(store, folders, EVE)
+    assert (done.features, done.not_covered) == (2, ())
+    left = read_skills(folders.verify(store.current()))
+    assert {name: rows[:, 0].tolist() for name, rows in left.rows.items()} == {
+        "s1": [2],
+        f"{HELD_OUT}s1": [2],
+        "s2": [1],
+        f"{HELD_OUT}s2": [1],
+    }
+    assert [len(skill.usual) for skill in left.skills] == [0, 8]
+
+
+def test_a_router_that_does_not_say_whose_its_features_are_is_named(store: Store) -> None:
+    version = publish(store, of_both(known=False))
+    done = erase(store, Versions(store.path), EVE)
+    assert (done.features, done.not_covered) == (0, (str(store.path / "versions" / version.id / ROUTER),))
+    left = read_skills(Versions(store.path).verify(store.current()))
+    assert [len(skill.usual) for skill in left.skills] == [0, 0]
+    assert sum(map(len, left.rows.values())) == 6
 
 
 def test_the_versions_that_learned_from_it_are_named(store: Store) -> None:
@@ -305,6 +344,19 @@ def test_each_kill_alone_is_made_up_for(store: Store, tmp_path: Path) -> None:
     assert at > 40
 
 
+def features_of(engine: sona.SyncEngine, task: str, seed: int) -> Float32:
+    """float32 (n, width) of what :func:`record_task` records, as a version keeps them."""
+    prompts = [to_messages(example.prompt) for example in WORLD.sample(task, 60, seed)]
+    rows = engine.model.features([engine.model.encode_prompt(prompt) for prompt in prompts])
+    return rows.astype(np.float16).astype(np.float32)
+
+
+def among(skills: SkillSet, rows: Float32) -> float:
+    """Share of ``rows`` that the version keeps."""
+    kept = np.concatenate([own for own in skills.rows.values() if len(own)])
+    return float(np.mean([np.abs(kept - row).max(1).min() < 1e-2 for row in rows]))
+
+
 def test_an_engine_erases_beside_its_traffic(tmp_path: Path) -> None:
     with open_small(tmp_path / "store") as engine:
         record_task(engine, 60, seed=1, task="tool_call")
@@ -313,7 +365,16 @@ def test_an_engine_erases_beside_its_traffic(tmp_path: Path) -> None:
         engine.record(sona.Trajectory(messages="late", response="one", source="tool_call"), quality=0.5)
         sources = {engine.get(one.trajectory_id).trajectory.source for p in engine.bank.patterns for one in p.exemplars}
         assert sources == {"tool_call", "routing_policy"}
+        v1 = Versions(tmp_path / "store").path("v1")
+        asked = {task: features_of(engine, task, seed) for seed, task in enumerate(("tool_call", "routing_policy"), 1)}
+        assert all(among(read_skills(v1), rows) > 0.5 for rows in asked.values())
         done: Erased = engine.erase("tool_call")
+        assert (among(read_skills(v1), asked["tool_call"]), done.not_covered) == (0, ()), (
+            "nobody can tell what it asked"
+        )
+        assert among(read_skills(v1), asked["routing_policy"]) > 0.5
+        assert done.features > 0
+        assert engine.generate(WORLD.sample("tool_call", 1, 7)[0].prompt).adapter == "s1", "it serves as before"
         assert (done.trajectories, done.learned, done.roll_back_to) == (61, ("v1",), "v0")
         sources = {engine.get(one.trajectory_id).trajectory.source for p in engine.bank.patterns for one in p.exemplars}
         assert sources == {"routing_policy"}
@@ -323,6 +384,8 @@ def test_an_engine_erases_beside_its_traffic(tmp_path: Path) -> None:
         with engine._engine._cycles.alone("another"), pytest.raises(CycleError, match="under way"):
             engine.erase("routing_policy")
         assert not any(b"late" in path.read_bytes() for path in (tmp_path / "store" / "journal").iterdir())
+        record_task(engine, 60, seed=3, task="routing_policy")
+        assert engine.learn().status in ("published", "rejected"), "the next cycle goes on from it"
     with open_small(tmp_path / "store") as engine:
         assert engine.roll_back("v1").id == "v1"
 

@@ -33,6 +33,7 @@ from sona.events import (
     TrajectoryRecorded,
     VersionPublished,
 )
+from sona.importing import import_file
 from sona.serving.local import LocalModel
 from sona.storage.store import Store
 from tests.engine.loops import BACKENDS, run_on
@@ -142,6 +143,21 @@ def test_an_import_that_waits_warns_of_no_rejection(tmp_path: Path, caplog: pyte
     with open_small(tmp_path / "store", model=None, config=config) as engine:
         assert engine.import_jsonl(file).new == 50
         assert engine.status().rejected == 0
+    assert "rejected" not in caplog.text
+
+
+def test_an_import_amid_which_the_engine_is_closed_ends_with_its_error_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a Ctrl-C, of which the command says itself what it means."""
+    (tmp_path / "log.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    with open_small(tmp_path / "store", model=None) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._engine._parts, "closed", True)
+            patch.setattr(engine._engine._parts.writer, "put", lambda *_: False)  # type: ignore[union-attr]
+            with pytest.raises(ClosedError):
+                import_file(engine._engine._parts, engine._engine._intake, tmp_path / "log.jsonl", None)  # type: ignore[arg-type]
+        assert engine.status().rejected == 1
     assert "rejected" not in caplog.text
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import sona
 from sona.config import Config, RecordingConfig
-from sona.errors import ConflictError
+from sona.errors import ConflictError, InvalidInputError
 from sona.events import RecordDropped, TrajectoryRecorded
 from sona.storage.store import Store
 from tests.engine.small import open_small
@@ -52,6 +52,29 @@ def test_one_that_is_open_for_too_long_is_abandoned_and_its_late_answer_is_told(
     told = list(events)
     assert [event.outcome for event in told if isinstance(event, TrajectoryRecorded)] == ["abandoned"]
     assert [(event.id, event.reason) for event in told if isinstance(event, RecordDropped)] == [("hangs", "late")]
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda block: block.respond("an afterthought"),
+        lambda block: block.step("tool:x"),
+        lambda block: block.used(["p1"]),
+        lambda block: block.recall(),
+        lambda block: block.generate(),
+    ],
+    ids=["respond", "step", "used", "recall", "generate"],
+)
+def test_what_is_said_after_the_end_of_the_block_is_an_error(
+    tmp_path: Path, say: Callable[[sona.sync.SyncTrajectory], object]
+) -> None:
+    with open_small(tmp_path / "store", model=None) as engine:
+        with engine.trajectory("q", id="ends") as block:
+            block.respond("a")
+        with pytest.raises(InvalidInputError, match=r"block of trajectory 'ends' has ended.*within the block"):
+            say(block)
+        engine.flush()
+        assert engine.get("ends").trajectory.response == "a"
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,10 @@ def test_a_line_gives_the_same_records_each_time_it_is_read(tmp_path: Path) -> N
     assert [row.trajectory for row in longer[1:]] == [row.trajectory for row in first]
 
 
-def test_another_source_makes_another_event_of_a_line_without_an_id(tmp_path: Path) -> None:
+def test_a_source_within_the_line_makes_another_event_of_it_and_one_beside_it_does_not(tmp_path: Path) -> None:
     ids = {read(tmp_path, ROW, source=source)[0].trajectory.id for source in (None, "a", "b")}
-    assert len(ids) == 3
+    assert len(ids) == 1
+    assert len({row.trajectory.id for row in read(tmp_path, *({**ROW, "source": name} for name in "ab"))}) == 2
 
 
 def test_a_corrected_quality_is_another_feedback(tmp_path: Path) -> None:
@@ -341,6 +342,50 @@ def test_the_same_ids_under_another_source_are_told(tmp_path: Path) -> None:
         assert (again.known, again.elsewhere) == (3, {"one": 3})
         assert engine.get("0").trajectory.source == "one"
         assert engine.import_jsonl(file, source="one").elsewhere == {}
+
+
+def test_the_same_lines_in_another_file_or_of_another_sender_are_known(tmp_path: Path) -> None:
+    lines = [json.dumps({**ROW, "n": n, "quality": 0.5}) + "\n" for n in (0, 1, 2, 2)]
+    (tmp_path / "talk.jsonl").write_text("".join(lines))
+    (tmp_path / "talk.jsonl.1").write_text("".join([*lines[1:], lines[1]]))
+    with sona.open_sync(tmp_path / "store") as engine:
+        assert engine.import_jsonl(tmp_path / "talk.jsonl").new == 4
+        rotated = engine.import_jsonl(tmp_path / "talk.jsonl.1")
+        assert (rotated.new, rotated.known, rotated.elsewhere) == (1, 3, {}), "a line that is there twice is two events"
+        again = engine.import_jsonl(tmp_path / "talk.jsonl", source="bot")
+        assert (again.new, again.known, engine.status().conflicts) == (0, 4, 0)
+        counts = engine.status().store
+        assert (counts.trajectories, counts.feedback) == (5, 5)
+
+
+def test_lines_that_were_imported_under_the_former_ids_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "new.jsonl"
+    file.write_text("".join(json.dumps({**ROW, "n": n, "quality": 0.5}) + "\n" for n in (0, 1, 1)))
+    with sona.open_sync(tmp_path / "store") as engine:
+        engine.record(sona.Trajectory(messages="q", response="a", source="bot"))
+        for row in read_jsonl(file):
+            assert row.made_up is not None
+            former = row.known_as(row.made_up.former("old"), "old")
+            engine.record(former.trajectory, quality=former.quality)
+        engine.flush()
+        for source in (None, "old"):
+            counts = engine.import_jsonl(file, source=source)
+            assert (counts.new, counts.known, counts.rated) == (0, 3, 3)
+        assert (engine.status().store.trajectories, engine.status().conflicts) == (4, 0)
+
+
+def test_the_former_id_is_what_it_was(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, '{"prompt": "a", "response": "b"}')
+    assert row.made_up is not None
+    assert row.made_up.former("log") == "71163dcda393009026d3c47b6c0428ad"
+
+
+@pytest.mark.parametrize("name", ["prompt", "task", "question"])
+def test_a_prompt_that_is_no_text_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"line 1: {name}: 5; a text is allowed"):
+        read(tmp_path, {name: 5, "response": "a"})
+    (row,) = read(tmp_path, {name: 5, "response": "a", "embedding": [1.0]})
+    assert row.trajectory.metadata == {name: "5"}
 
 
 def test_a_misspelt_key_of_a_message_is_refused(tmp_path: Path) -> None:

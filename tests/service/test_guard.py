@@ -62,6 +62,35 @@ async def test_no_route_but_health_is_open_without_the_token(hub: Hub, shown: st
             assert TOKEN not in got.text
 
 
+async def test_a_wrong_token_is_told_from_none(hub: Hub) -> None:
+    async with client_of(hub, authorization="") as client:
+        assert "a bearer token is needed" in (await client.get("/versions")).json()["error"]["message"]
+    async with client_of(hub, authorization=f"Bearer {TOKEN}x") as client:
+        told = (await client.get("/versions")).json()["error"]["message"]
+    assert told.startswith("this is not the server's token")
+    assert "service.token" in told
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tempature": 1}, "tempature: unknown field; did you mean 'temperature'?"),
+        (
+            {"messages": [{"role": "king", "content": "x"}]},
+            "'king'; one of assistant, developer, system, tool, user",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ""}]},
+            "user message: empty; a text with something in it is",
+        ),
+    ],
+)
+async def test_what_is_allowed_is_told(client: httpx.AsyncClient, changed: dict[str, Any], said: str) -> None:
+    got = await client.post(CHAT, json=chat(**changed))
+    assert got.status_code == 400
+    assert said in got.json()["error"]["message"]
+
+
 async def test_the_scheme_may_be_written_in_any_case(hub: Hub) -> None:
     async with client_of(hub, authorization=f"bearer {TOKEN}") as client:
         assert (await client.get("/versions")).status_code == 200

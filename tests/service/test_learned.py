@@ -135,6 +135,7 @@ async def test_versions_are_told_and_taken_back(engine: Engine, client: httpx.As
         ("v1", "v0", True),
     ]
     assert told["versions"][1]["digest"] == engine.version.digest
+    assert told["versions"][0]["digest"] == engine.model.fingerprint, "as the answers of v0 say"
     assert told["versions"][1]["trajectories"] > 0
     names = [one["id"] for one in (await client.get("/v1/models")).json()["data"]]
     assert names == ["sona", "sona:v1"]

@@ -163,7 +163,7 @@ async def idle(client: httpx.AsyncClient) -> Any:
         ({"eps": -1e-8}, "invalid_type", "eps"),
         ({"norm_growth_limit": 1.0}, "invalid_type", "norm_growth_limit"),
         ({"proj_refresh": 0}, "invalid_type", "proj_refresh"),
-        ({"optimizer": "sgd"}, "invalid_type", "optimizer"),
+        ({"optimizer": "sgd"}, "invalid_type", "optimizer"),  # and says which are allowed: tests/test_wording.py
         ({"id": ""}, "invalid_type", "id"),
         ({"learning_rate": 1e-5}, "unknown_parameter", "learning_rate"),
     ],
