@@ -6,11 +6,18 @@ and holds the building and checking of two steps and the trajectory. In a *burst
 come a thousand a second, as to a host that does other things too, and *cold* each follows 64 MB of other memory being
 touched: what the slowest of the paced calls take (ADR 6). The peer, @ruvector/sona (npm), does begin, two steps and
 end with the same width, in memory only and without token ids, texts or checks; it stands against our ``whole`` without
-token ids. Rounds alternate; each figure is the median of the rounds' percentiles.
+token ids. A step of its interface is its activations, a vector as wide as the query's, so three vectors go through
+N-API, while ours is one vector and two steps with a name: ``record.peer_over_ours`` compares what each is made for.
+*peer, steps without activations* gives it empty ones, so that both hand over one vector (``peer_bare_over_ours``).
+Rounds alternate; each figure is the median of the rounds' percentiles.
 
 ``durable.per_s`` counts records of 3.8 kB (384 numbers, 500 ids) whose synced commit has returned, a batch to a commit:
 of the store alone, from ``record()`` to ``flush()`` in one thread, and beside them what would be the limit on this
-disk: Python's own sqlite3 with one bare table, and a log file that is synced after each batch. All take turns.
+disk: Python's own sqlite3 with one bare table, and a log file that is synced after each batch. *bare log* writes the
+records one by one to a buffered file of Python's, as logs often are; *bare log, one write* joins the batch and hands it
+to the system in one call, the least that can be done: ``over_bare_log`` and ``over_bare_log_one_write``. All take
+turns. Each batch is built just before it is stored, which is not timed; with all built before the first, the store
+does a seventh worse against the log (ADR 15).
 
 ``million`` records a million trajectories with feedback in one process: its memory at the end over that after the first
 tenth, and the last tenth's rate over the first's.
@@ -67,14 +74,22 @@ def _caller(call: Call, where: Path | None) -> None:
             for tokens in (0, TOKENS):
                 for name, latency in _ours(width, tokens, calls, round_number, where).items():
                     found.setdefault((name, width, tokens), []).append(latency)
-            for attention in () if absent else (0, width):
-                name = "peer, with attention weights" if attention else "peer"
-                found.setdefault((name, width, 0), []).append(peer.latency(width, calls, attention))
+            for name, (activations, attention) in {} if absent else _peers(width).items():
+                found.setdefault((name, width, 0), []).append(peer.latency(width, calls, activations, attention))
     middle = {key: _median(values) for key, values in found.items()}
     rows: list[list[Cell]] = [[*key, one.median, one.p99, one.p999] for key, one in sorted(middle.items())]
     columns = ["what", "width", "token ids", "median us", "99 % us", "99.9 % us"]
     call.table("What recording costs the caller", columns, rows, absent and f"the peer is absent: {absent}")
     _tell_caller(call, middle)
+
+
+def _peers(width: int) -> dict[str, tuple[int, int]]:
+    """By name, how many activations and how many attention weights go with each of the peer's steps."""
+    return {
+        "peer": (width, 0),
+        "peer, steps without activations": (0, 0),
+        "peer, with attention weights": (width, width),
+    }
 
 
 def _ours(width: int, tokens: int, calls: int, seed: int, where: Path | None) -> dict[str, Latency]:
@@ -107,8 +122,10 @@ def _tell_caller(call: Call, middle: dict[tuple[str, int, int], Latency]) -> Non
     call.result("record.whole_burst_median_us", middle["whole, burst", MAIN_WIDTH, TOKENS].median)
     call.result("record.whole_paced_p99_us", middle["whole, paced", MAIN_WIDTH, TOKENS].p99)
     if ("peer", MAIN_WIDTH, 0) in middle:
-        theirs, ours = middle["peer", MAIN_WIDTH, 0].median, middle["whole, burst", MAIN_WIDTH, 0].median
-        call.result("record.peer_over_ours", theirs / ours)
+        ours = middle["whole, burst", MAIN_WIDTH, 0].median
+        call.result("record.peer_over_ours", middle["peer", MAIN_WIDTH, 0].median / ours)
+        bare = middle["peer, steps without activations", MAIN_WIDTH, 0].median
+        call.result("record.peer_bare_over_ours", bare / ours)
 
 
 def _durable(call: Call, where: Path | None) -> None:
@@ -123,12 +140,16 @@ def _durable(call: Call, where: Path | None) -> None:
             for name, rate in durable.rates(traffic, records, batch, where).items():
                 found[name].append(rate)
         middle = {name: statistics.median(rates) for name, rates in found.items()}
-        over_log = statistics.median(ours / log for ours, log in zip(found["store"], found["bare log"], strict=True))
-        rows.append([batch, *(round(rate) for rate in middle.values()), over_log])
+        over_log, over_one_write = (
+            statistics.median(ours / log for ours, log in zip(found["store"], found[name], strict=True))
+            for name in ("bare log", "bare log, one write")
+        )
+        rows.append([batch, *(round(rate) for rate in middle.values()), over_log, over_one_write])
         call.result(f"durable.per_s.{batch}", middle["store"])
         call.result(f"durable.recorded_per_s.{batch}", middle["record() to durable"])
         call.result(f"durable.over_bare_log.{batch}", over_log)
-    columns = ["records to a commit", *durable.WAYS, "store over bare log"]
+        call.result(f"durable.over_bare_log_one_write.{batch}", over_one_write)
+    columns = ["records to a commit", *durable.WAYS, "store over bare log", "... over one write"]
     call.table("Durable records a second", columns, rows, "3.8 kB each; the ratio is the median of the rounds' ratios")
 
 

@@ -16,7 +16,9 @@ moved by less than a tenth of that (``still``).
   the very question. Likelier means: in the log-probability of the whole answer, on average over the other questions.
 
 ``micro.right_way`` is the least of the three shares of ours by pattern. ``apply_over_token`` is a generated token's
-time with fast weights over that without, turn by turn, the median. ``stream`` is what fast weights do to an agent's
+time with fast weights over that without, turn by turn, the median; ``served_over_plain`` the same of a whole request to
+``engine.generate``, with a prompt that was embedded before (``known_prompt``) or one that nothing has embedded yet
+(``new_prompt``), which costs one more pass of the prompt. ``stream`` is what fast weights do to an agent's
 answers: three tasks that cycles have learned, then questions with feedback, with fast weights off and on.
 
 What would make the figures misleading. Contexts here are far apart and the bank tells them apart; where a pattern holds
@@ -24,8 +26,8 @@ questions with different answers, what moves one moves the others, which is why 
 the bank has cut in two learns in each half apart; such feedbacks count as failed. The answers of ``language8`` are one
 word, unlikely before; a feedback makes an answer likelier long before it becomes the one that is given (``chosen``: the
 share of questions where the right one of the two is the likelier, before and after). A token's time is that of the
-shipped model on one thread, the smallest there is: a larger model's share is less. The first request of a prompt that
-nothing has embedded costs one forward pass more, which is not in it.
+shipped model on one thread, the smallest there is: a larger model's share is less. The pass that a new prompt costs is
+not in a token's time; its share of a request is the larger, the shorter the answer: here it has five to eight tokens.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found when ru
 
 from benchmarks.benchmark import Benchmark
 from benchmarks.call import Call
-from benchmarks.micro.cost import lookup_us, step_us, token_cost
+from benchmarks.micro.cost import lookup_us, served_over_plain, step_us, token_cost
 from benchmarks.micro.episode import Episode, Shares, draw, shares
 from benchmarks.micro.language import Desk, talk
 from benchmarks.micro.stream import Marks, handle, prepare
@@ -126,12 +128,17 @@ def _costs(call: Call, missing: str) -> None:
     token, over = token_cost(desk, repeats)
     call.result("micro.token_us", token)
     call.result("micro.apply_over_token", over)
+    served = {"known": served_over_plain(repeats, known=True), "new": served_over_plain(repeats, known=False)}
+    for which, ratio in served.items():
+        call.result(f"micro.served_over_plain.{which}_prompt", ratio)
     call.result("micro.language8.feedback_us", step_us(desk, repeats))
     call.result("micro.lookup_us", lookup_us(desk, repeats))
     desk.loop.close()
     rows: list[list[Cell]] = [
         ["a token of the shipped model (µs)", token],
         ["... with fast weights, over without", over],
+        ["a request of a known prompt, over without", served["known"]],
+        ["... of a prompt that nothing has embedded", served["new"]],
         ["a request's pattern and weights, once embedded (µs)", *call.values("micro.lookup_us")],
         ["a feedback on a response, in its thread (µs)", *call.values("micro.language8.feedback_us")],
     ]

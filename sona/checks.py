@@ -95,6 +95,16 @@ def pack_vector(value: VectorLike, name: str = "embedding") -> bytes:
     return value if isinstance(value, bytes) else array.tobytes()
 
 
+def real_numbers(value: object, name: str) -> Float32:
+    """``value`` as float32 of any shape, itself where it is that already; what float32 can't hold becomes infinite.
+
+    Raises:
+        InvalidInputError: something that is no real number, or no array.
+    """
+    with np.errstate(over="ignore"):
+        return _array(value, name, "iuf").astype(np.float32, copy=False)
+
+
 def _array(value: object, name: str, kinds: str) -> npt.NDArray[Any]:
     """``value`` as an array whose numbers are of one of numpy's ``kinds``; an empty one may be of any."""
     if isinstance(value, (bytearray, memoryview)):  # numpy reads each byte as a number

@@ -14,24 +14,28 @@ from sona.storage.state import read_state
 
 MINUTE_NS = 60 * 10**9
 KEPT_MINUTES = 7 * 24 * 60
+"""So many are kept, those nearest to now. No age is looked at: a clock that jumps ahead for a moment would take all."""
 WINDOWS: Mapping[str, int] = {"minute": 1, "hour": 60, "day": 24 * 60}
 """By name, in minutes."""
 
 _READ = "SELECT minute, trajectories, feedback, crc FROM arrivals WHERE minute = ?"
+_FORGET = """DELETE FROM arrivals WHERE minute IN (
+    SELECT minute FROM arrivals ORDER BY abs(minute - ?) DESC LIMIT max((SELECT count(*) FROM arrivals) - ?, 0)
+)"""
 _SINCE = "SELECT minute, trajectories, feedback, crc FROM arrivals WHERE minute > ? AND minute <= ?"
 
 
 def count_arrivals(connection: apsw.Connection, trajectories: int, feedback: int) -> None:
-    """Add what is stored now, in the transaction under way; what is older than a week goes."""
+    """Add what is stored now, in the transaction under way; of over :data:`KEPT_MINUTES` the farthest go."""
     minute = time.time_ns() // MINUTE_NS
     row = connection.execute(_READ, (minute,)).get
-    if row is None:
-        connection.execute("DELETE FROM arrivals WHERE minute < ?", (minute - KEPT_MINUTES,))
-    else:
+    if row is not None:
         _, before, rated = _checked(row)
         trajectories, feedback = trajectories + before, feedback + rated
     values = (minute, trajectories, feedback)
     connection.execute("INSERT OR REPLACE INTO arrivals VALUES (?, ?, ?, ?)", (*values, row_crc(*values)))
+    if row is None:
+        connection.execute(_FORGET, (minute, KEPT_MINUTES))
 
 
 def read_arrivals(connection: apsw.Connection, now_ns: int) -> dict[str, Arrivals]:

@@ -166,7 +166,7 @@ CREATE TABLE claim_groups (
 """
 
 # Deleting a feedback looks for claims that name it. `learned` keeps, of what was trained on and then deleted by
-# retention, which source it was of; `arrivals` how many records came in each minute of the last week.
+# retention, which source it was of; `arrivals` how many records came in each minute, a week's number of minutes.
 DELETIONS = """
 CREATE INDEX claims_by_feedback ON claims (feedback);
 

@@ -67,7 +67,7 @@ def bare_sqlite(folder: Path) -> Iterator[Put]:
 
 @contextmanager
 def bare_log(folder: Path) -> Iterator[Put]:
-    """Encoded, appended to a file, and synced."""
+    """Encoded, appended one by one to a buffered file of Python's, and the batch synced: how a log is often written."""
     with (folder / "bare.log").open("xb") as file:
 
         def put(records: Sequence[Trajectory]) -> None:
@@ -79,11 +79,26 @@ def bare_log(folder: Path) -> Iterator[Put]:
         yield put
 
 
+@contextmanager
+def bare_log_one_write(folder: Path) -> Iterator[Put]:
+    """Encoded, joined, written in one system call without a buffer, and synced: the least that a log can do."""
+    with (folder / "bare.log").open("xb", buffering=0) as file:
+
+        def put(records: Sequence[Trajectory]) -> None:
+            joined = b"".join([encode(record) for record in records])
+            written = os.write(file.fileno(), joined)
+            assert written == len(joined), "a full disk"
+            os.fdatasync(file.fileno())
+
+        yield put
+
+
 WAYS: dict[str, Callable[[Path], AbstractContextManager[Put]]] = {
     "store": store,
     "record() to durable": recorded,
     "bare sqlite3": bare_sqlite,
     "bare log": bare_log,
+    "bare log, one write": bare_log_one_write,
 }
 
 

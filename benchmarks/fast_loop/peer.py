@@ -22,8 +22,8 @@ def trouble() -> str:
     return ""
 
 
-def latency(width: int, calls: int, attention: int = 0) -> Latency:
-    """Of begin, two steps and end; ``attention`` weights go with each step (0: none)."""
-    command = ["node", str(SCRIPT), str(FOLDER), str(width), str(calls), str(attention)]
+def latency(width: int, calls: int, activations: int = 0, attention: int = 0) -> Latency:
+    """Of begin, two steps and end; so many ``activations`` and ``attention`` weights go with each step."""
+    command = ["node", str(SCRIPT), str(FOLDER), *map(str, (width, calls, activations, attention))]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return Latency(**json.loads(done.stdout.splitlines()[-1]))

@@ -28,8 +28,9 @@ from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
-from sona.checks import Float32, check_id, check_number
+from sona.checks import Float32, check_id, check_number, real_numbers
 from sona.config import MicroConfig
 from sona.errors import DimensionMismatchError, InvalidInputError
 
@@ -106,8 +107,9 @@ def new_weights(x: Float32, g: Float32, rank: int, seed: int) -> MicroWeights:
 class MicroLora:
     """The pairs of all patterns, by key; at most ``micro.max_patterns``, of which the least recently used goes.
 
-    Safe to call from several threads. Weights are never changed in place: whoever holds some keeps them as they are.
-    Results follow from the settings, ``seed`` and the order of the feedbacks.
+    Safe to call from several threads: each feedback counts, whatever else is learned meanwhile. Weights are never
+    changed in place: whoever holds some keeps them as they are. Results follow from the settings, ``seed`` and the
+    order of the feedbacks.
     """
 
     def __init__(self, settings: MicroConfig, seed: int = 0) -> None:
@@ -125,19 +127,19 @@ class MicroLora:
                 self._pairs.move_to_end(key)
             return self._pairs.get(key)
 
-    def apply(self, x: Float32, key: str = SHARED) -> Float32:
+    def apply(self, x: npt.ArrayLike, key: str = SHARED) -> Float32:
         """``x + B A x``, float32 (d,) or (n, d); a key that nothing has moved leaves ``x`` as it is.
 
         Raises:
+            InvalidInputError: ``x`` holds no real numbers, or is of another shape.
             DimensionMismatchError: ``x`` is of another width than what the key learned from.
         """
-        pair = self.get(key)
-        if pair is None:
-            return x
-        _check_width(x, pair)
-        return pair.apply(x)
+        rows = real_numbers(x, "x")
+        if rows.ndim not in (1, 2):
+            raise InvalidInputError(f"x: shape {rows.shape}; a vector (width,) or rows (n, width) are allowed")
+        return _adapted(rows, self.get(key))
 
-    def learn(self, x: Float32, direction: Float32, advantage: float, key: str = SHARED) -> float:
+    def learn(self, x: npt.ArrayLike, direction: npt.ArrayLike, advantage: float, key: str = SHARED) -> float:
         """One feedback on a plain vector: ``x`` (d,) is to point more in ``direction`` (d,), or less.
 
         Args:
@@ -148,30 +150,33 @@ class MicroLora:
             key: the pattern.
 
         Returns:
-            By how much of its length ``x`` moved in the direction, negative against it; 0.0 where nothing changed.
+            By how much of its length ``x`` moved in the direction, negative against it; 0.0 where nothing changed,
+            as at ``micro.bound``.
 
         Raises:
-            InvalidInputError: a number that is not finite, a vector of zeros, or an advantage out of range; nothing has
-                changed.
+            InvalidInputError: a number that is not real or not finite, a vector of zeros, or an advantage out of range;
+                nothing has changed.
             DimensionMismatchError: the widths differ from one another or from what the key learned from.
         """
         advantage = check_number(advantage, "advantage", -1.0, 1.0)
-        length, way = _length(x, "x"), _length(direction, "direction")
-        if x.shape != direction.shape:
-            raise DimensionMismatchError(f"direction of shape {direction.shape}; one like x, {x.shape}, is allowed")
-        g = (direction.astype(np.float64) / (way * length)).astype(np.float32)[None]  # (1, d)
+        vector, wanted = real_numbers(x, "x"), real_numbers(direction, "direction")
+        length, way = _length(vector, "x"), _length(wanted, "direction")
+        if vector.shape != wanted.shape:
+            raise DimensionMismatchError(f"direction of shape {wanted.shape}; one like x, {vector.shape}, is allowed")
+        row = vector[None]  # (1, d)
+        g = (wanted.astype(np.float64) / (way * length)).astype(np.float32)[None]  # (1, d)
 
         def objective(rows: Float32) -> Judged:
             return Judged(float(np.vdot(g, rows)), g)
 
-        row = x.astype(np.float32)[None]  # (1, d)
-        moved = objective(self.apply(row, key)).value - objective(row).value
-        room = max(self.settings.bound - math.copysign(moved, moved * advantage), 0.0) / 2
-        return self.ascend(
-            key, row, objective, math.copysign(min(self.settings.vector_step * abs(advantage), room), advantage)
-        )
+        def reach(pair: MicroWeights | None) -> float:
+            moved = objective(_adapted(row, pair)).value - objective(row).value
+            room = max(self.settings.bound - math.copysign(moved, moved * advantage), 0.0) / 2
+            return math.copysign(min(self.settings.vector_step * abs(advantage), room), advantage)
 
-    def learn_response(self, hidden: Float32, log_prob: Objective, advantage: float, key: str) -> float:
+        return self._learn(key, row, objective, reach)
+
+    def learn_response(self, hidden: npt.ArrayLike, log_prob: Objective, advantage: float, key: str) -> float:
         """One feedback on a response: it becomes likelier by up to ``micro.step_nats`` times the advantage, or less
         likely.
 
@@ -193,18 +198,19 @@ class MicroLora:
             DimensionMismatchError: the states are of another width than what the key learned from.
         """
         advantage = check_number(advantage, "advantage", -1.0, 1.0)
-        if hidden.ndim != 2 or not hidden.size or not np.isfinite(hidden).all():
-            raise InvalidInputError(f"hidden states of shape {hidden.shape}; (tokens, width), finite, is allowed")
-        now = log_prob(self.apply(hidden, key)).value
-        reach = self.settings.step_nats * advantage
-        if advantage > 0:
-            reach = min(reach, -now / 2)
-        else:
-            pushed = max(log_prob(hidden).value - now, 0.0)
-            reach *= math.exp(-pushed / self.settings.push_margin)
-        return self.ascend(key, hidden, log_prob, reach)
+        states = _rows(hidden, "hidden states", "(tokens, width)")
 
-    def ascend(self, key: str, rows: Float32, objective: Objective, reach: float) -> float:
+        def reach(pair: MicroWeights | None) -> float:
+            now = log_prob(_adapted(states, pair)).value
+            wanted = self.settings.step_nats * advantage
+            if advantage > 0:
+                return min(wanted, -now / 2)
+            pushed = max(log_prob(states).value - now, 0.0)
+            return wanted * math.exp(-pushed / self.settings.push_margin)
+
+        return self._learn(key, states, log_prob, reach)
+
+    def ascend(self, key: str, rows: npt.ArrayLike, objective: Objective, reach: float) -> float:
         """Move the pair of ``key`` so that the objective changes by about ``reach``, or leave it as it is.
 
         B first decays by ``micro.decay``. The step along the gradient is as long as it takes to first order (the step
@@ -220,16 +226,36 @@ class MicroLora:
 
         Returns:
             By how much the objective changed.
+
+        Raises:
+            InvalidInputError: rows that are not finite or of another shape, or a key that is none; nothing has changed.
+            DimensionMismatchError: the rows are of another width than what the key learned from.
+        """
+        return self._learn(key, _rows(rows, "rows", "(rows, width)"), objective, lambda _: reach)
+
+    def _learn(
+        self, key: str, rows: Float32, objective: Objective, reach: Callable[[MicroWeights | None], float]
+    ) -> float:
+        """A step of ``reach``, which may depend on the pair that it begins from.
+
+        Nobody waits for a step to be found. Where another one of the same key came first, it begins anew from there,
+        so none is lost; where the pair was dropped meanwhile, there is nothing more to move.
         """
         check_id(key, "micro key")
-        pair = self.get(key)
-        if pair is not None:
+        seed = crc32(key.encode()) ^ self.seed
+        known, pair = False, self.get(key)
+        while pair is not None or not known:
             _check_width(rows, pair)
-        found = self._step(pair, rows, objective, reach, crc32(key.encode()) ^ self.seed)
-        return found[1] if found is not None and self._put(key, pair, found[0]) else 0.0
+            found = self._step(pair, rows, objective, reach(pair), seed)
+            if found is None:
+                return 0.0
+            if self._put(key, pair, found[0]):
+                return found[1]
+            known, pair = True, self.get(key)
+        return 0.0
 
     def _put(self, key: str, before: MicroWeights | None, after: MicroWeights) -> bool:
-        """Unless the pair was dropped or moved in the meantime: requests don't wait for a step to be found."""
+        """Unless the pair was dropped or moved in the meantime."""
         with self._lock:
             if self._pairs.get(key) is not before:
                 return False
@@ -276,12 +302,26 @@ class MicroLora:
             return iter(list(self._pairs))
 
 
-def _check_width(x: Float32, pair: MicroWeights) -> None:
-    if x.shape[-1] != pair.A.shape[1]:
+def _adapted(x: Float32, pair: MicroWeights | None) -> Float32:
+    """(d,) or (n, d), moved by the pair."""
+    _check_width(x, pair)
+    return x if pair is None else pair.apply(x)
+
+
+def _check_width(x: Float32, pair: MicroWeights | None) -> None:
+    if pair is not None and x.shape[-1] != pair.A.shape[1]:
         raise DimensionMismatchError(
             f"a vector of width {x.shape[-1]}; this key learned from {pair.A.shape[1]}: use the same embedder, "
             "or another key"
         )
+
+
+def _rows(value: npt.ArrayLike, name: str, wanted: str) -> Float32:
+    """What may be learned from, (T, d)."""
+    rows = real_numbers(value, name)
+    if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
+        raise InvalidInputError(f"{name} of shape {rows.shape}; {wanted}, finite, is allowed")
+    return rows
 
 
 def _length(vector: Float32, name: str) -> float:

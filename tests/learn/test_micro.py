@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,6 +285,40 @@ def test_a_head_that_overflows_changes_nothing() -> None:
     assert len(micro) == 0
 
 
+@pytest.mark.parametrize(
+    "bad",
+    ["x", ["a"] * D, [1j] * D, 1.0, np.float32(1.0), [[1.0], [1.0, 2.0]], b"x" * 48, None, [True] * D, 10**400],
+    ids=lambda bad: str(bad)[:12],
+)
+def test_what_is_no_vector_of_real_numbers_is_refused(bad: Any) -> None:
+    micro = MicroLora(MicroConfig())
+    micro.learn(unit(0), unit(1), 0.5)
+    before = micro.get("shared")
+    objective = log_prob_of(hidden_states(15)[1])
+    for refused in (
+        lambda: micro.apply(bad),
+        lambda: micro.apply(bad, "unknown"),
+        lambda: micro.learn(bad, unit(1), 0.5),
+        lambda: micro.learn(unit(0), bad, 0.5),
+        lambda: micro.learn_response(bad, objective, 0.5, "p"),
+        lambda: micro.ascend("p", bad, objective, 0.5),
+    ):
+        with pytest.raises(InvalidInputError):
+            refused()
+    assert micro.get("shared") is before
+    assert len(micro) == 1
+
+
+def test_lists_and_other_real_numbers_are_taken_and_answers_are_float32() -> None:
+    micro, same = MicroLora(MicroConfig()), MicroLora(MicroConfig())
+    x, u = unit(0), unit(1)
+    assert micro.learn(x.tolist(), u.astype(np.float64), 0.5) == same.learn(x, u, 0.5)
+    for key in ("shared", "unknown"):
+        for value in (x.tolist(), x.astype(np.float64), np.stack([x, x]).astype(np.float16), np.arange(D)):
+            assert micro.apply(value, key).dtype == np.float32
+    np.testing.assert_array_equal(micro.apply(x.tolist()), same.apply(x))
+
+
 def test_another_width_is_an_error_that_names_both() -> None:
     micro = MicroLora(MicroConfig())
     micro.learn(unit(0), unit(1), 0.5)
@@ -316,3 +351,38 @@ def test_a_pair_that_was_dropped_in_the_meantime_is_not_put_back() -> None:
 
     assert micro.ascend("p", hidden, dropping, 0.5) == 0.0
     assert len(micro) == 0
+
+
+def test_a_feedback_that_another_overtakes_counts_all_the_same() -> None:
+    micro = MicroLora(MicroConfig())
+    hidden, targets = hidden_states(16)
+    objective = log_prob_of(targets)
+    overtaking = [True]
+
+    def overtaken(rows: Float32) -> Judged:
+        if overtaking.pop() if overtaking else False:
+            assert micro.ascend("p", hidden, objective, 0.3) == pytest.approx(0.3, rel=0.2)
+        return objective(rows)
+
+    for _ in range(2):  # the first move of a key, and a later one
+        before = objective(micro.apply(hidden, "p")).value
+        assert micro.ascend("p", hidden, overtaken, 0.3) == pytest.approx(0.3, rel=0.2)
+        assert objective(micro.apply(hidden, "p")).value - before == pytest.approx(0.6, rel=0.2)
+        overtaking.append(True)
+
+
+def test_a_step_that_is_overtaken_keeps_to_what_is_left_of_the_way() -> None:
+    micro = MicroLora(MicroConfig(bound=5.0, step_nats=100.0))
+    hidden, targets = hidden_states(17, tokens=1)
+    objective = log_prob_of(targets)
+    overtaking = [True]
+
+    def overtaken(rows: Float32) -> Judged:
+        if overtaking.pop() if overtaking else False:
+            micro.learn_response(hidden, objective, 1.0, "p")
+        return objective(rows)
+
+    start = objective(hidden).value
+    found = micro.learn_response(hidden, overtaken, 1.0, "p")
+    assert found < 0.8 * -start / 2, "half of what was left, not half of all"
+    assert objective(micro.apply(hidden, "p")).value < 0.0

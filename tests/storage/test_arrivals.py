@@ -9,7 +9,7 @@ import pytest
 
 from sona.errors import StoreCorruptError
 from sona.ports import Arrivals
-from sona.storage.arrivals import KEPT_MINUTES, MINUTE_NS
+from sona.storage.arrivals import MINUTE_NS
 from sona.storage.store import Store
 from tests.storage.records import add, feedback, trajectory
 
@@ -47,13 +47,39 @@ def test_what_came_in_is_counted_by_windows(tmp_path: Path, clock: Clock) -> Non
         assert reader.arrivals()["day"].trajectories == 3
 
 
-def test_what_is_older_than_a_week_goes(tmp_path: Path, clock: Clock) -> None:
+def minutes(store: Store) -> list[int]:
+    with store._snapshot() as connection:
+        first = START_NS // MINUTE_NS
+        return [row[0] - first for row in connection.execute("SELECT minute FROM arrivals ORDER BY minute")]
+
+
+def test_the_oldest_of_too_many_minutes_goes(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sona.storage.arrivals.KEPT_MINUTES", 3)
     with Store.open(tmp_path) as store:
-        add(store, [trajectory("a")])
-        clock.pass_minutes(KEPT_MINUTES + 1)
-        add(store, [trajectory("b")])
-        with store._snapshot() as connection:
-            assert connection.execute("SELECT count(*) FROM arrivals").get == 1
+        for place in range(5):
+            add(store, [trajectory(f"{place}")])
+            clock.pass_minutes(1)
+        assert minutes(store) == [2, 3, 4]
+
+
+def test_a_clock_that_is_ahead_for_a_while_takes_nothing(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sona.storage.arrivals.KEPT_MINUTES", 5)
+    ahead = 3000 * 24 * 60
+    with Store.open(tmp_path) as store:
+        for place in range(3):
+            add(store, [trajectory(f"{place}")])
+            clock.pass_minutes(1)
+        for place in range(2):
+            clock.pass_minutes(ahead + place)
+            add(store, [trajectory(f"ahead {place}")])
+            clock.pass_minutes(-ahead - place)
+        assert store.arrivals()["hour"].trajectories == 3
+        for place in range(3, 6):  # and its minutes are the first to go
+            add(store, [trajectory(f"{place}")])
+            clock.pass_minutes(1)
+        assert minutes(store) == [1, 2, 3, 4, 5]
 
 
 def test_a_damaged_count_is_told(tmp_path: Path, clock: Clock) -> None:
