@@ -92,8 +92,20 @@ class Recording(OpenEngine):
     ) -> Receipt:
         """A quality for a trajectory, now or days later. The latest one counts; the same ``id`` twice counts once.
 
-        Returns, waits and raises as :meth:`record`, and:
+        Waits as :meth:`record`.
+
+        Returns:
+            ``recorded`` or ``rejected``, as :meth:`record`; or ``held`` while the trajectory's block is open: it waits
+            in memory and is recorded right after its trajectory, when the block ends. Until then :meth:`flush` does not
+            store it; ``await t.durable()`` returns when both are stored. Where the trajectory can't be recorded, it is
+            not either; :meth:`events` tell so.
+
+        Raises:
             UnknownIdError: no such trajectory.
+            InvalidInputError: ``quality`` is outside [0, 1], an id is none, or ``wait_s`` is negative.
+            StoreError: the store could not be read to see whether it has the trajectory; with ``wait_s=None`` also why
+                nothing can be stored.
+            ClosedError: the engine is closed.
         """
         if wait_s:
             check_number(wait_s, "wait_s", 0.0)

@@ -25,7 +25,9 @@ from sona.types import Feedback, Trajectory
 
 log = logging.getLogger("sona.intake")
 
-Receipt = Literal["recorded", "rejected"]
+Receipt = Literal["recorded", "rejected", "held"]
+"""What became of a record. ``held``: a feedback that waits in memory for the end of its trajectory's block, and is
+recorded with it."""
 Mishap = Literal["rejected", "abandoned", "late", "hook_errors"]
 
 CLOSED = "the engine is closed; open it again to record"
@@ -91,7 +93,7 @@ class Intake:
         """See :meth:`sona.Engine.feedback`."""
         name = feedback.trajectory_id
         if (handle := self.open.get(name)) is not None and handle.hold(feedback):
-            return "recorded"
+            return "held"
         # In this order: what the writer does not know any more is in the store already.
         if not self._parts.writer.knows(name) and name not in self._parts.store:
             raise UnknownIdError(f"trajectory {name!r} is not in this store; feedback needs the id of a recorded one")

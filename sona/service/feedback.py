@@ -95,16 +95,21 @@ class TensorZeroFeedback(msgspec.Struct, frozen=True, kw_only=True):
         return Feedback(trajectory_id=self.inference_id, quality=_quality(self.value, "value"), giver=self.metric_name)
 
 
+Status = Literal["recorded", "held", "known", "dry run"]
+
+
 class FeedbackTaken(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a feedback. When this is sent it is on the disk."""
+    """What became of a feedback. When this is sent it is on the disk, unless it is ``held``."""
 
     id: str
     """The feedback's."""
     feedback_id: str
     """The same."""
     trajectory_id: str
-    status: Literal["recorded", "known", "dry run"]
-    """``known``: the same was given before, and counts once."""
+    status: Status
+    """``known``: the same was given before, and counts once. ``held``: the host that runs this server has a trajectory
+    of this id open, and it is recorded at that one's end. (Feedback for an answer of the server's own waits for it.)
+    """
 
 
 Shape = OwnFeedback | LangSmithFeedback | TensorZeroFeedback
@@ -138,17 +143,13 @@ async def give(hub: Hub, request: Request) -> FeedbackTaken:
         return _taken(feedback, "dry run")
     if _stored(hub, feedback):
         return _taken(feedback, "known")
-    if (
-        hub.engine.feedback(
-            feedback.trajectory_id,
-            feedback.quality,
-            id=feedback.id,
-            giver=feedback.giver,
-            comment=feedback.comment,
-        )
-        == "rejected"
-    ):
+    receipt = hub.engine.feedback(
+        feedback.trajectory_id, feedback.quality, id=feedback.id, giver=feedback.giver, comment=feedback.comment
+    )
+    if receipt == "rejected":
         raise unavailable("too much waits for the disk; try again", "store_unavailable")
+    if receipt == "held":  # no flush stores it
+        return _taken(feedback, "held")
     await hub.engine.flush()
     if not _stored(hub, feedback):  # left out: the id is that of a feedback for another trajectory
         raise _conflict(feedback)
@@ -190,7 +191,7 @@ def _conflict(feedback: Feedback) -> ProblemError:
     return ProblemError(409, f"feedback id {feedback.id!r} is taken by other content", param="id", code="conflict")
 
 
-def _taken(feedback: Feedback, status: Literal["recorded", "known", "dry run"]) -> FeedbackTaken:
+def _taken(feedback: Feedback, status: Status) -> FeedbackTaken:
     return FeedbackTaken(id=feedback.id, feedback_id=feedback.id, trajectory_id=feedback.trajectory_id, status=status)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import sona
-from sona.config import Config, RecordingConfig
-from sona.errors import ConflictError, InvalidInputError
+from sona.config import Config, RecordingConfig, StoreConfig
+from sona.errors import ConflictError, InvalidInputError, StoreError
 from sona.events import RecordDropped, TrajectoryRecorded
 from sona.storage.store import Store
 from tests.engine.small import open_small
@@ -198,3 +198,31 @@ def test_of_two_open_ones_with_one_id_each_ends_by_itself(tmp_path: Path) -> Non
             second.durable()
         # The feedback was for the second: stored in one batch with it, it is left out too.
         assert (engine.status().conflicts, engine.get("x").quality) in ((2, None), (1, 1.0))
+
+
+def test_feedback_for_an_open_one_is_held_and_recorded_with_it(tmp_path: Path) -> None:
+    with open_small(tmp_path / "store", model=None) as engine:
+        events = engine.events()
+        with engine.trajectory("q", id="x") as block:
+            assert engine.feedback("x", 0.5) == "held"
+            engine.flush()
+            assert engine.status().store.feedback == 0
+            block.respond("a")
+        block.durable()
+        assert engine.get("x").quality == 0.5
+        assert engine.feedback("x", 1.0) == "recorded"
+    kinds = [type(event).__name__ for event in events]
+    assert kinds == ["TrajectoryRecorded", "FeedbackRecorded", "FeedbackRecorded"]
+
+
+def test_held_feedback_goes_with_a_trajectory_that_can_not_be_recorded(tmp_path: Path) -> None:
+    config = Config(store=StoreConfig(queue_bytes=4096))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        events = engine.events()
+        with engine.trajectory("q", id="x") as block:
+            assert engine.feedback("x", 0.5, id="f") == "held"
+            block.respond("a" * 9000)
+        with pytest.raises(StoreError, match="rejected"):
+            block.durable()
+    told = [(event.kind, event.id, event.reason) for event in events if isinstance(event, RecordDropped)]
+    assert told == [("trajectory", "x", "queue full"), ("feedback", "f", "unrecordable")]

@@ -182,3 +182,12 @@ async def test_a_full_queue_is_503(
     monkeypatch.setattr(sona.Engine, "feedback", lambda *_, **__: "rejected")
     got = await client.post(PATH, json={"trajectory_id": answered, "quality": 1})
     assert (got.status_code, got.json()["error"]["code"]) == (503, "store_unavailable")
+
+
+async def test_feedback_for_an_id_that_the_host_has_open_is_told_as_held(
+    engine: Engine, client: httpx.AsyncClient, answered: str
+) -> None:
+    body = {"trajectory_id": answered, "quality": 1, "id": f"held-{answered}"}
+    async with engine.trajectory("again", id=answered):
+        got = await client.post(PATH, json=body)
+        assert (got.status_code, got.json()["status"]) == (200, "held")
