@@ -27,7 +27,7 @@ class Mailbox:
         self._lock = threading.RLock()  # a signal handler may tell something while its thread is in here
         self._events: deque[Event] = deque(maxlen=size)
         self._missed = 0
-        self._wakes: list[Callable[[], object]] = []
+        self._wakes: dict[object, Callable[[], object]] = {}  # by who waits: a nested call takes out its own alone
         self.closed = False
         """Whether anything more comes in."""
 
@@ -39,9 +39,8 @@ class Mailbox:
             full = len(self._events) == self._events.maxlen
             self._missed += full
             self._events.append(event)
-            wakes = tuple(
-                self._wakes
-            )  # each takes itself out: one that a Ctrl-C kept from being called is called again
+            # Each takes itself out: one that a Ctrl-C kept from being called is called again.
+            wakes = tuple(self._wakes.values())
         for wake in wakes:
             wake()
         return full
@@ -65,17 +64,18 @@ class Mailbox:
     @contextmanager
     def waiting(self, wake: Callable[[], object]) -> Iterator[None]:
         """Have ``wake`` called once there is something to take; at once where there is already."""
+        me = object()
         with self._lock:
             ready = bool(self._events or self._missed or self.closed)
             if not ready:
-                self._wakes.append(wake)
+                self._wakes[me] = wake
         if ready:
             wake()
         try:
             yield
         finally:
             with self._lock:
-                self._wakes = [other for other in self._wakes if other is not wake]
+                self._wakes.pop(me, None)
 
     def close(self, *, forget: bool = False) -> None:
         """Let nothing more in, and ``forget`` what was not taken yet."""
@@ -84,14 +84,14 @@ class Mailbox:
             if forget:
                 self._events.clear()
                 self._missed = 0
-            wakes = tuple(self._wakes)
+            wakes = tuple(self._wakes.values())
         for wake in wakes:
             wake()
 
     def forked(self) -> None:
         """In a forked child, where nobody tells anything and the lock may be one that a lost thread held."""
         self._lock = threading.RLock()
-        self._wakes = []
+        self._wakes = {}
         self.closed = True
 
 
@@ -122,7 +122,15 @@ class Broadcast:
         if missed or gone:
             with self._lock:
                 self.missed += missed
-                self.mailboxes = tuple(known for known in self.mailboxes if _listens(known()))
+                self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        while True:
+            before = self.mailboxes
+            listening = tuple(known for known in before if _listens(known()))
+            if self.mailboxes is before:  # no signal handler or finaliser has subscribed meanwhile
+                self.mailboxes = listening
+                return
 
     def subscribe(self, size: int) -> Mailbox:
         """A mailbox for at most ``size`` events, that gets all from now on; a closed one where this has closed."""

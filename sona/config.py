@@ -117,6 +117,10 @@ class RecordingConfig(Settings, kw_only=True):
     second, and when another begins, and at ``status``, ``flush`` and ``learn``."""
     max_open: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """At most this many are open; beyond it the oldest is recorded as *abandoned*."""
+    max_open_bytes: Annotated[int, Meta(ge=4096, le=2**40)] = 64 * 2**20
+    """About so much memory is held by all that are open: messages, steps, answers and feedback. Beyond it the oldest is
+    recorded as *abandoned*. One alone may hold as much as a record may have, ``store.queue_bytes``: the step that would
+    make it larger ends it as *abandoned*, and feedback that would is rejected."""
 
 
 class ServeConfig(Settings, kw_only=True):

@@ -20,6 +20,7 @@ from sona.events import DropReason, FeedbackRecorded, RecordDropped, TrajectoryR
 from sona.hooks.trajectory import OpenTrajectory
 from sona.open_trajectories import OpenTrajectories
 from sona.parts import Parts
+from sona.record_size import size_of
 from sona.storage import forked
 from sona.types import Feedback, Trajectory
 
@@ -45,6 +46,8 @@ class Intake:
     def __init__(self, parts: Parts, settings: RecordingConfig) -> None:
         self._parts, self._fast, self._events = parts, parts.fast, parts.events
         self._settings = settings
+        self._largest = parts.store.config.queue_bytes
+        """What a record may take: a larger one never finds room."""
         self.open = OpenTrajectories(settings)
         self._lock = threading.RLock()
         self._mishaps: Counter[Mishap] = Counter()
@@ -92,12 +95,22 @@ class Intake:
     def feedback(self, feedback: Feedback, wait_s: float | None = 0.0) -> Receipt:
         """See :meth:`sona.Engine.feedback`."""
         name = feedback.trajectory_id
-        if (handle := self.open.get(name)) is not None and handle.hold(feedback):
-            return "held"
+        if (handle := self.open.get(name)) is not None and (receipt := self._hold(handle, feedback)) is not None:
+            return receipt
         # In this order: what the writer does not know any more is in the store already.
         if not self._parts.writer.knows(name) and name not in self._parts.store:
             raise UnknownIdError(f"trajectory {name!r} is not in this store; feedback needs the id of a recorded one")
         return self._rate(feedback, wait_s)
+
+    def _hold(self, handle: OpenTrajectory, feedback: Feedback) -> Receipt | None:
+        """None where ``handle`` has ended."""
+        size = size_of(feedback)
+        if handle.is_open and handle.size + size > self._largest:
+            return self._reject(feedback)  # it would be at the end, when nobody asks any more
+        if not handle.hold(feedback):
+            return None
+        self.grown(handle, size)
+        return "held"
 
     def _rate(self, feedback: Feedback, wait_s: float | None = 0.0) -> Receipt:
         put = self._fast.feedback
@@ -164,8 +177,23 @@ class Intake:
 
     def opened(self, trajectory: OpenTrajectory) -> None:
         """Its block begins: feedback for it is held until it ends."""
-        self.open.add(trajectory)
+        if trajectory.is_open:  # too large a step, before the block began, has ended it
+            self.open.add(trajectory)
         self.sweep()
+
+    def grown(self, trajectory: OpenTrajectory, by: int) -> None:
+        """It holds so many bytes more."""
+        if self.open.grow(trajectory, by):
+            self.sweep()
+
+    def step_fits(self, trajectory: OpenTrajectory, size: int) -> bool:
+        """Whether it is open for a step of so many bytes, which are counted; where no record can be so large it is
+        abandoned, so that what came before is kept.
+        """
+        if trajectory.size + size > self._largest:
+            self._abandon(trajectory)
+        self.grown(trajectory, size)
+        return trajectory.is_open
 
     def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
         """It ended: hand over what it made of itself, then the feedback that was held for it. Never raises."""
@@ -218,14 +246,19 @@ class Intake:
     def sweep(self) -> None:
         """Record as abandoned what is open for too long, or is too much. The writer's thread does it every second."""
         for trajectory in self.open.overdue():
-            if trajectory.abandon() and self.count("abandoned"):
-                log.warning(
-                    "trajectory %s is recorded as abandoned: open for over %g s, or one of over %d that are open (told "
-                    "once, counted always)",
-                    trajectory.id,
-                    self._settings.open_timeout_s,
-                    self._settings.max_open,
-                )
+            self._abandon(trajectory)
+
+    def _abandon(self, trajectory: OpenTrajectory) -> None:
+        if trajectory.abandon() and self.count("abandoned"):
+            log.warning(
+                "trajectory %s is recorded as abandoned: open for over %g s, or one of over %d that are open, or of "
+                "those that hold over %d bytes, or larger than a record may be, %d bytes (told once, counted always)",
+                trajectory.id,
+                self._settings.open_timeout_s,
+                self._settings.max_open,
+                self._settings.max_open_bytes,
+                self._largest,
+            )
 
     async def flush(self, timeout_s: float | None = None) -> None:
         """See :meth:`sona.Engine.flush`. Takes no thread, however many wait."""

@@ -42,7 +42,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Commits that failed; what they held was kept, and tried again."""
     abandoned: int
     """Trajectories recorded as abandoned because they were open for over ``recording.open_timeout_s``, or were one of
-    over ``recording.max_open``."""
+    over ``recording.max_open``, or held too much (``recording.max_open_bytes``)."""
     late: int
     """... whose block ended after all: its answer came too late to be stored."""
     missed_events: int

@@ -41,6 +41,8 @@ class TrajectoryHost:
     def __init__(self, parts: Parts, intake: Intake, settings: ServeConfig, ranking: Ranking) -> None:
         self._parts, self._intake, self._settings, self._ranking = parts, intake, settings, ranking
         self.opened = intake.opened
+        self.grown = intake.grown
+        self.step_fits = intake.step_fits
         self.closed = intake.closed
         self.ended_late = intake.ended_late
 

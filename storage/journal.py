@@ -4,43 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from sys import getsizeof
 from typing import NamedTuple, Protocol
 
+from sona.record_size import size_of
 from sona.storage.segment import Remains, Segment
 from sona.types import Feedback, Trajectory
-
-# What the objects of a record take beside their texts and bytes (test_size_of_is_about_what_a_record_takes).
-_RECORD_BYTES = 500
-_PART_BYTES = 350
-
-
-def size_of(record: Trajectory | Feedback, payload: bytes | None = None) -> int:
-    """About the bytes that ``record`` takes in memory; told at once where its stored form is at hand."""
-    parts = 0
-    if isinstance(record, Trajectory):
-        parts = len(record.messages) + len(record.steps) + len(record.metadata) + len(record.recalled)
-    size = _RECORD_BYTES + _PART_BYTES * parts
-    return size + (len(payload) if payload is not None else _content_bytes(record))
-
-
-def _content_bytes(record: Trajectory | Feedback) -> int:
-    if isinstance(record, Feedback):
-        return getsizeof(record.comment)
-    size = getsizeof(record.response)
-    for packed in (record.embedding, record.prompt_ids, record.response_ids):
-        if packed is not None:
-            size += len(packed)
-    for message in record.messages:
-        size += getsizeof(message.content)
-        for call in message.tool_calls:
-            size += _PART_BYTES + getsizeof(call.arguments)
-    for step in record.steps:
-        size += getsizeof(step.content)
-    for value in record.metadata.values():
-        size += getsizeof(value)
-    return size
-
 
 Entry = tuple[Trajectory | Feedback, int, bytes, int]
 """A record made ready to be kept: itself, about the bytes that it takes in memory, its stored form and the CRC-32C of

@@ -14,8 +14,9 @@ from crc32c import crc32c
 
 from sona.config import StoreConfig
 from sona.errors import StoreCorruptError, StoreError
+from sona.record_size import size_of
 from sona.storage.connection import store_error
-from sona.storage.journal import Batch, Entry, Journal, Leftover, MemoryJournal, oldest, size_of
+from sona.storage.journal import Batch, Entry, Journal, Leftover, MemoryJournal, oldest
 from sona.storage.layout import QUARANTINE
 from sona.storage.rows import decode, encode
 from sona.storage.segment import FIRST, HEADER_BYTES, Frame, Remains, Scan, Segment, frame_end, scan

@@ -13,8 +13,9 @@ import numpy as np
 
 from sona.checks import Float32, TokensLike, VectorLike, pack_tokens, pack_vector
 from sona.errors import ConflictError, InvalidInputError
-from sona.memory_spans import show
+from sona.memory_spans import Shown, show
 from sona.patterns import Recall
+from sona.record_size import size_of, size_of_answer, size_of_messages, size_of_step
 from sona.types import Feedback, Message, Outcome, Reply, Step, Trajectory, new_id, to_messages
 
 log = logging.getLogger("sona.hooks")
@@ -53,6 +54,12 @@ class Host(Protocol):
     def opened(self, trajectory: OpenTrajectory) -> None:
         """Called when the block begins."""
 
+    def grown(self, trajectory: OpenTrajectory, by: int) -> None:
+        """Called when it holds so many bytes more; it, or others, may be abandoned for it. Must not raise."""
+
+    def step_fits(self, trajectory: OpenTrajectory, size: int) -> bool:
+        """Called before a step of so many bytes: whether it is still open then. Must not raise."""
+
     def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
         """Called when it ends, with the record to store, or None where none could be made. Must not raise."""
 
@@ -68,8 +75,9 @@ class OpenTrajectory:
 
     A block that raises is recorded with outcome ``failed`` and its exception goes on; one without an answer is
     recorded as ``abandoned``, and so is one that is still open after ``recording.open_timeout_s``, or when the engine
-    is closed: with what it held until then. It is recorded once: what such a block does later is counted, told as an
-    event, and not stored. Nothing that goes wrong behind it reaches the host: it is counted and logged.
+    is closed, or that holds too much (``recording.max_open_bytes``): with what it held until then. It is recorded once:
+    what such a block does later is counted, told as an event, and not stored. Nothing that goes wrong behind it
+    reaches the host: it is counted and logged.
 
     Raises:
         InvalidInputError: of ``messages``, ``prompt_ids``, ``source``, ``metadata`` or ``recalled``, before the block
@@ -111,6 +119,9 @@ class OpenTrajectory:
         self._steps: list[Step] = []
         self._answer: dict[str, Any] = {}
         self._shown = show(self.messages, None)
+        self.size = size_of(checked)
+        """About the bytes that it holds. The host's to change."""
+        self._answer_size = 0
         self._held: list[Feedback] = []
         self._lock = threading.RLock()
         self._begun = self._over = self._ending = self._settled = self._abandoned = False
@@ -142,7 +153,7 @@ class OpenTrajectory:
     async def embed(self) -> None:
         """... and then: the query's embedding, where there is a model for it."""
         if self.embeds:
-            self._embedding = await self._host.embed_quietly(self.messages)
+            self._set_embedding(await self._host.embed_quietly(self.messages))
 
     @property
     def embeds(self) -> bool:
@@ -166,7 +177,7 @@ class OpenTrajectory:
         self._check_not_over("recall()")
         own = self._embedding if embedding is None else np.frombuffer(pack_vector(embedding), dtype="<f4")
         found = await self._host.recall_quietly(self.messages if own is None else own, k, self._source)
-        self._embedding = own
+        self._set_embedding(own)
         self._note_recalled((*self._recalled, *(name for one in found for name in one.ids)))
         return found
 
@@ -225,13 +236,13 @@ class OpenTrajectory:
             top_k=top_k,
             seed=seed,
         )
-        self._shown = shown
-        self._answer = {
+        answer = {
             "response": reply.text,
             "prompt_ids": list(reply.prompt_ids),
             "response_ids": list(reply.token_ids) or None,
             "version": reply.version,
         }
+        self._set_answer(answer, shown)
         return reply
 
     def respond(
@@ -259,19 +270,25 @@ class OpenTrajectory:
         answer: dict[str, Any] = {"response": text, "response_ids": token_ids, "version": version}
         answer["prompt_ids"] = self._prompt_ids if prompt_ids is None else prompt_ids
         shown = show(self.messages, memories)
-        Trajectory(messages=shown.messages, **answer)  # the caller's error, at the call
-        self._answer, self._shown = answer, shown
+        packed = Trajectory(messages=shown.messages, **answer)  # the caller's error, at the call
+        answer |= {"response_ids": packed.response_ids, "prompt_ids": packed.prompt_ids}
+        self._set_answer(answer, shown)
 
     def step(
         self, name: str, *, reward: float | None = None, latency_s: float | None = None, content: str = ""
     ) -> None:
         """One action on the way, such as a tool call, with its own reward.
 
+        One that would make the trajectory larger than a record may be (``store.queue_bytes``) ends it: it is recorded
+        as abandoned, without that step.
+
         Raises:
             InvalidInputError: an empty name, or a number that is not finite.
         """
         self._check_not_over("step()")
-        self._steps.append(Step(name=name, reward=reward, latency_s=latency_s, content=content))
+        step = Step(name=name, reward=reward, latency_s=latency_s, content=content)
+        if self._host.step_fits(self, size_of_step(step)):
+            self._steps.append(step)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -317,11 +334,17 @@ class OpenTrajectory:
         if abandoned or record is None:
             raise ConflictError(
                 f"trajectory {self.id!r} was recorded as abandoned before its block ended; what came later is not "
-                "stored (a longer recording.open_timeout_s or a larger recording.max_open lets it stay open)"
+                "stored (a longer recording.open_timeout_s or a larger recording.max_open or max_open_bytes lets it "
+                "stay open; one alone may be as large as store.queue_bytes)"
             )
         return record, self._held
 
     # For the host
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has ended it."""
+        return not self._ending
 
     def hold(self, feedback: Feedback) -> bool:
         """Keep feedback that came before the block ended, to be stored after the trajectory; False after its end."""
@@ -361,6 +384,19 @@ class OpenTrajectory:
         except Exception:  # the host's answer is out already: whatever is wrong with our record of it is ours to bear
             log.exception("trajectory %s could not be recorded", self.id)
         self._host.closed(self, self._record)
+
+    def _set_answer(self, answer: dict[str, Any], shown: Shown) -> None:
+        self._answer, self._shown = answer, shown
+        size = size_of_answer(answer["response"], answer["prompt_ids"], answer["response_ids"])
+        if shown.spans:  # a conversation of its own
+            size += size_of_messages(shown.messages)
+        before, self._answer_size = self._answer_size, size
+        self._host.grown(self, size - before)
+
+    def _set_embedding(self, embedding: Float32 | None) -> None:
+        before, self._embedding = self._embedding, embedding
+        if before is None and embedding is not None:
+            self._host.grown(self, embedding.nbytes)
 
     @property
     def _answered(self) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import sona
 from sona.config import Config, RecordingConfig, StoreConfig
 from sona.errors import ConflictError, InvalidInputError, StoreError
 from sona.events import RecordDropped, TrajectoryRecorded
+from sona.hooks.trajectory import OpenTrajectory
 from sona.storage.store import Store
 from tests.engine.small import open_small
 
@@ -226,3 +228,72 @@ def test_held_feedback_goes_with_a_trajectory_that_can_not_be_recorded(tmp_path:
             block.durable()
     told = [(event.kind, event.id, event.reason) for event in events if isinstance(event, RecordDropped)]
     assert told == [("trajectory", "x", "queue full"), ("feedback", "f", "unrecordable")]
+
+
+def test_what_open_ones_hold_is_bounded_and_the_oldest_go(tmp_path: Path) -> None:
+    config = Config(recording=RecordingConfig(max_open_bytes=100_000))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        blocks = [left_open(engine, str(n)) for n in range(4)]
+        for n, block in enumerate(blocks):
+            block.step("tool:x", content="a" * 30_000)
+            assert engine.status().abandoned == max(n - 2, 0)
+        assert engine.feedback("3", 0.5, comment="a" * 20_000) == "held"
+        assert engine.status().abandoned == 2
+        blocks[3].respond("a" * 30_000)
+        assert engine.status().abandoned == 3
+        for block in blocks:
+            block.__exit__(None, None, None)
+        engine.flush()
+        assert engine._engine._intake.open._bytes == 0
+        outcomes = [engine.get(str(n)).trajectory.outcome for n in range(4)]
+        assert outcomes == ["abandoned"] * 3 + ["completed"]
+        assert [len(engine.get(str(n)).trajectory.steps) for n in range(4)] == [2] * 4
+        assert engine.get("3").quality == 0.5
+
+
+def test_a_step_that_makes_one_too_large_to_be_recorded_ends_it_with_what_came_before(tmp_path: Path) -> None:
+    config = Config(store=StoreConfig(queue_bytes=64 * 1024))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        with engine.trajectory("q", id="x") as block:
+            for n in range(5):
+                block.step(f"tool:{n}", content="a" * 20_000)
+            assert (engine.status().abandoned, engine.status().open) == (1, 0)
+            block.respond("too late")
+        with pytest.raises(ConflictError, match=r"store\.queue_bytes"):
+            block.durable()
+        engine.flush()
+        kept = engine.get("x").trajectory
+        assert (kept.outcome, [step.name for step in kept.steps]) == ("abandoned", ["tool:0", "tool:1", "tool:2"])
+        assert (engine.status().late, engine.status().rejected) == (1, 0)
+
+
+def test_feedback_that_can_not_be_recorded_with_its_trajectory_is_rejected_and_not_held(tmp_path: Path) -> None:
+    config = Config(store=StoreConfig(queue_bytes=64 * 1024))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        with engine.trajectory("q", id="x") as block:
+            block.respond("a")
+            receipts = [engine.feedback("x", 0.5, comment="a" * 20_000) for _ in range(5)]
+            assert receipts == ["held"] * 3 + ["rejected"] * 2
+        block.durable()
+        assert (engine.status().rejected, engine.status().store.feedback) == (2, 3)
+
+
+@pytest.mark.parametrize("asked", ["all", "overdue"])
+def test_one_that_a_finaliser_ends_while_all_are_looked_at_is_no_error(tmp_path: Path, asked: str) -> None:
+    config = Config(recording=RecordingConfig(max_open=3))
+    with open_small(tmp_path / "store", model=None, config=config) as engine:
+        blocks = [left_open(engine, str(n)) for n in range(3)]
+        registry = engine._engine._intake.open
+
+        class Changing(OrderedDict[OpenTrajectory, float]):
+            """The collector may run wherever something is made."""
+
+            def __iter__(self) -> Iterator[OpenTrajectory]:
+                for known in super().__iter__():
+                    if len(blocks) == 3:
+                        blocks.pop(0).__exit__(None, None, None)
+                    yield known
+
+        registry._since = Changing(registry._since)
+        found = registry.all() if asked == "all" else registry.overdue()
+        assert [one.id for one in found] == (["1", "2"] if asked == "all" else [])

@@ -15,8 +15,8 @@ import pytest
 
 from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, StoreError, StoreFullError, UnknownIdError
+from sona.record_size import size_of
 from sona.storage import insert
-from sona.storage.journal import size_of
 from sona.storage.rows import TrajectoryRow, encode, trajectory_row
 from sona.storage.store import Store
 from sona.storage.writer import Writer

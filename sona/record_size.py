@@ -1,0 +1,64 @@
+"""What records take in memory, told without making anything: what waits, and what is open, is bounded by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from sys import getsizeof
+
+from sona.types import Feedback, Message, Step, Trajectory
+
+# What the objects of a record take beside their texts and bytes (test_size_of_is_about_what_a_record_takes).
+RECORD_BYTES = 500
+PART_BYTES = 350
+INT_BYTES = 36  # of an int in a list
+
+
+def size_of(record: Trajectory | Feedback, payload: bytes | None = None) -> int:
+    """About the bytes that ``record`` takes in memory; told at once where its stored form is at hand."""
+    parts = 0
+    if isinstance(record, Trajectory):
+        parts = len(record.messages) + len(record.steps) + len(record.metadata) + len(record.recalled)
+    size = RECORD_BYTES + PART_BYTES * parts
+    return size + (len(payload) if payload is not None else _content_bytes(record))
+
+
+def size_of_answer(text: str, *ids: bytes | Sequence[int] | None) -> int:
+    """What an answer and its token ids take, packed or in lists of ints."""
+    size = getsizeof(text)
+    for one in ids:
+        if one is not None:
+            size += len(one) if isinstance(one, bytes) else INT_BYTES * len(one)
+    return size
+
+
+def size_of_messages(messages: Sequence[Message]) -> int:
+    """What a conversation takes."""
+    return sum(PART_BYTES + _message_bytes(message) for message in messages)
+
+
+def size_of_step(step: Step) -> int:
+    """What one step adds to :func:`size_of` its trajectory."""
+    return PART_BYTES + getsizeof(step.content)
+
+
+def _content_bytes(record: Trajectory | Feedback) -> int:
+    if isinstance(record, Feedback):
+        return getsizeof(record.comment)
+    size = getsizeof(record.response)
+    for message in record.messages:
+        size += _message_bytes(message)
+    for packed in (record.embedding, record.prompt_ids, record.response_ids):
+        if packed is not None:
+            size += len(packed)
+    for step in record.steps:
+        size += getsizeof(step.content)
+    for value in record.metadata.values():
+        size += getsizeof(value)
+    return size
+
+
+def _message_bytes(message: Message) -> int:
+    size = getsizeof(message.content)
+    for call in message.tool_calls:
+        size += PART_BYTES + getsizeof(call.arguments)
+    return size
