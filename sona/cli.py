@@ -16,8 +16,9 @@ from rich.table import Table
 import sona
 from sona import cli_bank, cli_candidates, cli_checkpoints, cli_score, cli_serve, cli_store, cli_versions, review
 from sona.config import settings_of
-from sona.errors import SonaError
+from sona.errors import SonaError, StoreError
 from sona.hooks.jsonl import check_file
+from sona.storage.layout import DATABASE, VERSIONS
 from sona.terminal import (
     AsJson,
     ConfigPath,
@@ -106,6 +107,8 @@ def learn(
     if trajectories is not None:
         check_file(trajectories)  # before there is a store
     settings = settings_of(config)
+    if trajectories is None and not os.path.exists(store / DATABASE) and not os.path.exists(store / VERSIONS):
+        raise StoreError(f"{store}: no store; see that the path is right, or begin one with --trajectories")
     here = replace(settings, learner=replace(settings.learner, mode="thread"))  # no requests wait meanwhile
     before: int | None = None
     try:

@@ -15,7 +15,7 @@ import apsw
 from sona.errors import InvalidInputError, SonaError, StoreCorruptError, StoreError, UnknownIdError
 from sona.storage.blob_files import copy_data, path_of
 from sona.storage.blobs import BlobRow, read_blobs
-from sona.storage.connection import open_reader, store_error
+from sona.storage.connection import make_private, open_reader, store_error
 from sona.storage.draft import rename_folder
 from sona.storage.head import read_head, read_versions
 from sona.storage.layout import BLOBS
@@ -82,7 +82,9 @@ def _check(store: Path, target: Path) -> None:
 def _fill(database: Path, gate: SnapshotGate, folders: Versions, draft: Path, target: Path) -> Backup:
     for attempt in range(ATTEMPTS):
         shutil.rmtree(draft, ignore_errors=True)
-        (draft / folders.folder.name).mkdir(parents=True)
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.mkdir(mode=0o700)  # what people said is nobody else's
+        (draft / folders.folder.name).mkdir()
         copy = draft / database.name
         with gate.shared():
             copy_database(database, copy)
@@ -92,12 +94,12 @@ def _fill(database: Path, gate: SnapshotGate, folders: Versions, draft: Path, ta
             current, versions = read_head(connection).version, read_versions(connection)
             trajectories = sum(totals.trajectories for totals in read_all_totals(connection))
         whole, damaged = _take_folders(folders, Versions(draft), versions)
-        if not damaged or (attempt == ATTEMPTS - 1 and current not in damaged):
+        if current in (BASE_VERSION, *whole) and (not damaged or attempt == ATTEMPTS - 1):
             break
     else:
         raise StoreCorruptError(
-            f"version {current!r} is in force, and its files in {folders.folder} are damaged; run 'sona doctor --store "
-            f"{database.parent} --repair' first"
+            f"version {current!r} is in force, and its files in {folders.folder} are damaged or missing; run 'sona "
+            f"doctor --store {database.parent} --repair' first"
         )
     training = take_training(TrainingFolder(database.parent), draft)
     size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
@@ -121,6 +123,7 @@ def copy_database(database: Path, copy: Path) -> None:
     try:
         with closing(open_reader(database)) as connection:
             connection.execute("PRAGMA query_only = OFF")  # it would keep the copy from being written as well
+            make_private(copy)
             connection.execute("VACUUM INTO ?", (os.fspath(copy),))
     except apsw.FullError as error:
         raise store_error(error, copy.parent) from error

@@ -98,12 +98,21 @@ def _configure(connection: apsw.Connection, pragmas: tuple[str, ...]) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
+def make_private(path: Path) -> None:
+    """An empty database, where there is none, that its owner alone may read; its log is made like it."""
+    if path.exists():
+        return
+    with suppress(OSError):  # whatever is wrong SQLite says better
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 def open_writer(path: Path) -> apsw.Connection:
     """The one writing connection to the database at ``path``, which is made or migrated if it has to be.
 
     What it sees is durable, whatever became of the connection before it.
     """
     write_again(path)
+    make_private(path)
     connection = Connection(os.fspath(path), path.parent)
     try:
         if form_of(connection, path) == 0:

@@ -19,6 +19,7 @@ from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBU
 from sona.storage.lock import owner_of
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.mapped import scanned_in, told_of_damage, waiting_in
+from sona.storage.orphans import told_of_orphans
 from sona.storage.pages import Pages
 from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
@@ -82,6 +83,8 @@ def examine(folder: Path, *, is_mine: bool = False) -> Examination:
     database = folder / DATABASE
     if (folder / REBUILT).exists():
         found.add("repairable", REBUILT, "a repair was cut short", "takes it to its end")
+    elif orphans := told_of_orphans(folder):
+        found.add("fatal", DATABASE, orphans)
     elif not database.is_file():
         found.add("fatal", str(folder), "there is no store; see that the path is right")
     if found.findings:
@@ -178,7 +181,8 @@ def _examine_folders(found: Examination, folders: Versions) -> None:
     damaged = {version.id: why for version in found.versions if (why := _damage(folders, version)) is not None}
     for name, why in damaged.items():
         if name == found.in_force:
-            found.add("damaged", f"version {name}, in force", why, "puts the nearest whole version before it in force")
+            what = why or "its files are missing"
+            found.add("damaged", f"version {name}, in force", what, "puts the nearest whole version before it in force")
         elif why:
             found.add("damaged", f"version {name}", why, "sets its folder aside")
         elif name in found.pinned:
@@ -191,8 +195,17 @@ def _examine_folders(found: Examination, folders: Versions) -> None:
         if entry.name.startswith(DRAFT):
             found.add("note", f"{VERSIONS}/{entry.name}", "a draft that a crash left; the next start removes it")
         elif entry.name not in known:
-            what = "no version has this name; a crash left it, and the next start removes it"
-            found.add("note", f"{VERSIONS}/{entry.name}", what)
+            what = "no version of the database has this name; the next start moves it to quarantine/"
+            if entry.name == _next_id(known):
+                found.add("note", f"{VERSIONS}/{entry.name}", f"{what}. A crash left it")
+            else:
+                older = "The database is older than its folders: put the newer one back, if there is one"
+                found.add("damaged", f"{VERSIONS}/{entry.name}", f"{what}. {older}")
+
+
+def _next_id(known: set[str]) -> str:
+    """What the next cycle calls its version."""
+    return f"v{max((int(name[1:]) for name in known if name[1:].isdigit()), default=0) + 1}"
 
 
 def _damage(folders: Versions, version: Version) -> str | None:

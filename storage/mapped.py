@@ -116,7 +116,7 @@ class MappedJournal:
         """To be removed by the next release."""
         self.trouble: str | None = None
         """Why the disk turned the last record away that was; None where it was the bound, or none was."""
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         self._recover()
         self._active = self._begun(self._new(self._segment_bytes))
 

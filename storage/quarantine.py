@@ -44,7 +44,7 @@ class Quarantine:
         """Keep a row."""
         values = {name: _plain(self._read(value)) for name, value in row.items()}
         line = json.dumps({"table": table.name, "why": why, "row": values}, ensure_ascii=True)
-        self.path.parent.mkdir(exist_ok=True)
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
         with self.path.open("a", encoding="ascii") as file:
             file.write(line + "\n")
         self.counts[table.name] += 1

@@ -22,7 +22,7 @@ _POLL_S = 0.005
 
 def make_gate(folder: Path) -> None:
     """The files in ``folder``, which is made where it is missing; raises OSError."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     for name in (GENERATION, *READERS):
         os.close(os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
 

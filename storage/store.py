@@ -35,6 +35,7 @@ from sona.storage.layout import BLOBS, DATABASE, LOCK, REBUILT, TRAINING, VERSIO
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.memory_weights import MemoryWeightRows
+from sona.storage.orphans import check_no_orphans
 from sona.storage.pins import delete_pin, read_pins, write_pin
 from sona.storage.quality import Policy, adopt_policy, rated, read_policy
 from sona.storage.replay import Replay
@@ -114,8 +115,9 @@ class Store:
             )
         if not read_only:
             return cls._open_writer(folder, config)
+        check_no_orphans(folder)
         if not is_there:
-            raise StoreError(f"{folder}: no store; see that the path is right, or open it for writing, which makes one")
+            raise StoreError(f"{folder}: no store; see that the path is right")
         store = cls(folder, config, None)
         with store._snapshot() as connection:  # whatever is wrong with the file shows now
             read_current(connection)
@@ -125,6 +127,7 @@ class Store:
     @classmethod
     def _open_writer(cls, folder: Path, config: StoreConfig) -> Store:
         try:
+            check_no_orphans(folder)
             _make(folder)
             make_gate(folder / BLOBS)
             lock = WriterLock(folder / LOCK)
@@ -449,6 +452,6 @@ def _make(folder: Path) -> None:
     """The folders, with their names synced into the folders above."""
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what people said is nobody else's
-    (folder / VERSIONS).mkdir(exist_ok=True)
+    (folder / VERSIONS).mkdir(mode=0o700, exist_ok=True)
     for made in missing:
         sync_path(made.parent)

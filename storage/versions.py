@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -13,8 +14,10 @@ from types import MappingProxyType
 
 from sona.errors import ConflictError, InvalidInputError, StoreCorruptError, StoreError, UnknownIdError
 from sona.storage.connection import store_error
+from sona.storage.layout import QUARANTINE
 from sona.types import Version, new_id
 
+_log = logging.getLogger("sona.storage")
 SUFFIXES = (".safetensors", ".json", ".msgpack")
 NAMES = ("README.md",)
 DRAFT = ".draft-"
@@ -136,8 +139,25 @@ class Versions:
             raise store_error(error, target) from error
 
     def clean(self, known_ids: set[str]) -> list[str]:
-        """Remove drafts, and folders of versions not among ``known_ids``: what a crash left. Returns their names."""
-        return self._remove(known_ids, drafts=True)
+        """Remove drafts, which a crash left, and move what is not among ``known_ids`` to the store's quarantine: what a
+        crash left between a publication and its commit, or newer than the database. Returns their names.
+        """
+        away = self._remove({entry.name for entry in self._entries() if not entry.name.startswith(DRAFT)}, drafts=True)
+        for entry in self._entries():
+            if entry.name not in known_ids:
+                into = self.folder.parent / QUARANTINE
+                _log.warning("%s: no version of this store has this name, so it is moved to %s", entry, into)
+                self.set_aside(entry.name, into)
+                away.append(entry.name)
+        return away
+
+    def _entries(self) -> list[Path]:
+        try:
+            return sorted(self.folder.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise store_error(error, self.folder) from error
 
     def discard(self, version_id: str) -> None:
         """Remove the folder of one version; StoreError where the disk does not let it go."""
@@ -150,7 +170,7 @@ class Versions:
             StoreFullError, StoreReadOnlyError, StoreError: the disk's trouble.
         """
         try:
-            into.mkdir(exist_ok=True)
+            into.mkdir(mode=0o700, exist_ok=True)
             (self.folder / name).rename(into / f"{name.removeprefix('.')}-{new_id()}")
             _sync_path(into)
             _sync_path(self.folder)
@@ -165,14 +185,10 @@ class Versions:
         """No version ever has its name and not all of its files, whatever comes in between: all names go first, for
         good. What is left then is a draft. A file that another version shares is only one of its names less.
         """
-        try:
-            entries = sorted(self.folder.iterdir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise store_error(error, self.folder) from error
         leaving = [
-            entry for entry in entries if entry.name not in keep and (drafts or not entry.name.startswith(DRAFT))
+            entry
+            for entry in self._entries()
+            if entry.name not in keep and (drafts or not entry.name.startswith(DRAFT))
         ]
         try:
             away = [self._nameless(entry) for entry in leaving]

@@ -114,7 +114,8 @@ def test_one_is_no_plural_and_no_file_makes_no_store(tmp_path: Path) -> None:
     store = tmp_path / "store"
     for words in (("import", tmp_path / "none.jsonl"), ("learn", "--model", "tiny", "--trajectories", "none.jsonl")):
         assert "is no file" in command(*words, "--store", store, code=2).stderr
-    assert "/no/such" in command("learn", "--model", "/no/such", "--store", store, code=2).stderr
+    assert "/no/such" in command("serve", "--model", "/no/such", "--store", store, code=2).stderr
+    assert "no store; see that the path" in command("learn", "--model", "tiny", "--store", store, code=2).stderr
     assert not store.exists()
     assert (
         "log.jsonl: 1 new trajectory, 1 with a quality"

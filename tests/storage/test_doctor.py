@@ -450,9 +450,10 @@ def test_what_no_version_names_is_noted(store: Path) -> None:
     (store / "versions" / "v9").mkdir()
     found = diagnose(store)
     assert [one.where for one in found.findings] == ["versions/.draft-x", "versions/v9"]
-    assert {one.severity for one in found.findings} == {"note"}
+    assert [one.severity for one in found.findings] == ["note", "damaged"]
     repair(store)
     assert sorted(path.name for path in (store / "versions").iterdir()) == ["v1", "v2"]
+    assert [path.name.split("-")[0] for path in (store / "quarantine").glob("v*")] == ["v9"]
 
 
 def test_the_journal_is_noted_only_where_records_wait_in_it(store: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -19,11 +20,14 @@ from sona.errors import (
     StoreVersionError,
 )
 from sona.storage import schema
+from sona.storage.doctor import diagnose
 from sona.storage.lock import owner_of
 from sona.storage.store import DATABASE, LOCK, Store
+from sona.storage.versions import Versions
 from tests.processes import first_line, kill, run, start
 from tests.storage.faulty_disk import faulty_disk
 from tests.storage.golden.make import SINCE_SCHEMA_3, contents, unpack
+from tests.storage.learned import publish
 from tests.storage.records import add, feedback, rated, run_cycle, trajectory
 
 
@@ -200,9 +204,10 @@ def test_nothing_but_sqlite_opens_the_database(tmp_path: Path) -> None:
     """A second descriptor, once closed, would drop the locks that SQLite holds."""
     script = """
 import sys
+from sona.storage.store import Store
+Store.open(sys.argv[1]).close()  # which makes it, empty, before SQLite has it
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-from sona.storage.store import Store
 from tests.storage.records import trajectory
 with Store.open(sys.argv[1]) as store, Store.open(sys.argv[1], read_only=True) as reader:
     store.append([trajectory("a")])
@@ -324,3 +329,57 @@ def test_whoever_looks_for_the_writer_keeps_none_from_starting(tmp_path: Path) -
     finally:
         done.set()
         watcher.join()
+
+
+def test_a_lost_database_takes_no_version_with_it(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store:
+        add(store, rated("ab"))
+        publish(store)
+    versions = tmp_path / "store" / "versions"
+    losses: list[Callable[[Path], object]] = [lambda file: file.write_bytes(b""), Path.unlink]
+    for lose in losses:
+        lose(tmp_path / "store" / DATABASE)
+        for read_only in (False, True):
+            with pytest.raises(
+                StoreCorruptError, match=r"the database is (empty|missing), and versions v1 lie beside it"
+            ):
+                Store.open(tmp_path / "store", read_only=read_only)
+        assert [one.severity for one in diagnose(tmp_path / "store").findings] == ["fatal"]
+        assert [path.name for path in versions.iterdir()] == ["v1"]
+
+
+def test_versions_that_the_database_does_not_know_are_moved_and_not_removed(tmp_path: Path) -> None:
+    """As where an older database was put back."""
+    with Store.open(tmp_path / "store") as store:
+        add(store, rated("ab"))
+        publish(store)
+    older = (tmp_path / "store" / DATABASE).read_bytes()
+    with Store.open(tmp_path / "store") as store:
+        for name in ("cd", "ef"):
+            add(store, rated(name))
+            publish(store)
+    (tmp_path / "store" / DATABASE).write_bytes(older)
+    found = {one.where: one for one in diagnose(tmp_path / "store").findings}
+    assert found["versions/v2"].severity == "note"  # as a crash leaves it
+    assert found["versions/v3"].severity == "damaged"
+    assert "older than its folders" in found["versions/v3"].what
+    with Store.open(tmp_path / "store") as store:
+        moved = Versions(store.path).clean({version.id for version in store.versions()})
+    assert moved == ["v2", "v3"]
+    aside = sorted(path.name.split("-")[0] for path in (tmp_path / "store" / "quarantine").iterdir())
+    assert aside == ["v2", "v3"]
+    assert sorted(path.name for path in (tmp_path / "store" / "versions").iterdir()) == ["v1"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_what_people_said_is_its_owner_s_alone(tmp_path: Path, existing: bool) -> None:
+    if existing:
+        (tmp_path / "store").mkdir(mode=0o755)
+    with Store.open(tmp_path / "store") as store:
+        add(store, rated("ab"))
+        store.backup(tmp_path / "copy")
+        inner = [tmp_path / "store" / name for name in ("versions", "blobs")]
+        files = [*(tmp_path / "store").glob(f"{DATABASE}*"), tmp_path / "copy" / DATABASE]
+        assert {path.stat().st_mode & 0o777 for path in inner} == {0o700}
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700

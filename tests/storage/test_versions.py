@@ -130,7 +130,7 @@ def test_the_base_model_has_no_folder(tmp_path: Path) -> None:
         Versions(tmp_path).verify(store.current())
 
 
-def test_clean_removes_what_no_version_names(tmp_path: Path) -> None:
+def test_clean_takes_away_what_no_version_names(tmp_path: Path) -> None:
     versions = Versions(tmp_path)
     for name in ("v1", "v2"):
         publish(versions, name, FILES)
@@ -139,6 +139,7 @@ def test_clean_removes_what_no_version_names(tmp_path: Path) -> None:
     (versions.folder / "stray").symlink_to(tmp_path)
     assert versions.clean({"v0", "v1"}) == [".draft-left", "stray", "v2"]
     assert os.listdir(versions.folder) == ["v1"]
+    assert sorted(name.split("-")[0] for name in os.listdir(tmp_path / "quarantine")) == ["stray", "v2"]
     assert tmp_path.is_dir()
 
 
