@@ -187,6 +187,8 @@ def prune(
     }
     settings = settings_of(config).store
     limits = Limits.of(StoreConfig(**{**asdict(settings), **{k: v for k, v in given.items() if v is not None}}))
+    if versions == 0:  # in the settings it keeps all, which is nothing to ask for here
+        raise ConfigError("--versions 0; 1 or more is allowed: so many rollbacks keep their files")
     if versions is not None:
         StoreConfig(keep_versions=versions)  # raises where it is out of its range
     if not limits and not versions:

@@ -103,7 +103,9 @@ def rollback(version: VersionId | None = None, /, *, store: StorePath, json: AsJ
 
 @versions.command
 def pin(version: VersionId, /, *, store: StorePath, json: AsJson = False) -> None:
-    """Keep a version's files, however many versions follow. An agent that has the store open calls engine.pin()."""
+    """Keep a version's files, however many versions follow. An agent that has the store open calls engine.pin();
+    'sona serve' is ended first.
+    """
     from sona.version_upkeep import pin_store
 
     pin_store(store, version)
@@ -112,7 +114,9 @@ def pin(version: VersionId, /, *, store: StorePath, json: AsJson = False) -> Non
 
 @versions.command
 def unpin(version: VersionId, /, *, store: StorePath, json: AsJson = False) -> None:
-    """Let go of a pinned version. An agent that has the store open calls engine.unpin()."""
+    """Let go of a pinned version. An agent that has the store open calls engine.unpin(); 'sona serve' is ended
+    first.
+    """
     from sona.version_upkeep import unpin_store
 
     unpin_store(store, version)

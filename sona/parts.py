@@ -28,7 +28,7 @@ from sona.storage.version_retention import prune_versions
 from sona.storage.versions import Versions
 from sona.storage.writer import Writer
 from sona.types import Version
-from sona.version_upkeep import pin, target_of
+from sona.version_upkeep import pin, target_of, ways_out
 
 if TYPE_CHECKING:
     from sona.remote_publishing import RemotePublisher
@@ -84,7 +84,8 @@ class Parts:
             raise
         try:
             parts.remote = _open_publisher(parts, config)
-            parts.serve_current(fall_back=None)
+            with ways_out(store):
+                parts.serve_current(fall_back=None)
         except BaseException:
             parts.close()
             raise

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sona.errors import NothingToRollBackError, StoreError, StoreLockedError, UnknownIdError
+from sona.errors import NothingToRollBackError, StoreCorruptError, StoreError, StoreLockedError, UnknownIdError
 from sona.loops.version_files import read_bank
 from sona.storage.layout import LOCK
 from sona.storage.lock import owner_of
+from sona.storage.mend import nearest_whole
 from sona.storage.store import DATABASE, Store
 from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, Version
@@ -57,6 +58,23 @@ def unpin_store(path: Path, version_id: str) -> None:
     """Let go of a pinned version in a store that nobody has open."""
     with _alone(path, f"engine.unpin({version_id!r})") as store:
         store.unpin(_find(store, version_id).id)
+
+
+@contextmanager
+def ways_out(store: Store) -> Iterator[None]:
+    """Where the version in force can't be read in the block, the error names what puts another one in force."""
+    try:
+        yield
+    except (StoreCorruptError, UnknownIdError) as error:
+        path, versions = store.path, {version.id: version for version in store.versions()}
+        current = store.current().id
+        whole = nearest_whole(Versions(path), versions, current)
+        if whole == current:  # it is not the files
+            raise
+        raise type(error)(
+            f"{error}. It is in force: 'sona doctor --store {path} --repair' puts {whole!r} in its place, as "
+            f"'sona versions rollback {whole} --store {path}' does"
+        ) from error
 
 
 def _find(store: Store, version_id: str) -> Version:

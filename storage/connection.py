@@ -44,9 +44,9 @@ def store_error(error: apsw.Error | UnicodeDecodeError | OSError, path: Path, nu
     """``error`` as the store's own; ``number`` is the errno behind an I/O error of SQLite, where it is known."""
     if isinstance(error, OSError):
         number = error.errno or 0
-    what = f"{path}: {error}"
+    what = f"{path}: {_told(error, path)}"
     if isinstance(error, apsw.FullError) or number in _FULL:
-        return StoreFullError(f"{what}; no room is left: free space on its disk, what is queued is stored then")
+        return StoreFullError(f"{what}; no room is left: free space on its disk; what is queued is stored then")
     if isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError)) or number in _READ_ONLY:
         return StoreReadOnlyError(f"{what}; it can't be written to: grant write permission to the folder and its files")
     if isinstance(error, _DAMAGE) or is_cut_short(error):
@@ -56,6 +56,14 @@ def store_error(error: apsw.Error | UnicodeDecodeError | OSError, path: Path, nu
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return StoreLockedError(f"{what}; another program keeps it locked: end that one")
     return StoreError(f"{what}; see that its folder exists and can be read, and that its disk works")
+
+
+def _told(error: Exception, path: Path) -> str:
+    """An error without its number, and without the path where that is told already."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([error.strerror, *(name for name in names if name != str(path))])
 
 
 def is_cut_short(error: Exception) -> bool:

@@ -33,6 +33,9 @@ from sona.types import BASE_VERSION, Version
 # What a file says that is damaged, rather than locked, unreadable for this user, or on a failing disk.
 _OF_DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.FormatError, UnicodeDecodeError)
 _KEPT = ("trajectories", "feedback", "claims", "cycles", "versions")
+_BACKUP = (  # its database alone would not do: what it says of blobs and versions is of its own folder
+    f"use a backup of this store in place of this folder, or another folder. What was learned still lies in {VERSIONS}/"
+)
 ANEW = "makes a new database of all rows that are whole"
 
 
@@ -162,7 +165,7 @@ def _examine_pages(found: Examination, database: Path, why: str, *, alone: bool)
     for table, _, is_whole in by_pages(database):
         (whole if is_whole else damaged)[table.name] += 1
     if not any(whole[name] for name in _KEPT):
-        found.add("fatal", DATABASE, f"{why}; there is no row of a store in it")
+        found.add("fatal", DATABASE, f"{why}; there is no row of a store in it; {_BACKUP}")
         return
     still = ", ".join(f"{whole[name]} {name}" for name in _KEPT)
     found.add("damaged", DATABASE, f"{why}; still whole are {still}", ANEW)

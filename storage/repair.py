@@ -8,6 +8,7 @@ that ``store.db.rebuilt`` has its name the exchange is decided, and the store ca
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sona.storage.mend import mend, nearest_whole
 from sona.storage.quality import Policy, read_policy
 from sona.storage.quarantine import Quarantine
 from sona.storage.row_checks import check
-from sona.storage.salvage import Salvaged, by_pages, by_sqlite, rebuild
+from sona.storage.salvage import by_pages, by_sqlite, rebuild
 from sona.storage.schema import SCHEMA_VERSION
 from sona.storage.store import Store
 from sona.storage.versions import Versions
@@ -92,11 +93,13 @@ def _rebuild(folder: Path, found: Examination, done: list[str]) -> None:
     rows = by_pages(database) if found.by_pages else by_sqlite(database)
     with Quarantine(folder, next_number(folder)) as quarantine:
         salvaged = rebuild(rows, target, quarantine)
+        found_damaged = quarantine.counts.copy()
         with closing(Connection(str(target), folder)) as connection:
             connection.execute("BEGIN")
             done += mend(connection, Versions(folder), quarantine, _policy(connection))
             connection.execute("COMMIT")
-    done += _told(salvaged, quarantine)
+    # What mending set aside had been taken over before.
+    done += _told(salvaged.rows - (quarantine.counts - found_damaged), quarantine)
     with closing(open_reader(target)) as connection:
         problems = connection.execute("PRAGMA integrity_check(1)").fetchall()
         checked = check(connection, folder, read_policy(connection))
@@ -112,8 +115,8 @@ def _policy(connection: apsw.Connection) -> Policy:
         return "last"  # what a store has that says nothing of it
 
 
-def _told(salvaged: Salvaged, quarantine: Quarantine) -> list[str]:
-    kept = ", ".join(f"{count} {name}" for name, count in sorted(salvaged.rows.items()))
+def _told(rows: Counter[str], quarantine: Quarantine) -> list[str]:
+    kept = ", ".join(f"{count} {name}" for name, count in sorted(rows.items())) or "none"
     told = [f"whole rows taken over: {kept}"]
     if quarantine.counts:
         aside = ", ".join(f"{count} {name}" for name, count in sorted(quarantine.counts.items()))

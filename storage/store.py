@@ -104,6 +104,8 @@ class Store:
         check_library()
         folder = Path(path).absolute()
         try:
+            if folder.exists() and not folder.is_dir():
+                raise StoreError(f"{folder}: a file; a store is a folder: name that one, or another path")
             is_rebuilt, is_there = (folder / REBUILT).exists(), (folder / DATABASE).is_file()
         except PermissionError as error:
             raise StoreError(f"{folder}: another user's, and not to be read by this one; ask its owner") from error

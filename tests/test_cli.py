@@ -109,10 +109,11 @@ def test_versions_can_be_seen_and_taken_back(learned: Path) -> None:
         (("versions", "rollback", "--store", "/no/such/store"), "no store"),
         (("import", "/no/such.jsonl", "--store", "STORE"), "no file"),
         (("learn", "--store", "STORE", "--model", "tiny", "--config", "/no.toml"), "does not exist"),
+        (("status", "--store", "STORE/store.db"), "store.db: a file; a store is a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(learned: Path, words: tuple[str, ...], message: str) -> None:
-    done = command(*(str(learned) if word == "STORE" else word for word in words), code=2)
+    done = command(*(word.replace("STORE", str(learned)) for word in words), code=2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 import sona
 from sona.bank.skills import Skill, SkillSet
 from sona.comparison import compare
+from sona.errors import StoreCorruptError, UnknownIdError
 from sona.history import read_history
 from sona.patterns import PatternChange
 from sona.storage.store import Store
@@ -224,6 +225,9 @@ def test_prune_takes_versions_only_where_it_is_told_to(store: Path) -> None:
     assert "the files of 1 version removed: v1; " in done
     assert "--versions" in command("prune", "--store", store, code=2).stderr
     assert "keep_versions: -1" in command("prune", "--store", store, "--versions", -1, code=2).stderr
+    for also in ([], ["--newest", 3]):
+        none = command("prune", "--store", store, "--versions", 0, *also, code=2).stderr
+        assert "--versions 0; 1 or more is allowed" in none
 
 
 @pytest.mark.parametrize(
@@ -243,6 +247,24 @@ def test_beside_an_agent_the_error_names_the_call(store: Path, words: tuple[str,
         assert done.count("\n") == 1
         assert engine.pinned() == []
         assert engine.version.id == "v4"
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+@pytest.mark.parametrize("way", ["rollback", "repair"])
+def test_a_version_in_force_that_can_t_be_opened_names_the_ways_out(store: Path, is_lost: bool, way: str) -> None:
+    folders = store / "versions"
+    (folders / "v4" / "bank.msgpack").write_bytes(b"odd")
+    if is_lost:
+        shutil.rmtree(folders / "v4")
+    (folders / "v3" / "bank.msgpack").write_bytes(b"odd")  # so the one before is no way out
+    kind = UnknownIdError if is_lost else StoreCorruptError
+    with pytest.raises(kind, match=r"version 'v4'.* It is in force") as told, sona.open_sync(store):
+        pass
+    assert f"'sona doctor --store {store} --repair' puts 'v2' in its place" in str(told.value)
+    assert f"'sona versions rollback v2 --store {store}'" in str(told.value)
+    command(*(("versions", "rollback", "v2") if way == "rollback" else ("doctor", "--repair")), "--store", store)
+    with sona.open_sync(store) as engine:
+        assert engine.version.id == "v2"
 
 
 @pytest.mark.parametrize("what", ["rollback", "pin", "unpin", "show", "export"])

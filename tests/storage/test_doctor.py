@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -589,3 +590,31 @@ def test_the_error_of_a_damaged_row_names_the_doctor(store: Path) -> None:
     change(store, "UPDATE trajectories SET payload = x'00' WHERE seq = 3")
     with Store.open(store, read_only=True) as opened, pytest.raises(StoreCorruptError, match="sona doctor"):
         opened.get("a2")
+
+
+def test_a_database_that_is_none_tells_what_is_left_to_do(store: Path) -> None:
+    (store / DATABASE).write_bytes(b"garbage " * 1000)
+    found = repair(store)
+    assert (found.exit_code, found.done) == (2, ())
+    assert "no row of a store in it; use a backup of this store in place of this folder" in found.findings[0].what
+    assert "versions/" in found.findings[0].what
+    assert (store / DATABASE).read_bytes() == b"garbage " * 1000
+
+
+def test_what_was_taken_over_and_set_aside_adds_up(store: Path) -> None:
+    tables = ("trajectories", "feedback", "claims")
+    with sqlite3.connect(store / DATABASE) as raw:
+        before = {name: raw.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+        raw.execute("UPDATE trajectories SET payload = x'00' WHERE id = 'a3'")  # its feedback and claim go with it
+    raw.close()
+    kept, aside = (
+        {name: int(count) for count, name in re.findall(r"(\d+) (\w+)", line.split(": ")[1])}
+        for line in repair(store).done
+        if "taken over" in line or "set aside" in line
+    )
+    assert {name: aside[name] for name in tables} == dict.fromkeys(tables, 1)
+    with sqlite3.connect(store / DATABASE) as raw:
+        after = {name: raw.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+    raw.close()
+    assert {name: kept[name] for name in tables} == after
+    assert {name: kept[name] + aside[name] for name in tables} == before
