@@ -15,12 +15,13 @@ import apsw
 import msgspec
 import numpy as np
 
+from sona import forked
 from sona.candidate import Settled
 from sona.checks import check_id
 from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreCorruptError, StoreError, StoreReadOnlyError
 from sona.ports import Arrivals, Claim, Collected, Role, SourceCounts, StoreCounts, Stored, StoreSizes
-from sona.storage import cycles, forked, reading
+from sona.storage import cycles, reading
 from sona.storage.arrivals import read_arrivals
 from sona.storage.backup import Backup, back_up
 from sona.storage.blobs import Blobs
