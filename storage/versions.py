@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -53,7 +53,7 @@ class Versions:
         """
         folder = self.folder / f"{DRAFT}{new_id()}"
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(mode=0o700, parents=True)
         except OSError as error:
             raise store_error(error, folder) from error
         try:
@@ -131,6 +131,7 @@ class Versions:
         target, draft = self.path(version_id) / name, self.folder / f"{DRAFT}{new_id()}"
         try:
             draft.write_bytes(data)
+            _make_private(draft)
             _sync_path(draft)
             draft.replace(target)
             _sync_path(target.parent)
@@ -272,7 +273,14 @@ def _sync(folder: Path, files: list[Path]) -> None:
     """Files first, then the folders that name them, innermost first."""
     folders = sorted({above for file in files for above in file.relative_to(folder).parents}, reverse=True)
     for path in (*files, *(folder / inner for inner in folders), folder):
+        _make_private(path)
         _sync_path(path)
+
+
+def _make_private(path: Path) -> None:
+    """Whoever wrote it may have left it to the umask; a version's bank holds texts."""
+    with suppress(PermissionError):  # another user's, shared with the parent's folder; or a disk without modes
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def _sync_path(path: Path) -> None:
