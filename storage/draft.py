@@ -61,13 +61,13 @@ class Draft:
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder``, and those above it where they are missing, with their names synced.
+    """Make ``folder``, its owner's alone, and those above it where they are missing, with their names synced.
 
     Raises:
         OSError: it can't be made.
     """
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for made in missing:
         sync_path(made.parent)
 
