@@ -429,9 +429,7 @@ def test_what_people_said_is_its_owner_s_alone(tmp_path: Path, existing: bool, u
     assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
 
 
-def test_every_folder_and_record_of_a_store_and_of_a_backup_is_its_owner_s_alone(
-    tmp_path: Path, usual_umask: None
-) -> None:
+def test_every_folder_and_record_of_a_store_is_its_owner_s_alone(tmp_path: Path, usual_umask: None) -> None:
     with Store.open(tmp_path / "store", config=StoreConfig(blob_batch_bytes=1)) as store:
         add(store, rated("ab"))
         publish(store)
@@ -439,7 +437,7 @@ def test_every_folder_and_record_of_a_store_and_of_a_backup_is_its_owner_s_alone
         Versions(store.path).put("v1", "bank.msgpack", b"new")
         paths = [*(tmp_path / "store").rglob("*"), *(tmp_path / "copy").rglob("*")]
         assert {path.name for path in paths} >= {"adapter_model.safetensors", "bank.msgpack", "00000001.blob", LOCK}
-        # An adapter may be read by a model server of another user's, by a link elsewhere; a version's folder says who may.
+        # A model server of another user may read an adapter by a link elsewhere; a version has its folder for that.
         inner = [path for path in paths if path.is_dir() or "versions" not in path.parts]
         assert [str(path) for path in inner if path.stat().st_mode & 0o077] == []
 
