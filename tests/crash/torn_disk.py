@@ -125,6 +125,8 @@ class Disk:
     # What the files below report
 
     def opened(self, path: str, *, is_new: bool) -> None:
+        if not path:  # SQLite's own scratch, which no power cut leaves
+            return
         database = path.removesuffix("-wal").removesuffix("-journal")
         with self._lock:
             for one in (database, f"{database}-wal", f"{database}-journal"):  # a power cut may come before the others
@@ -141,14 +143,18 @@ class Disk:
 
     def written(self, path: str, offset: int, data: bytes) -> None:
         with self._step():
-            self._platters[path].write(offset, data)
+            if path:
+                self._platters[path].write(offset, data)
 
     def truncated(self, path: str, size: int) -> None:
         with self._step():
-            self._platters[path].truncate(size)
+            if path:
+                self._platters[path].truncate(size)
 
     def synced(self, path: str, *, well: bool) -> None:
         with self._step():
+            if not path:
+                return
             if well:
                 self._platters[path].sync()
                 if path in self._made and path.endswith(("-wal", "-journal")):
