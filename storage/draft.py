@@ -60,14 +60,14 @@ class Draft:
             self._path.unlink()
 
 
-def make_folder(folder: Path) -> None:
-    """Make ``folder``, and those above it where they are missing, with their names synced.
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make ``folder``, with ``mode``, and those above it where they are missing, with their names synced.
 
     Raises:
         OSError: it can't be made.
     """
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode, parents=True, exist_ok=True)
     for made in missing:
         sync_path(made.parent)
 
@@ -89,11 +89,7 @@ def sync_tree(folder: Path) -> None:
         OSError: the disk's trouble.
     """
     for path in (*folder.rglob("*"), folder):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_path(path)
 
 
 def rename_folder(draft: Path, target: Path) -> None:
