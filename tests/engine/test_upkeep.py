@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 import sona
 from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreCorruptError, StoreError, UnknownIdError
+from sona.storage.journal import File
 from sona.storage.mapped import MappedJournal
 from sona.storage.versions import Versions
 from tests.engine.small import SMALL, open_small, record_task
@@ -38,8 +40,8 @@ def test_what_was_deleted_does_not_come_back_after_a_power_cut(tmp_path: Path, m
     store, disk = tmp_path / "store", tmp_path / "disk"
     sync = MappedJournal.sync
 
-    def written(journal: MappedJournal) -> None:
-        sync(journal)
+    def written(journal: MappedJournal, files: Sequence[File], *, whole: bool = False) -> None:
+        sync(journal, files, whole=whole)
         shutil.copytree(store / "journal", disk / "journal", dirs_exist_ok=True)
 
     monkeypatch.setattr(MappedJournal, "sync", written)
