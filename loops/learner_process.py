@@ -10,13 +10,13 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
+from sona import forked
 from sona.errors import LearnerError, StoreError
 from sona.loops.attendance import LOOK_S, Attendance, Host, clean, tell_log
 from sona.loops.child import ChildProcess
 from sona.loops.frames import EndOfMessagesError
 from sona.loops.messages import KINDS, Begun, Logged, RunCycle
 from sona.ports import Report
-from sona.storage import forked
 from sona.types import CycleReport
 
 log = logging.getLogger("sona.learner")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from weakref import ref
 
+from sona import forked
 from sona.events import Event, Missed
-from sona.storage import forked
 
 
 class EndOfEventsError(Exception):

@@ -13,6 +13,7 @@ from typing import Literal
 import anyio
 import msgspec
 
+from sona import forked
 from sona.config import RecordingConfig
 from sona.errors import ClosedError, ConflictError, InvalidInputError, StoreError, UnknownIdError
 from sona.event_loop import EventLoop
@@ -21,7 +22,6 @@ from sona.hooks.trajectory import OpenTrajectory
 from sona.open_trajectories import OpenTrajectories
 from sona.parts import Parts
 from sona.record_size import size_of
-from sona.storage import forked
 from sona.types import Feedback, Trajectory
 
 log = logging.getLogger("sona.intake")

@@ -84,7 +84,7 @@ def _fill(database: Path, gate: SnapshotGate, folders: Versions, draft: Path, ta
         shutil.rmtree(draft, ignore_errors=True)
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.mkdir(mode=0o700)  # what people said is nobody else's
-        (draft / folders.folder.name).mkdir()
+        (draft / folders.folder.name).mkdir(mode=0o700)
         copy = draft / database.name
         with gate.shared():
             copy_database(database, copy)
@@ -185,12 +185,12 @@ def _take(folder: Path, target: Path, links: Mapping[_Inode, Path]) -> dict[_Ino
     """All files, linked where the disk can; a file that two versions share is copied once. Returns where those are that
     are not in ``links``.
     """
-    target.mkdir()
+    target.mkdir(mode=0o700)
     taken: dict[_Inode, Path] = {}
     for entry in sorted(folder.rglob("*")):
         place = target / entry.relative_to(folder)
         if entry.is_dir() and not entry.is_symlink():
-            place.mkdir()
+            place.mkdir(mode=0o700)
             continue
         about = entry.lstat()
         inode = (about.st_dev, about.st_ino)

@@ -132,7 +132,7 @@ class BlobFile:
     def __init__(self, path: Path) -> None:
         """Open it, or make it."""
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @property
     def size(self) -> int:

@@ -133,7 +133,12 @@ def open_reader(path: Path) -> apsw.Connection:
     """
     connection = open_reader_of_any_form(path)
     try:
-        if (form := form_of(connection, path)) != SCHEMA_VERSION:
+        if (form := form_of(connection, path)) == 0:
+            raise StoreVersionError(
+                f"{path}: empty; a start that was cut short left it so, or its records are lost: then use a backup of "
+                "this store in place of this folder"
+            )
+        if form != SCHEMA_VERSION:
             raise StoreVersionError(
                 f"{path}: schema {form}; open it once for writing, which brings it to {SCHEMA_VERSION}"
             )

@@ -20,7 +20,7 @@ from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBU
 from sona.storage.lock import owner_of
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.mapped import scanned_in, told_of_damage, waiting_in
-from sona.storage.orphans import told_of_orphans
+from sona.storage.orphans import INSTEAD, told_of_orphans
 from sona.storage.pages import Pages
 from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
@@ -34,9 +34,7 @@ from sona.types import BASE_VERSION, Version
 # What a file says that is damaged, rather than locked, unreadable for this user, or on a failing disk.
 _OF_DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.FormatError, UnicodeDecodeError)
 _KEPT = ("trajectories", "feedback", "claims", "cycles", "versions")
-_BACKUP = (  # its database alone would not do: what it says of blobs and versions is of its own folder
-    f"use a backup of this store in place of this folder, or another folder. What was learned still lies in {VERSIONS}/"
-)
+_LEARNED = f"What was learned still lies in {VERSIONS}/"
 ANEW = "makes a new database of all rows that are whole"
 
 
@@ -179,7 +177,7 @@ def _examine_pages(found: Examination, database: Path, why: str, *, alone: bool)
     for table, _, is_whole in by_pages(database):
         (whole if is_whole else damaged)[table.name] += 1
     if not any(whole[name] for name in _KEPT):
-        found.add("fatal", DATABASE, f"{why}; there is no row of a store in it; {_BACKUP}")
+        found.add("fatal", DATABASE, f"{why}; there is no row of a store in it; {INSTEAD}. {_LEARNED}")
         return
     still = ", ".join(f"{whole[name]} {name}" for name in _KEPT)
     found.add("damaged", DATABASE, f"{why}; still whole are {still}", ANEW)
@@ -214,7 +212,7 @@ def _examine_folders(found: Examination, folders: Versions) -> None:
                 found.add("note", f"{VERSIONS}/{entry.name}", f"{what}. A crash left it")
             else:
                 older = "The database is older than its folders: put the newer one back, if there is one"
-                found.add("damaged", f"{VERSIONS}/{entry.name}", f"{what}. {older}")
+                found.add("damaged", f"{VERSIONS}/{entry.name}", f"{what}. {older}", "moves it there now")
 
 
 def _next_id(known: set[str]) -> str:

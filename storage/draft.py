@@ -60,14 +60,14 @@ class Draft:
             self._path.unlink()
 
 
-def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make ``folder``, with ``mode``, and those above it where they are missing, with their names synced.
+def make_folder(folder: Path) -> None:
+    """Make ``folder``, its owner's alone, and those above it where they are missing, with their names synced.
 
     Raises:
         OSError: it can't be made.
     """
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
-    folder.mkdir(mode, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for made in missing:
         sync_path(made.parent)
 

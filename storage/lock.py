@@ -31,7 +31,7 @@ class WriterLock:
             StoreLockedError: another process has it, or another store in this one.
             OSError: the file can't be made or locked.
         """
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._take(path)
         except BaseException:

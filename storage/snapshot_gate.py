@@ -24,7 +24,7 @@ def make_gate(folder: Path) -> None:
     """The files in ``folder``, which is made where it is missing; raises OSError."""
     folder.mkdir(mode=0o700, exist_ok=True)
     for name in (GENERATION, *READERS):
-        os.close(os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        os.close(os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 class SnapshotGate:

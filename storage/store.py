@@ -15,12 +15,13 @@ import apsw
 import msgspec
 import numpy as np
 
+from sona import forked
 from sona.candidate import Settled
 from sona.checks import check_id
 from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreCorruptError, StoreError, StoreReadOnlyError
 from sona.ports import Arrivals, Claim, Collected, Role, SourceCounts, StoreCounts, Stored, StoreSizes
-from sona.storage import cycles, forked, reading
+from sona.storage import cycles, reading
 from sona.storage.arrivals import read_arrivals
 from sona.storage.backup import Backup, back_up
 from sona.storage.blobs import Blobs
@@ -129,8 +130,8 @@ class Store:
     def _open_writer(cls, folder: Path, config: StoreConfig) -> Store:
         try:
             check_no_orphans(folder)
-            make_folder(folder, 0o700)  # what people said is nobody else's
-            make_folder(folder / VERSIONS, 0o700)
+            make_folder(folder)
+            make_folder(folder / VERSIONS)
             make_gate(folder / BLOBS)
             lock = WriterLock(folder / LOCK)
         except OSError as error:

@@ -54,7 +54,7 @@ class Versions:
         """
         folder = self.folder / f"{DRAFT}{new_id()}"
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(mode=0o700, parents=True)
         except OSError as error:
             raise store_error(error, folder) from error
         try:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from sona import forked
 from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, SonaError, StoreError, StoreFullError, UnknownIdError
-from sona.storage import forked
 from sona.storage.backlog import Backlog
 from sona.storage.journal import Batch, Journal, MemoryJournal
 from sona.types import Feedback, Record, Trajectory

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from sona import forked
 from sona.checks import check_id
 from sona.config import Config
 from sona.errors import ClosedError, ConflictError, QueueFullError, TrainingError
@@ -17,7 +18,6 @@ from sona.loops.full.messages import TrainerSetup
 from sona.loops.full.queue import Queue
 from sona.loops.full.working import Saving, TrainingWork
 from sona.loops.messages import RELEASE
-from sona.storage import forked
 from sona.storage.training_folder import TrainedBase, TrainingFolder
 from sona.training import JobStatus, Recipe, TrainingJob, TrainingSample, TrainingStatus, content_digest
 from sona.types import new_id

@@ -252,8 +252,8 @@ def test_a_store_that_may_not_be_written_to_is_a_typed_error() -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
         with open_small(Path(folder) / "store", model=None) as engine:
             record_task(engine, 3, seed=1)
-        for path in (Path(folder), Path(folder) / "store"):
-            path.chmod(0o755)
+        for path in (Path(folder), *Path(folder).rglob("*")):  # as `chmod -R go+rX` does
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
         assert run(OPEN_AS_NOBODY, Path(folder) / "store").split() == ["StoreReadOnlyError", "3"]
 
 

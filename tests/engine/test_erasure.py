@@ -16,7 +16,7 @@ from sona.checks import Float32
 from sona.config import BankConfig
 from sona.erasure import Erased, erase, finish
 from sona.errors import CycleError, InvalidInputError, StoreCorruptError, StoreError, StoreLockedError, UnknownIdError
-from sona.loops.skill_files import ROUTER, files_of, read_skills
+from sona.loops.skill_files import ROUTER, SKILLS, files_of, read_skills
 from sona.loops.version_files import BANK, read_bank
 from sona.storage.doctor import diagnose
 from sona.storage.erasure import Erasure, UnderWay
@@ -184,6 +184,27 @@ def test_its_features_go_and_the_figures_that_may_be_its_own(store: Store) -> No
         f"{HELD_OUT}s2": [1],
     }
     assert [len(skill.usual) for skill in left.skills] == [0, 8]
+
+
+@pytest.mark.parametrize("name", [SKILLS, ROUTER])
+def test_cut_short_at_either_file_of_the_router_it_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    publish(store, of_both(known=True))
+    put = Versions.put
+
+    def failing(self: Versions, version_id: str, file: str, data: bytes) -> None:
+        if file == name:
+            raise StoreError("the disk")
+        put(self, version_id, file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Versions, "put", failing)
+        with pytest.raises(StoreError, match="the disk"):
+            erase(store, Versions(store.path), EVE)
+    assert erase(store, Versions(store.path), EVE).features == 2
+    left = read_skills(Versions(store.path).verify(store.current()))
+    assert ([len(skill.usual) for skill in left.skills], left.row_count) == ([0, 8], 4)
 
 
 def test_a_router_that_does_not_say_whose_its_features_are_is_named(store: Store) -> None:

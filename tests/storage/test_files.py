@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
 import numpy as np
 import pytest
 
+from sona.config import StoreConfig
 from sona.errors import (
     StoreCorruptError,
     StoreError,
@@ -22,6 +24,7 @@ from sona.errors import (
 from sona.storage import schema
 from sona.storage.doctor import diagnose
 from sona.storage.lock import owner_of
+from sona.storage.retention import Limits
 from sona.storage.store import DATABASE, LOCK, Store
 from sona.storage.versions import Versions
 from tests.processes import first_line, kill, run, start
@@ -340,12 +343,44 @@ def test_a_lost_database_takes_no_version_with_it(tmp_path: Path) -> None:
     for lose in losses:
         lose(tmp_path / "store" / DATABASE)
         for read_only in (False, True):
-            with pytest.raises(
-                StoreCorruptError, match=r"the database is (empty|missing), and versions v1 lie beside it"
-            ):
+            with pytest.raises(StoreCorruptError, match=r"the database is (empty|missing), with versions v1 beside it"):
                 Store.open(tmp_path / "store", read_only=read_only)
         assert [one.severity for one in diagnose(tmp_path / "store").findings] == ["fatal"]
         assert [path.name for path in versions.iterdir()] == ["v1"]
+
+
+@pytest.mark.parametrize("lose", [lambda file: file.write_bytes(b""), Path.unlink])
+def test_a_lost_database_is_refused_beside_its_log(tmp_path: Path, lose: Callable[[Path], object]) -> None:
+    """SQLite removes the log of an empty database: as a killed writer leaves it, it may hold all there is."""
+    with Store.open(tmp_path / "store") as store:
+        add(store, rated("ab"))
+        shutil.copytree(tmp_path / "store", tmp_path / "lost")
+    database, log = tmp_path / "lost" / DATABASE, tmp_path / "lost" / f"{DATABASE}-wal"
+    lose(database)
+    held = log.read_bytes()
+    for read_only in (False, True):
+        with pytest.raises(StoreCorruptError, match=f"with its log {log.name} beside it"):
+            Store.open(tmp_path / "lost", read_only=read_only)
+    assert [one.severity for one in diagnose(tmp_path / "lost").findings] == ["fatal"]
+    assert held
+    assert log.read_bytes() == held
+
+
+def test_a_lost_database_is_replaced_by_all_of_a_backup(tmp_path: Path) -> None:
+    """Not by its database alone: the room of deleted records in blob files is written again."""
+    config = StoreConfig(blob_batch_bytes=1)
+    with Store.open(tmp_path / "store", config=config) as store:
+        add(store, rated(f"a{number}" for number in range(20)))
+        store.backup(tmp_path / "copy")
+        store.prune(Limits.of(StoreConfig(keep_trajectories=1)))
+        add(store, rated(f"b{number}" for number in range(20)))
+    (tmp_path / "store" / DATABASE).unlink()
+    with pytest.raises(StoreCorruptError, match="use a backup of this store in place of this folder"):
+        Store.open(tmp_path / "store")
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "copy").rename(tmp_path / "store")
+    with Store.open(tmp_path / "store") as store:
+        assert len(list(store.iterate())) == 20
 
 
 def test_versions_that_the_database_does_not_know_are_moved_and_not_removed(tmp_path: Path) -> None:
@@ -363,6 +398,7 @@ def test_versions_that_the_database_does_not_know_are_moved_and_not_removed(tmp_
     assert found["versions/v2"].severity == "note"  # as a crash leaves it
     assert found["versions/v3"].severity == "damaged"
     assert "older than its folders" in found["versions/v3"].what
+    assert found["versions/v3"].repair == "moves it there now"
     with Store.open(tmp_path / "store") as store:
         moved = Versions(store.path).clean({version.id for version in store.versions()})
     assert moved == ["v2", "v3"]
@@ -371,8 +407,16 @@ def test_versions_that_the_database_does_not_know_are_moved_and_not_removed(tmp_
     assert sorted(path.name for path in (tmp_path / "store" / "versions").iterdir()) == ["v1"]
 
 
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    """By which others may read what is not made private."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.mark.parametrize("existing", [False, True])
-def test_what_people_said_is_its_owner_s_alone(tmp_path: Path, existing: bool) -> None:
+def test_what_people_said_is_its_owner_s_alone(tmp_path: Path, existing: bool, usual_umask: None) -> None:
     if existing:
         (tmp_path / "store").mkdir(mode=0o755)
     with Store.open(tmp_path / "store") as store:
@@ -383,3 +427,27 @@ def test_what_people_said_is_its_owner_s_alone(tmp_path: Path, existing: bool) -
         assert {path.stat().st_mode & 0o777 for path in inner} == {0o700}
         assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
+
+
+def test_every_folder_and_record_of_a_store_is_its_owner_s_alone(tmp_path: Path, usual_umask: None) -> None:
+    with Store.open(tmp_path / "store", config=StoreConfig(blob_batch_bytes=1)) as store:
+        add(store, rated("ab"))
+        publish(store)
+        store.backup(tmp_path / "copy")
+        Versions(store.path).put("v1", "bank.msgpack", b"new")
+        paths = [*(tmp_path / "store").rglob("*"), *(tmp_path / "copy").rglob("*")]
+        assert {path.name for path in paths} >= {"adapter_model.safetensors", "bank.msgpack", "00000001.blob", LOCK}
+        # A model server of another user may read an adapter by a link elsewhere; a version has its folder for that.
+        inner = [path for path in paths if "v1" not in path.parent.parts]
+        assert [str(path) for path in inner if path.stat().st_mode & 0o077] == []
+
+
+def test_an_empty_database_is_not_told_to_be_opened_for_writing(tmp_path: Path) -> None:
+    (tmp_path / DATABASE).touch()
+    with pytest.raises(
+        StoreError, match="empty; a start that was cut short left it so, or its records are lost"
+    ) as told:
+        Store.open(tmp_path, read_only=True)
+    assert "for writing" not in str(told.value)
+    with Store.open(tmp_path) as store:
+        assert store.counts().trajectories == 0

@@ -61,6 +61,9 @@ def without_permission(script: str, path: Path) -> str:
     (folder / "versions").chmod(0o555)
     for file in folder.iterdir():
         file.chmod(0o444 if file.is_file() else 0o555)
+    for file in folder.glob("*/**/*"):
+        if file.stat().st_mode & 0o777:  # but for what a test has taken away
+            file.chmod(0o644 if file.is_file() else 0o755)
     folder.chmod(0o555)
     imports = """
 import os, sys

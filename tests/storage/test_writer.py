@@ -20,7 +20,7 @@ from sona.storage import insert
 from sona.storage.rows import TrajectoryRow, encode, trajectory_row
 from sona.storage.store import Store
 from sona.storage.writer import Writer
-from sona.types import Feedback, Trajectory
+from sona.types import Feedback, Step, Trajectory
 from tests.processes import run
 from tests.storage.faulty_disk import faulty_disk
 from tests.storage.records import ask, feedback, rated, trajectory
@@ -398,6 +398,7 @@ for record in rated(str(number) for number in range(100)):
 @pytest.mark.parametrize("stored", [False, True])
 def test_size_of_is_about_what_a_record_takes(stored: bool) -> None:
     def measured(make: Callable[[int], Trajectory | Feedback]) -> tuple[float, float]:
+        make(200)  # what is made once, is
         tracemalloc.start()
         records = [make(number) for number in range(200)]
         taken = tracemalloc.get_traced_memory()[0] / len(records)
@@ -408,6 +409,11 @@ def test_size_of_is_about_what_a_record_takes(stored: bool) -> None:
         lambda number: trajectory(f"t{number}", width=384),
         lambda number: trajectory(f"t{number}", width=None),
         lambda number: Trajectory(messages=ask(f"é{number}" * 900), response=f"я{number}" * 900),
+        lambda number: Trajectory(messages=ask("q" * 9000 + f"😀{number}"), response="a" * 9000 + f"😀{number}"),
+        lambda number: Trajectory(
+            messages=ask("q"), response="a", steps=[Step(name="x", content="a" * 9000 + f"😀{number}")]
+        ),
+        lambda number: Feedback(trajectory_id=f"t{number}", quality=1.0, comment="a" * 9000 + f"😀{number}"),
         lambda number: feedback(f"t{number}"),
     ):
         taken, said = measured(make)

@@ -1,4 +1,4 @@
-"""What becomes of open stores in a forked child: they are closed there, and stay the parent's."""
+"""What becomes of what is open in a forked child: it is closed there, and stays the parent's."""
 
 from __future__ import annotations
 
