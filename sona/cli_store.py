@@ -237,7 +237,7 @@ def erase(
         open_store(store, StoreConfig()) as opened,
         closing(Writer(opened, opened.config, open_journal(opened.path, opened.config))) as writer,
     ):
-        writer.flush()  # a killed agent may have left some of it in the journal
+        writer.settle()  # a killed agent may have left some of it in the journal
         done = erase_source(opened, Versions(store), source, writer.wipe)
     if json:
         print(as_json(done))

@@ -136,6 +136,7 @@ class Engine(Recording, Asking, Learning):
         parts = self._started()
         with self._review.nothing_of(source), parts.unchanging():
             try:
+                parts.writer.settle()  # or the journal could give back what is deleted, before it is wiped
                 return erase(parts.store, parts.folders, source, parts.writer.wipe)
             finally:  # cut short it has erased some all the same
                 self._memories.forget_read()

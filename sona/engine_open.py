@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,8 @@ from sona.bank.lessons import Distiller
 from sona.checks import check_number
 from sona.config import Config
 from sona.cycles import Cycles, place_of
-from sona.errors import ClosedError
+from sona.erasure import finish
+from sona.errors import ClosedError, SonaError
 from sona.intake import Intake
 from sona.loops.full.base import TrainableBase
 from sona.loops.full.desk import TrainingDesk
@@ -30,6 +32,7 @@ from sona.types import Message
 if TYPE_CHECKING:
     from sona.serving.local import LocalModel
 
+log = logging.getLogger("sona.engine")
 Conversation = str | Sequence[Message | Mapping[str, Any]]
 """A text, or messages."""
 T = TypeVar("T")
@@ -65,7 +68,7 @@ class OpenEngine:
         """Open it, as ``async with`` does; :meth:`aclose` it in the end. Nothing happens where it is open already."""
         if self._parts is not None:
             return self
-        parts = await open_or_close(lambda: Parts.start(self.path, self._model_name, self.config), Parts.close)
+        parts = await open_or_close(self._new_parts, Parts.close)
         self._intake = Intake(parts, self.config.recording)
         self._cycles = Cycles(parts, self.config, self._model_name, self._distill)
         self._memories = Memories(parts.store.memory_weights, parts.model, self.config.candidates, parts.store.get)
@@ -85,6 +88,19 @@ class OpenEngine:
         if self.config.candidates.watch:
             await self._in_thread(self._review.watch, self._memories)
         return self
+
+    def _new_parts(self) -> Parts:
+        parts = Parts.start(self.path, self._model_name, self.config)
+        try:
+            if parts.store.erasure_under_way() is not None:
+                parts.writer.settle()
+                with parts.unchanging():
+                    finish(parts.store, parts.folders, parts.writer.wipe)
+        except SonaError as error:  # the store is of use all the same
+            log.warning(
+                "an erasure that was cut short can't be taken to its end now; erase the source again: %s", error
+            )
+        return parts
 
     async def aclose(self) -> None:
         """Stop a cycle under way, record as abandoned the trajectories that are open, store what waits, and let go of

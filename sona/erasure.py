@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from sona.storage.layout import DAMAGED, QUARANTINE, TRAINING
 from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, Record, Version
+
+log = logging.getLogger("sona.engine")
 
 
 class Erased(Record, kw_only=True):
@@ -60,7 +63,7 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
     """Erase all that ``source`` has sent so far, durably. No cycle may run meanwhile, and what the source sent before
     has been flushed; ``wipe`` then leaves nothing of that in the journal.
 
-    Cut short anywhere, it leaves a store that opens; begun again, it goes on to its end.
+    Cut short anywhere, it leaves a store that opens; begun again, it goes on to its end, see :func:`finish` too.
 
     Patterns keep their centroids and counts, and a router the weights that were fitted to all queries: sums over many,
     and no texts. So a version in force answers as before. Of routes, which are named by what a source sends, the
@@ -101,6 +104,29 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
         roll_back_to=_nearest_without(store, set(learned)) if current in learned else None,
         not_covered=tuple(str(path) for path in (*cleaned.of_nobody, *leftovers(store.path))),
     )
+
+
+def finish(store: Store, folders: Versions, wipe: Callable[[], None]) -> bool:
+    """Take an erasure that was cut short to its end, as :func:`erase` does; False where there is none.
+
+    Raises:
+        StoreError: as :func:`erase`.
+    """
+    begun = store.erasure_under_way()
+    if begun is None:
+        return False
+    if begun.source is not None:
+        learned = erase(store, folders, begun.source, wipe).learned
+    else:
+        nameless, learned = store.erasure(""), begun.learned
+        nameless.scrub()
+        wipe()
+        nameless.end()
+    log.warning(
+        "the erasure of a source that was cut short was taken to its end; learned from it: %s",
+        ", ".join(learned) or "no version",
+    )
+    return True
 
 
 @dataclass

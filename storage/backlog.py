@@ -98,18 +98,23 @@ class Backlog:
                 self._journal.add(room)
 
     def sync(self) -> None:
-        """See :meth:`sona.storage.journal.Journal.sync`."""
-        with self._files, self._section():
-            self._journal.sync()
+        """What was released is never taken up again, not even after a power cut."""
+        with self._files:
+            with self._section():
+                files = self._journal.files()
+            self._journal.sync(files)  # waits for the disk, and no caller of put() waits for that
 
     def wipe(self) -> None:
-        """See :meth:`sona.storage.journal.Journal.wipe`."""
-        with self._files, self._section():
-            self._journal.wipe()
+        """Leave nothing readable of what was released, not even after a power cut."""
+        with self._files:
+            with self._section():
+                self._journal.blank()
+                files = self._journal.files()
+            self._journal.sync(files, whole=True)
 
     def close(self) -> None:
         """See :meth:`sona.storage.journal.Journal.close`."""
-        with self._section():
+        with self._files, self._section():
             self._journal.close()
 
     @property

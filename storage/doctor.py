@@ -14,6 +14,7 @@ import apsw
 
 from sona.errors import InvalidInputError, StoreCorruptError, StoreVersionError, UnknownIdError
 from sona.storage.connection import is_cut_short, open_reader_of_any_form, store_error
+from sona.storage.erasure import MARK, under_way
 from sona.storage.findings import Diagnosis, Finding, Severity
 from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
@@ -110,7 +111,7 @@ def examine(folder: Path, *, is_mine: bool = False) -> Examination:
 def _examine_database(found: Examination, database: Path, *, alone: bool) -> None:
     beyond = _beyond(database) if alone else 0
     try:
-        checked = _read(found, database)
+        checked = _read(found, database, alone=alone)
     except StoreVersionError as error:
         found.add("fatal", DATABASE, str(error))
         return
@@ -137,7 +138,7 @@ def _beyond(database: Path) -> int:
         return pages.transactions_beyond
 
 
-def _read(found: Examination, database: Path) -> Checked | None:
+def _read(found: Examination, database: Path, *, alone: bool) -> Checked | None:
     """What SQLite can tell; None where the tables are of another form."""
     folder = database.parent
     with SnapshotGate(folder / BLOBS).shared(), closing(open_reader_of_any_form(database)) as connection:
@@ -147,10 +148,23 @@ def _read(found: Examination, database: Path) -> Checked | None:
         if problems != [("ok",)]:
             raise StoreCorruptError("; ".join(" ".join(row[0].split()) for row in problems))
         if found.form == SCHEMA_VERSION:
-            return check(connection, folder, read_policy(connection))
+            checked = check(connection, folder, read_policy(connection))
+            if not checked.findings and under_way(connection) is not None:
+                _note_erasure(found, alone=alone)
+            return checked
     what = f"schema {found.form}, its rows were not looked at; opening it for writing brings it to {SCHEMA_VERSION}"
     found.add("note", DATABASE, what)
     return None
+
+
+def _note_erasure(found: Examination, *, alone: bool) -> None:
+    """It has no repair of its own: the next engine takes it to its end, or who knows the source's name."""
+    where, ends = f"state {MARK!r}", "'sona erase' of the same source, or the next agent that opens the store,"
+    if alone:
+        what = f"an erasure was cut short, here or in the store that this is a backup of; {ends} takes it to its end"
+        found.add("repairable", where, what)
+    else:
+        found.add("note", where, f"an erasure is under way; if it was cut short, {ends} takes it to its end")
 
 
 def _examine_pages(found: Examination, database: Path, why: str, *, alone: bool) -> None:
@@ -221,7 +235,7 @@ def _damage(folders: Versions, version: Version) -> str | None:
 
 def _note_files(found: Examination, folder: Path) -> None:
     for path in _others(folder):
-        found.add("note", path.name, "a repair left it; delete it once nothing in it is missed")
+        found.add("note", path.name, "a repair or a start left it; delete it once nothing in it is missed")
     if waiting := waiting_in(folder):
         what = f"{waiting} records on their way into the database; who writes to it, or the next start, takes them in"
         found.add("note", JOURNAL, what)
@@ -230,10 +244,8 @@ def _note_files(found: Examination, folder: Path) -> None:
 def _examine_journal(found: Examination, journal: Path) -> None:
     for path, scanned in scanned_in(journal).items():
         if scanned.skipped:
-            what = (
-                f"{told_of_damage(path, scanned)}. The next start takes those up, and keeps the file in {QUARANTINE}/"
-            )
-            found.add("damaged", f"{JOURNAL}/{path.name}", what)
+            repair = f"takes those up, and keeps the file in {QUARANTINE}/, as the next start does"
+            found.add("damaged", f"{JOURNAL}/{path.name}", told_of_damage(path, scanned), repair)
 
 
 def _others(folder: Path) -> Iterator[Path]:

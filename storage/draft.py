@@ -89,11 +89,7 @@ def sync_tree(folder: Path) -> None:
         OSError: the disk's trouble.
     """
     for path in (*folder.rglob("*"), folder):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_path(path)
 
 
 def rename_folder(draft: Path, target: Path) -> None:

@@ -1,16 +1,17 @@
 """Erasure of a source: its rows go, its texts in the versions' files go, and their bytes are overwritten.
 
 It takes many transactions and renames, and may be killed between any two. A mark among the states, which holds no more
-of the source than a hash, says how far it has come; the same erasure begun again takes it to its end. A version's file
-is exchanged in three steps: the digest that its files will have is put into the mark; the file is replaced, which the
-system does at once or not at all; the version's row gets the digest. :func:`settle` makes up for the third.
+of the source than a hash, says how far it has come; the same erasure begun again takes it to its end, as does the next
+engine that opens the store. A backup from the midst of one has the mark too. A version's file is exchanged in three
+steps: the digest that its files will have is put into the mark; the file is replaced, which the system does at once or
+not at all; the version's row gets the digest. :func:`settle` makes up for the third.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import msgspec
@@ -61,6 +62,15 @@ class _Mark(Record, kw_only=True):
     """By version the digest of its files once one of them is replaced."""
 
 
+class UnderWay(NamedTuple):
+    """An erasure that was begun and has not come to its end."""
+
+    source: str | None
+    """None where nothing names it any more: then what it has deleted is still to be overwritten, and no more."""
+    learned: tuple[str, ...]
+    """Versions that are known to have learned from it."""
+
+
 class Erasure:
     """One source's, step by step; each may be done again."""
 
@@ -104,7 +114,7 @@ class Erasure:
         )
 
     def _name(self) -> str:
-        return hashlib.sha256(self._source.encode()).hexdigest()
+        return _hash(self._source)
 
     def begin(self) -> None:
         """Set the mark.
@@ -118,7 +128,8 @@ class Erasure:
             mark = _read(connection)
             if mark is not None and mark.source != name:
                 raise StoreError(
-                    f"erase {self._source!r}: the erasure of another source was cut short; erase that one again first"
+                    f"erase {self._source!r}: the erasure of another source was cut short; erase that one again "
+                    "first, or open the store with an agent, which takes it to its end"
                 )
             _write(connection, mark or _Mark(source=name))
 
@@ -232,9 +243,13 @@ def settle(connection: apsw.Connection, folders: Versions) -> None:
     _write(connection, msgspec.structs.replace(mark, digests={}))
 
 
-def is_under_way(connection: apsw.Connection) -> bool:
-    """Whether an erasure was begun and has not come to its end."""
-    return _read(connection) is not None
+def under_way(connection: apsw.Connection) -> UnderWay | None:
+    """The erasure that was begun and has not come to its end; None where there is none."""
+    mark = _read(connection)
+    if mark is None:
+        return None
+    known = (str(row[0]) for row in connection.execute(_KNOWN))
+    return UnderWay(next((name for name in known if _hash(name) == mark.source), None), mark.learned)
 
 
 def learned_from(connection: apsw.Connection, source: str) -> set[str]:
@@ -255,6 +270,10 @@ def learned_from(connection: apsw.Connection, source: str) -> set[str]:
         if version.cycle in cycles or version.parent in learned or replayed:
             learned.add(version.id)
     return learned
+
+
+def _hash(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _known(connection: apsw.Connection) -> _Mark:

@@ -17,7 +17,9 @@ that, where the journal keeps one. Not a class: one more costs 0.2 us."""
 
 Room = Segment
 """What a journal makes ahead of time."""
-Leftover = tuple[Segment | Remains, int | None]
+File = Segment | Remains
+"""One that records of a journal lie in."""
+Leftover = tuple[File, int | None]
 """A file of a journal: to be marked as done with up to a place in it, or, None, to be removed."""
 
 
@@ -31,7 +33,8 @@ class Batch(NamedTuple):
 
 class Journal(Protocol):
     """A bounded queue of records. One thread at a time is in it, see :class:`sona.storage.backlog.Backlog`; only
-    :meth:`prepare`, :meth:`make` and :meth:`discard` may run beside another call.
+    :meth:`prepare`, :meth:`make`, :meth:`discard` and :meth:`sync` may run beside another call; no file is discarded,
+    and the journal is not closed, while it is synced.
 
     An exception may cut any call short. What was appended then is in the queue as a whole or not at all, and
     :meth:`recount` mends the rest.
@@ -86,11 +89,16 @@ class Journal(Protocol):
     def recount(self) -> None:
         """Count anew what waits, from the queue itself."""
 
-    def sync(self) -> None:
-        """What was released is never taken up again, not even after a power cut: called before rows are deleted."""
+    def files(self) -> Sequence[File]:
+        """All that there are now."""
 
-    def wipe(self) -> None:
-        """Leave nothing readable of what was released, not even after a power cut."""
+    def blank(self) -> None:
+        """Leave nothing readable of what was released; after a power cut, not before all files are synced whole."""
+
+    def sync(self, files: Sequence[File], *, whole: bool = False) -> None:
+        """What was released is never taken up again, not even after a power cut: called before rows are deleted.
+        ``whole``: nor readable, where it was overwritten. Raises StoreError, of the disk.
+        """
 
     def close(self) -> None:
         """Nothing is appended any more. What still waits stays where it outlives the process."""
@@ -158,11 +166,15 @@ class MemoryJournal:
         """Count anew what waits."""
         self._size = sum(size for _, size, *_ in self._waiting)
 
-    def sync(self) -> None:
-        """Nothing."""
+    def files(self) -> Sequence[File]:
+        """None."""
+        return ()
 
-    def wipe(self) -> None:
+    def blank(self) -> None:
         """Nothing: memory is given back."""
+
+    def sync(self, files: Sequence[File], *, whole: bool = False) -> None:
+        """Nothing."""
 
     def close(self) -> None:
         """Nothing."""

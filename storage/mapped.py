@@ -16,10 +16,10 @@ from sona.config import StoreConfig
 from sona.errors import StoreCorruptError, StoreError
 from sona.record_size import size_of
 from sona.storage.connection import store_error
-from sona.storage.journal import Batch, Entry, Journal, Leftover, MemoryJournal, oldest
+from sona.storage.journal import Batch, Entry, File, Journal, Leftover, MemoryJournal, oldest
 from sona.storage.layout import QUARANTINE
 from sona.storage.rows import decode, encode
-from sona.storage.segment import FIRST, HEADER_BYTES, Frame, Remains, Scan, Segment, frame_end, scan
+from sona.storage.segment import FIRST, HEADER_BYTES, UNNAMED, Frame, Remains, Scan, Segment, frame_end, scan
 from sona.storage.syncing import sync_path
 from sona.types import Feedback, Trajectory
 
@@ -40,17 +40,27 @@ def open_journal(store: Path, config: StoreConfig) -> Journal:
         StoreCorruptError: see :class:`MappedJournal`.
         StoreFullError, StoreReadOnlyError, StoreError: its folder can't be used.
     """
-    if config.journal == "memory":
-        if waiting := waiting_in(store):
-            raise StoreError(
-                f"{store / FOLDER}: {waiting} records wait in it; open the store once with store.journal = 'file', and "
-                "they are stored"
-            )
-        return MemoryJournal(config.queue_bytes)
+    in_memory = config.journal == "memory"
+    if in_memory and (waiting := waiting_in(store)):
+        raise StoreError(
+            f"{store / FOLDER}: {waiting} records wait in it; open the store once with store.journal = 'file', and "
+            "they are stored"
+        )
     try:
+        if in_memory:
+            _clear(store / FOLDER, config)
+            return MemoryJournal(config.queue_bytes)
         return MappedJournal(store / FOLDER, config.queue_bytes)
     except OSError as error:
         raise store_error(error, store / FOLDER) from error
+
+
+def _clear(folder: Path, config: StoreConfig) -> None:
+    """Remove, for good, what an earlier process left: no erasure would reach it, and no pruning sync it."""
+    if any(folder.glob("*.seg")):
+        MappedJournal(folder, config.queue_bytes).close()
+    if folder.exists():
+        sync_path(folder)
 
 
 def waiting_in(store: Path) -> int:
@@ -85,7 +95,7 @@ def _kept(path: Path) -> Path:
 
 
 # The record, its size, the file that it lies in, and where its frame ends there. No class, as an Entry is none.
-_Waiting = tuple[Trajectory | Feedback, int, Segment | Remains, int]
+_Waiting = tuple[Trajectory | Feedback, int, File, int]
 
 
 class MappedJournal:
@@ -113,7 +123,7 @@ class MappedJournal:
         self._segments: set[Segment] = set()
         """All that were made and not given up."""
         self._spare: deque[Segment] = deque()
-        self._idle: list[Segment | Remains] = []
+        self._idle: list[File] = []
         """To be removed by the next release."""
         self.trouble: str | None = None
         """Why the disk turned the last record away that was; None where it was the bound, or none was."""
@@ -175,7 +185,7 @@ class MappedJournal:
 
     def release(self, batch: Batch) -> Sequence[Leftover]:
         """Let go of what was taken last."""
-        ends: dict[Segment | Remains, int] = {}
+        ends: dict[File, int] = {}
         for _ in batch.records:
             _, _, home, end = self._waiting.popleft()
             home.waiting -= 1
@@ -223,7 +233,7 @@ class MappedJournal:
 
     def recount(self) -> None:
         """Count anew what waits, and find a segment that was lost on its way from one place to another."""
-        homes: set[Segment | Remains] = {*self._segments, *(home for _, _, home, _ in self._waiting)}
+        homes: set[File] = {*self._segments, *(home for _, _, home, _ in self._waiting)}
         for home in homes:
             home.waiting = 0
         self._size = 0
@@ -233,21 +243,21 @@ class MappedJournal:
         kept = {self._active, *self._spare, *self._idle}
         self._idle += [one for one in self._segments if not one.waiting and one not in kept]
 
-    def wipe(self) -> None:
-        """Leave nothing readable of what was released, in any file, whatever becomes of the machine from now on."""
-        try:
-            for home in self._homes():
-                home.wipe()
-            sync_path(self._folder)  # of what was removed before, too
-        except OSError as error:
-            raise store_error(error, self._folder) from error
+    def files(self) -> Sequence[File]:
+        """All that there are now."""
+        return tuple(self._homes())
 
-    def sync(self) -> None:
+    def blank(self) -> None:
+        """Leave nothing readable of what was released, in any file."""
+        for home in self._homes():
+            home.blank()
+
+    def sync(self, files: Sequence[File], *, whole: bool = False) -> None:
         """What was released is never taken up again, whatever becomes of the machine from now on."""
         try:
-            for home in self._homes():
-                home.sync()
-            sync_path(self._folder)
+            for home in files:
+                home.sync(whole=whole)
+            sync_path(self._folder)  # of what was removed before, too
         except OSError as error:
             raise store_error(error, self._folder) from error
 
@@ -261,10 +271,10 @@ class MappedJournal:
         self._spare.clear()
         self._idle = []
 
-    def _homes(self) -> set[Segment | Remains]:
+    def _homes(self) -> set[File]:
         return {self._active, *self._spare, *self._idle, *(home for _, _, home, _ in self._waiting)}
 
-    def _retired(self, home: Segment | Remains) -> list[Segment | Remains]:
+    def _retired(self, home: File) -> list[File]:
         """What to remove, where nothing in ``home`` is needed any more."""
         if isinstance(home, Segment):
             if home is self._active:
@@ -306,6 +316,8 @@ class MappedJournal:
         """Take up what an earlier process left, in the order in which it was recorded."""
         # Not from 0: what lies in a file by chance must not look like an epoch of it.
         latest = int.from_bytes(os.urandom(4), "little") << 24
+        for path in self._folder.glob(f"*{UNNAMED}"):
+            path.unlink()
         found = scanned_in(self._folder)
         for path, scanned in sorted(found.items(), key=lambda item: item[1].epoch):
             kept = _kept(path)

@@ -21,14 +21,17 @@ from sona.storage.exchange import decide, exchange, next_number
 from sona.storage.findings import Diagnosis
 from sona.storage.layout import DATABASE, LOCK, QUARANTINE, REBUILDING, REBUILT
 from sona.storage.lock import WriterLock
+from sona.storage.mapped import FOLDER as JOURNAL
+from sona.storage.mapped import open_journal, scanned_in
 from sona.storage.mend import mend, nearest_whole
 from sona.storage.quality import Policy, read_policy
 from sona.storage.quarantine import Quarantine
 from sona.storage.row_checks import check
 from sona.storage.salvage import by_pages, by_sqlite, rebuild
 from sona.storage.schema import SCHEMA_VERSION
-from sona.storage.store import Store
+from sona.storage.store import DEFAULTS, Store
 from sona.storage.versions import Versions
+from sona.storage.writer import Writer
 
 
 def repair(store: str | os.PathLike[str]) -> Diagnosis:
@@ -48,6 +51,7 @@ def repair(store: str | os.PathLike[str]) -> Diagnosis:
         return diagnose(folder)
     try:
         _repair_database(folder, done)
+        _repair_journal(folder, done)
         _repair_versions(folder, done)
     except apsw.Error as error:
         raise store_error(error, folder / DATABASE) from error
@@ -122,6 +126,17 @@ def _told(rows: Counter[str], quarantine: Quarantine) -> list[str]:
         aside = ", ".join(f"{count} {name}" for name, count in sorted(quarantine.counts.items()))
         told.append(f"set aside in {QUARANTINE}/{quarantine.path.name}: {aside}")
     return told
+
+
+def _repair_journal(folder: Path, done: list[str]) -> None:
+    """As an agent does when it opens the store."""
+    found = {path.name: one for path, one in scanned_in(folder / JOURNAL).items() if one.skipped}
+    if not found:
+        return
+    with Store.open(folder) as store, closing(Writer(store, journal=open_journal(folder, DEFAULTS))) as writer:
+        writer.flush()
+    for name, one in found.items():
+        done.append(f"{JOURNAL}/{name}: {len(one.frames)} records taken up; the file is kept in {QUARANTINE}")
 
 
 def _repair_versions(folder: Path, done: list[str]) -> None:

@@ -13,7 +13,6 @@ from sona.errors import StoreCorruptError
 from sona.storage.blob_files import numbers_in, path_of
 from sona.storage.blobs import Named, count_named, read_blobs
 from sona.storage.catalogue import TABLES, Row
-from sona.storage.erasure import is_under_way
 from sona.storage.findings import Finding
 from sona.storage.head import Head, read_head, read_versions
 from sona.storage.layout import BLOBS as FOLDER
@@ -55,9 +54,6 @@ def check(connection: apsw.Connection, store: Path, policy: Policy) -> Checked:
     findings += _blobs(connection, named, folder)
     findings += _marks(connection, head)
     findings += _references(connection)
-    if is_under_way(connection):
-        what = "an erasure was cut short; 'sona erase' of the same source takes it to its end"
-        findings.append(Finding(severity="damaged", where="state 'erasure'", what=what))
     return Checked(findings, *_versions(connection))
 
 

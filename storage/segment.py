@@ -4,7 +4,8 @@ A file begins with a head (magic, epoch, checksum), a mark (how far its frames a
 tail (how far its frames reach). Then follow the frames, each at a multiple of 8 bytes: epoch, length and kind, check,
 payload. The check is the CRC-32C of the payload and of the two fields before it, and the header is written after the
 payload: killed in between, there is no frame. The tail follows the header, so frames that do not reach as far are lost.
-A file that is used again gets a new epoch, which makes all frames that still lie in it invalid at once.
+A file that is used again gets a new epoch, which makes all frames that still lie in it invalid at once. A file has a
+head from before it has its name, so one without has lost it.
 
 The system keeps what was copied when the process is killed, and may lose it when the power fails.
 """
@@ -32,6 +33,8 @@ _TAIL_AT = 48
 _ONES = 2**64 - 1
 FIRST = 64
 """Where the first frame begins."""
+UNNAMED = ".new"
+"""The suffix of a file that is being made."""
 _HEADER = struct.Struct("<QII")  # epoch; length, with the kind in its highest bit; check
 _FIELDS = struct.Struct("<QI")
 HEADER_BYTES = _HEADER.size
@@ -56,8 +59,8 @@ class Scan(NamedTuple):
     released: int
     """Where the first of them begins, or would begin."""
     skipped: int
-    """Bytes that should be frames and are none, or of a file that is no segment: damage, or what a power cut has kept
-    from the disk.
+    """Bytes that should be frames and are none, or of a file that has lost its head, also where no more than zeros are
+    left of it: damage, or what a power cut has kept from the disk.
     """
 
 
@@ -78,21 +81,28 @@ class Segment:
         """How far its frames are no longer needed."""
         self.waiting = 0
         """How many of its frames are still needed."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._reached = FIRST  # behind it are zeros
+        unnamed = path.with_suffix(UNNAMED)
+        fd = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, size)  # a hole in a mapped file on a full disk is a SIGBUS
             for start in range(0, size, len(_ZEROS)):  # the pages are there before the first record comes
                 os.pwrite(fd, _ZEROS[: size - start], start)
             self._map = mmap.mmap(fd, size)
+            self.begin(0)
+            unnamed.rename(path)
         except BaseException:
             with suppress(OSError):
-                path.unlink()
+                unnamed.unlink()
             raise
         finally:
             os.close(fd)
 
     def begin(self, epoch: int) -> None:
-        """Use it from the start, under a new epoch. Killed in between, no frame is both needed and out of sight."""
+        """Use it from the start, under a new epoch; 0: not yet. Killed in between, no frame is both needed and out of
+        sight.
+        """
+        self._reached = self._used
         self.epoch, self.end, self.waiting = epoch, FIRST, 0
         head = MAGIC + epoch.to_bytes(8, "little")
         self._map[: _HEAD.size] = head + crc32c(head).to_bytes(4, "little")
@@ -126,19 +136,24 @@ class Segment:
         self.released = released
         self._map[_MARK_AT : _MARK_AT + _MARK.size] = _mark(released)
 
-    def sync(self) -> None:
-        """Have the mark on the disk, so that what lies before it is never taken up again."""
-        self._map.flush(0, mmap.PAGESIZE)
+    @property
+    def _used(self) -> int:
+        """How far any frame has reached since there were zeros."""
+        return max(self._reached, self.end)
 
-    def wipe(self) -> None:
-        """Overwrite, down to the disk, all that is not needed: what was released, and what lies behind the frames from
-        before the file was begun.
+    def blank(self) -> None:
+        """Overwrite all that is not needed: what was released, and what lies behind the frames from before the file was
+        begun.
         """
-        for begin, stop in _around(self):
+        for begin, stop in _around(self, self._used):
             for start in range(begin, stop, len(_ZEROS)):
                 piece = min(len(_ZEROS), stop - start)
                 self._map[start : start + piece] = _ZEROS[:piece]
-        self._map.flush()
+        self._reached = self.end
+
+    def sync(self, *, whole: bool) -> None:
+        """Have the mark on the disk, so that what lies before it is never taken up again; or the ``whole`` file."""
+        self._map.flush() if whole else self._map.flush(0, mmap.PAGESIZE)
 
     def remove(self) -> None:
         """Unmap it, and delete the file."""
@@ -162,42 +177,52 @@ class Remains:
         self.end = found.frames[-1].end if found.frames else found.released
 
     def mark(self, released: int) -> None:
-        """As :meth:`Segment.mark`; where it can't be, they are stored once more, which changes nothing."""
+        """As :meth:`Segment.mark`; where it can't be, they are stored once more, which changes nothing. So they may in
+        a file that is kept: whoever takes it up after a kill is to find the damage again.
+        """
         self.released = released
+        if self._keep is None:
+            self._mark()
+
+    def _mark(self) -> None:
         with suppress(OSError), self.path.open("r+b") as file:
             file.seek(_MARK_AT)
-            file.write(_mark(released))
+            file.write(_mark(self.released))
 
-    def sync(self) -> None:
-        """As :meth:`Segment.sync`."""
+    def blank(self) -> None:
+        """As :meth:`Segment.blank`, but for a file that is kept: what is in it can't be told."""
+        if self._keep is None:
+            self._mark()
+            _overwrite(self.path, _around(self, self.size))
+
+    def sync(self, *, whole: bool) -> None:
+        """As :meth:`Segment.sync`, of the whole file."""
         with suppress(OSError):
             sync_path(self.path)
-
-    def wipe(self) -> None:
-        """As :meth:`Segment.wipe`, but for a file that is kept: what is in it can't be told."""
-        if self._keep is None:
-            self.mark(self.released)
-            _overwrite(self.path, _around(self))
 
     def remove(self) -> None:
         """Delete the file, overwritten; or move it to where it is kept."""
         if self._keep is None:
             _overwrite(self.path, [(FIRST, self.size)])  # of a file that is gone the system may write nothing
+            self.sync(whole=True)
             _delete(self.path)
             return
-        with suppress(OSError):
+        try:
             self._keep.parent.mkdir(mode=0o700, exist_ok=True)
             self.path.rename(self._keep)
+            sync_path(self._keep.parent)
+        except OSError:
+            self._mark()  # it stays, and what it held may be deleted from the store before the next start
 
     def close(self) -> None:
         """Nothing: it is not open."""
 
 
-def _around(home: Segment | Remains) -> list[tuple[int, int]]:
-    """The stretches of a file that hold nothing that is needed."""
+def _around(home: Segment | Remains, stop: int) -> list[tuple[int, int]]:
+    """The stretches of a file up to ``stop`` that hold nothing that is needed."""
     if not home.waiting:
-        return [(FIRST, home.size)]
-    return [(FIRST, home.released), (home.end, home.size)]
+        return [(FIRST, stop)]
+    return [(FIRST, home.released), (home.end, stop)]
 
 
 def _overwrite(path: Path, stretches: list[tuple[int, int]]) -> None:
@@ -206,8 +231,6 @@ def _overwrite(path: Path, stretches: list[tuple[int, int]]) -> None:
             file.seek(begin)
             for start in range(begin, stop, len(_ZEROS)):
                 file.write(_ZEROS[: stop - start])
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _mark(released: int) -> bytes:
@@ -235,6 +258,8 @@ def scan(data: bytes) -> Scan:
     at = begin
     frames: list[Frame] = []
     skipped = 0
+    if not epoch:  # no frame has this one; and each of a spare file's zeros would be looked at, 1.6 s for 4 MiB
+        return Scan(epoch, frames, begin, 0 if _head_of(data) == 0 else _held(data))
     while True:
         if (frame := _frame(data, at, epoch)) is not None:
             frames.append(frame)
@@ -250,10 +275,13 @@ def _missing(data: bytes, at: int, epoch: int) -> int:
     """Bytes of frames that should lie behind ``at``, where the last whole one ends."""
     if (tail := _tail(data)) is not None:
         return max(tail - at, 0)
-    if _head_of(data) is None and at == FIRST:  # none of ours, or damaged throughout; nothing of one never begun
-        return len(data.rstrip(b"\0"))
     # Nothing but damage leaves a header of this epoch without its frame: it is written last.
-    return HEADER_BYTES if epoch > 0 and data[at : at + 8] == epoch.to_bytes(8, "little") else 0
+    return HEADER_BYTES if data[at : at + 8] == epoch.to_bytes(8, "little") else 0
+
+
+def _held(data: bytes) -> int:
+    """Bytes of a file without a head or a whole frame: none of ours, or damaged throughout. At least the head's."""
+    return max(len(data.rstrip(b"\0")), FIRST)
 
 
 def _tail(data: bytes) -> int | None:
@@ -265,7 +293,7 @@ def _tail(data: bytes) -> int | None:
 
 
 def _head_of(data: bytes) -> int | None:
-    """The epoch that a file was begun with; None where its head is damaged, or was never written."""
+    """The epoch that a file was begun with, 0 where it never was; None where its head is damaged."""
     if len(data) < FIRST:
         return None
     magic, epoch, crc = _HEAD.unpack_from(data)
@@ -276,7 +304,7 @@ def _epoch(data: bytes) -> int:
     """The one it was begun with. Where the head is damaged, that of the youngest frame: each tells its own, checked."""
     if (epoch := _head_of(data)) is not None:
         return epoch
-    if not data.strip(b"\0"):  # made ready, and never begun
+    if not data.strip(b"\0"):  # zeros are no frames, and many
         return 0
     places = range(FIRST, len(data) - HEADER_BYTES, 8)
     epochs = ((at, int.from_bytes(data[at : at + 8], "little")) for at in places)

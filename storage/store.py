@@ -28,8 +28,9 @@ from sona.storage.blobs import Blobs
 from sona.storage.candidates import CandidateRows
 from sona.storage.claims import read_claims, read_trained_on
 from sona.storage.connection import Readers, store_error
+from sona.storage.draft import make_folder
 from sona.storage.earlier import with_learned
-from sona.storage.erasure import Erasure, settle
+from sona.storage.erasure import Erasure, UnderWay, settle, under_way
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
 from sona.storage.layout import BLOBS, DATABASE, LOCK, REBUILT, TRAINING, VERSIONS
@@ -129,7 +130,8 @@ class Store:
     def _open_writer(cls, folder: Path, config: StoreConfig) -> Store:
         try:
             check_no_orphans(folder)
-            _make(folder)
+            make_folder(folder)
+            make_folder(folder / VERSIONS)
             make_gate(folder / BLOBS)
             lock = WriterLock(folder / LOCK)
         except OSError as error:
@@ -242,7 +244,8 @@ class Store:
         """Delete what is beyond ``limits``, those of the settings if there are none given: see
         :meth:`sona.storage.retention.Retention.apply`. Records come in meanwhile.
 
-        What is deleted is not known any more: the same trajectory sent again is a new one.
+        What is deleted is not known any more: the same trajectory sent again is a new one. So whoever has a
+        :class:`sona.storage.writer.Writer` settles it before, or after a power cut its journal may send them again.
         """
         retention = Retention(self._transact, self._snapshot, self._policy, self._wiping)
         return retention.apply(Limits.of(self.config) if limits is None else limits, now_ns)
@@ -253,6 +256,11 @@ class Store:
         """
         work = (self._transact, self._apart, self._snapshot, self._wiping)
         return Erasure(source, *work, Versions(self.path), self._policy)
+
+    def erasure_under_way(self) -> UnderWay | None:
+        """The one that was cut short, where none runs now."""
+        with self._snapshot() as connection:
+            return under_way(connection)
 
     def write_state(self, name: str, value: bytes) -> None:
         """Replace a value kept beside the records, durably."""
@@ -452,12 +460,3 @@ class Store:
         with self._writing:
             self._check_open()
             return self._transactions.apart(work)
-
-
-def _make(folder: Path) -> None:
-    """The folders, with their names synced into the folders above."""
-    missing = [above for above in (folder, *folder.parents) if not above.exists()]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what people said is nobody else's
-    (folder / VERSIONS).mkdir(mode=0o700, exist_ok=True)
-    for made in missing:
-        sync_path(made.parent)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from sona.errors import ConflictError, InvalidInputError, StoreCorruptError, StoreError, UnknownIdError
 from sona.storage.connection import store_error
 from sona.storage.layout import QUARANTINE
+from sona.storage.syncing import sync_path
 from sona.types import Version, new_id
 
 _log = logging.getLogger("sona.storage")
@@ -82,7 +83,7 @@ class Versions:
             digest = _digest(draft, files)
             _sync(draft, files)
             draft.rename(target)
-            _sync_path(self.folder)
+            sync_path(self.folder)
         except OSError as error:
             raise store_error(error, draft) from error
         return digest
@@ -131,9 +132,9 @@ class Versions:
         target, draft = self.path(version_id) / name, self.folder / f"{DRAFT}{new_id()}"
         try:
             draft.write_bytes(data)
-            _sync_path(draft)
+            sync_path(draft)
             draft.replace(target)
-            _sync_path(target.parent)
+            sync_path(target.parent)
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise store_error(error, target) from error
@@ -172,8 +173,8 @@ class Versions:
         try:
             into.mkdir(mode=0o700, exist_ok=True)
             (self.folder / name).rename(into / f"{name.removeprefix('.')}-{new_id()}")
-            _sync_path(into)
-            _sync_path(self.folder)
+            sync_path(into)
+            sync_path(self.folder)
         except OSError as error:
             raise store_error(error, self.folder) from error
 
@@ -193,7 +194,7 @@ class Versions:
         try:
             away = [self._nameless(entry) for entry in leaving]
             if away != leaving:
-                _sync_path(self.folder)
+                sync_path(self.folder)
             for entry in away:
                 _remove_entry(entry)
         except OSError as error:
@@ -272,12 +273,4 @@ def _sync(folder: Path, files: list[Path]) -> None:
     """Files first, then the folders that name them, innermost first."""
     folders = sorted({above for file in files for above in file.relative_to(folder).parents}, reverse=True)
     for path in (*files, *(folder / inner for inner in folders), folder):
-        _sync_path(path)
-
-
-def _sync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        sync_path(path)

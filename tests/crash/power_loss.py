@@ -7,13 +7,14 @@ just then would leave; the host goes on. Then each copy is opened: by the next h
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from unittest.mock import patch
 
+from sona.storage.journal import File
 from sona.storage.mapped import FOLDER, MappedJournal
 from tests.crash.host import SMALL, Host, named
 from tests.crash.killed_host import look
@@ -114,8 +115,8 @@ class _Pages:
         """What the journal syncs in the block is on the disk: each file's first page, and which files there are."""
         sync = MappedJournal.sync
 
-        def syncing(journal: MappedJournal) -> None:
-            sync(journal)
+        def syncing(journal: MappedJournal, files: Sequence[File], *, whole: bool = False) -> None:
+            sync(journal, files, whole=whole)
             now = self._now()
             self._seen = {
                 name: [data[:PAGE] + old[PAGE:] for old in self._seen.get(name, [data])] for name, data in now.items()

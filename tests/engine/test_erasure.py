@@ -14,10 +14,12 @@ from sona.bank.pattern import Member
 from sona.bank.skills import HELD_OUT, Skill, SkillSet
 from sona.checks import Float32
 from sona.config import BankConfig
-from sona.erasure import Erased, erase
+from sona.erasure import Erased, erase, finish
 from sona.errors import CycleError, InvalidInputError, StoreCorruptError, StoreError, StoreLockedError, UnknownIdError
 from sona.loops.skill_files import ROUTER, SKILLS, files_of, read_skills
 from sona.loops.version_files import BANK, read_bank
+from sona.storage.doctor import diagnose
+from sona.storage.erasure import Erasure, UnderWay
 from sona.storage.retention import Limits
 from sona.storage.rows import encode
 from sona.storage.store import Store
@@ -348,7 +350,9 @@ def test_killed_anywhere_it_can_be_taken_to_its_end(store: Store) -> None:
 
 
 def test_each_kill_alone_is_made_up_for(store: Store, tmp_path: Path) -> None:
-    """As a user would: one kill, then the same erasure again, which names what the first would have named."""
+    """As a user would: one kill, then the same erasure again, which names what the first would have named; or the next
+    start, which does not know the name.
+    """
     store.close()
     for at in range(1, 1000, 4):
         copy = tmp_path / f"copy{at}"
@@ -357,12 +361,58 @@ def test_each_kill_alone_is_made_up_for(store: Store, tmp_path: Path) -> None:
         status = run(KILLED, copy, EVE, at, at + 1).split()[1]
         with Store.open(copy) as after:
             is_marked = after.read_state("erasure") is not None
-            if is_marked or after.counts().trajectories > 34:
+            if is_marked and at % 8 == 1:
+                assert finish(after, Versions(copy), lambda: None)
+                assert after.erasure_under_way() is None
+            elif is_marked or after.counts().trajectories > 34:
                 assert erase(after, Versions(copy), EVE).learned == ("v2", "v3", "v4")
             check_erased(after)
         if status == "0":
             break
     assert at > 40
+
+
+def test_a_backup_from_the_midst_of_an_erasure_is_not_called_damaged(store: Store, tmp_path: Path) -> None:
+    """Whoever opens it for work takes the erasure to its end there."""
+    store.erasure(EVE).begin()
+    copy = tmp_path / "copy"
+    store.backup(copy)
+    for folder, severity, says in (
+        (store.path, "note", "an erasure is under way"),
+        (copy, "repairable", "the next agent that opens the store"),
+    ):
+        (found,) = (one for one in diagnose(folder).findings if one.where == "state 'erasure'")
+        assert (found.severity, found.repair) == (severity, "")
+        assert says in found.what
+    with open_small(copy, None):
+        assert files_with(copy, MARKER) == []
+    assert diagnose(copy).findings == ()
+    with Store.open(copy) as opened:
+        check_erased(opened)
+
+
+@pytest.mark.parametrize("is_in_the_way", [False, True])
+def test_what_nobody_names_any_more_is_overwritten(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_in_the_way: bool
+) -> None:
+    def cut(_: object) -> None:
+        raise StoreError("cut short")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Erasure, "scrub", cut)
+        with pytest.raises(StoreError, match="cut short"):
+            erase(store, Versions(store.path), EVE)
+    store.close()
+    begun = UnderWay(None, ("v2", "v3", "v4"))
+    if is_in_the_way:  # then the engine is of use all the same
+        monkeypatch.setattr(Erasure, "scrub", cut)
+    with open_small(store.path, None) as engine:
+        assert engine.version.id == "v3"
+    with Store.open(store.path) as opened:
+        assert opened.erasure_under_way() == (begun if is_in_the_way else None)
+        if not is_in_the_way:
+            check_erased(opened)
+    assert ("cut short can't be" if is_in_the_way else "learned from it: v2, v3, v4") in caplog.text
 
 
 def features_of(engine: sona.SyncEngine, task: str, seed: int) -> Float32:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 import sona
 from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreCorruptError, StoreError, UnknownIdError
+from sona.storage.journal import File
 from sona.storage.mapped import MappedJournal
 from sona.storage.versions import Versions
 from tests.engine.small import SMALL, open_small, record_task
@@ -36,16 +38,17 @@ def test_what_was_deleted_does_not_come_back_after_a_power_cut(tmp_path: Path, m
     """The journal on the disk may be half a minute older than the database, but for what it has synced since."""
     config = msgspec.structs.replace(SMALL, store=StoreConfig(keep_trajectories=30, linger_s=0.3))
     store, disk = tmp_path / "store", tmp_path / "disk"
-    sync = MappedJournal.sync
+    sync, being_made = MappedJournal.sync, shutil.ignore_patterns("*.new")
 
-    def written(journal: MappedJournal) -> None:
-        sync(journal)
-        shutil.copytree(store / "journal", disk / "journal", dirs_exist_ok=True)
+    def written(journal: MappedJournal, files: Sequence[File], *, whole: bool = False) -> None:
+        sync(journal, files, whole=whole)
+        shutil.copytree(store / "journal", disk / "journal", ignore=being_made, dirs_exist_ok=True)
 
     monkeypatch.setattr(MappedJournal, "sync", written)
     with open_small(store, None, config) as engine:
         record_task(engine, 60, seed=1)
-        shutil.copytree(store / "journal", disk / "journal")  # written out by chance, while all wait in it
+        # Written out by chance, while all wait in it.
+        shutil.copytree(store / "journal", disk / "journal", ignore=being_made)
         assert engine.learn().status == "published"
         shutil.copytree(store, disk, ignore=shutil.ignore_patterns("journal"), dirs_exist_ok=True)
     with open_small(disk, None, config) as engine:

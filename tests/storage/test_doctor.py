@@ -479,7 +479,7 @@ def test_an_erasure_that_was_cut_short_is_told(store: Path) -> None:
     with Store.open(store) as opened:
         opened.erasure("agent").begin()
     (found,) = diagnose(store).findings
-    assert (found.severity, "sona erase" in found.what) == ("damaged", True)
+    assert (found.severity, "sona erase" in found.what) == ("repairable", True)
 
 
 # Older forms
