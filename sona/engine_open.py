@@ -95,11 +95,14 @@ class OpenEngine:
             if parts.store.erasure_under_way() is not None:
                 parts.writer.settle()
                 with parts.unchanging():
-                    finish(parts.store, parts.folders, parts.writer.wipe)
+                    finish(parts.store, parts.writer.wipe)
         except SonaError as error:  # the store is of use all the same
             log.warning(
                 "an erasure that was cut short can't be taken to its end now; erase the source again: %s", error
             )
+        except BaseException:
+            parts.close()
+            raise
         return parts
 
     async def aclose(self) -> None:

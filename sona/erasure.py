@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from sona.checks import check_id
-from sona.errors import StoreCorruptError, UnknownIdError
+from sona.errors import StoreCorruptError, StoreError, UnknownIdError
 from sona.loops.members import routes_of
 from sona.loops.skill_files import ROUTER, SKILLS, files_of, read_skills
 from sona.loops.version_files import BANK, read_bank
@@ -106,25 +106,27 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
     )
 
 
-def finish(store: Store, folders: Versions, wipe: Callable[[], None]) -> bool:
-    """Take an erasure that was cut short to its end, as :func:`erase` does; False where there is none.
+def finish(store: Store, wipe: Callable[[], None]) -> bool:
+    """Overwrite what an erasure that was cut short had deleted; False where there is none. It deletes nothing itself:
+    nobody can tell any more what the source sent before it was asked for, and what since.
 
     Raises:
-        StoreError: as :func:`erase`.
+        StoreError: the store holds records of its source; or as :func:`erase`.
     """
     begun = store.erasure_under_way()
     if begun is None:
         return False
     if begun.source is not None:
-        learned = erase(store, folders, begun.source, wipe).learned
-    else:
-        nameless, learned = store.erasure(""), begun.learned
-        nameless.scrub()
-        wipe()
-        nameless.end()
+        raise StoreError(
+            "the store holds records of that source, sent before or since, and none of them is deleted here"
+        )
+    nameless = store.erasure("")
+    nameless.scrub()
+    wipe()
+    nameless.end()
     log.warning(
         "the erasure of a source that was cut short was taken to its end; learned from it: %s",
-        ", ".join(learned) or "no version",
+        ", ".join(begun.learned) or "no version",
     )
     return True
 

@@ -158,8 +158,10 @@ def _read(found: Examination, database: Path, *, alone: bool) -> Checked | None:
 
 
 def _note_erasure(found: Examination, *, alone: bool) -> None:
-    """It has no repair of its own: the next engine takes it to its end, or who knows the source's name."""
-    where, ends = f"state {MARK!r}", "'sona erase' of the same source, or the next agent that opens the store,"
+    """It has no repair of its own: who knows the source's name takes it to its end, or the next engine where no more is
+    left than to overwrite.
+    """
+    where, ends = f"state {MARK!r}", "'sona erase' of the same source"
     if alone:
         what = f"an erasure was cut short, here or in the store that this is a backup of; {ends} takes it to its end"
         found.add("repairable", where, what)

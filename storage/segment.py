@@ -203,6 +203,7 @@ class Remains:
     def remove(self) -> None:
         """Delete the file, overwritten; or move it to where it is kept."""
         if self._keep is None:
+            self._mark()  # killed from here on, nothing in it is missed
             _overwrite(self.path, [(FIRST, self.size)])  # of a file that is gone the system may write nothing
             self.sync(whole=True)
             _delete(self.path)

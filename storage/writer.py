@@ -292,8 +292,9 @@ class Writer:
         self._backlog.sync()
 
     def wipe(self) -> None:
-        """See :meth:`Journal.wipe`; flush first."""
-        self._backlog.check_outside("wipe")
+        """See :meth:`Backlog.wipe`; flush first."""
+        with self._lock:
+            self._backlog.check_outside("wipe")
         self._backlog.wipe()
 
     def forked(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import linecache
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -192,3 +194,24 @@ def test_a_trajectory_and_what_came_with_it_are_one(tmp_path: Path) -> None:
         writer.close()
         assert store.get("a").quality == 1.0
         assert writer.counts().conflicts == 2
+
+
+def test_a_wipe_waits_for_whoever_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(tmp_path) as store:
+        writer = Writer(store, StoreConfig(), open_journal(tmp_path, StoreConfig()))
+        inside, append = threading.Event(), MappedJournal.append
+
+        def slow(journal: MappedJournal, *records: Any, **more: Any) -> bool:
+            inside.set()
+            time.sleep(0.1)
+            return append(journal, *records, **more)
+
+        monkeypatch.setattr(MappedJournal, "append", slow)
+        other = threading.Thread(target=writer.put, args=(trajectory("a"),))
+        other.start()
+        assert inside.wait(10)
+        writer.wipe()
+        other.join()
+        writer.flush()
+        writer.close()
+        assert "a" in store

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sona.config import StoreConfig
 from sona.errors import ConflictError, StoreCorruptError, StoreError
+from sona.storage import segment
 from sona.storage.backlog import Backlog
 from sona.storage.doctor import diagnose
 from sona.storage.journal import Batch, File, Journal, MemoryJournal
@@ -567,3 +568,11 @@ def test_remains_are_wiped_but_for_what_waits(tmp_path: Path) -> None:
     second.discard(left)
     assert not any(b"SECRET" in path.read_bytes() for path in (tmp_path / "journal").glob("*.seg"))
     assert [record.id for record in MappedJournal(tmp_path / "journal", BOUND).waiting()] == ["waits"]
+
+
+def test_a_kill_while_a_file_is_removed_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = left_behind(tmp_path, 5)
+    monkeypatch.setattr(segment, "_delete", lambda path: None)  # killed just before
+    journal = MappedJournal(tmp_path / "journal", BOUND)
+    journal.discard(journal.release(journal.take(5, BOUND)))
+    assert (scan(file.read_bytes()).frames, scan(file.read_bytes()).skipped) == ([], 0)
