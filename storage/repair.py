@@ -72,7 +72,10 @@ def _repair_database(folder: Path, done: list[str]) -> None:
         found = examine(folder, is_mine=True)
         if found.form < SCHEMA_VERSION and not found.by_pages:
             lock.release()
-            done.append(f"brought from schema {found.form} to {SCHEMA_VERSION}")
+            made = (
+                f"brought from schema {found.form} to {SCHEMA_VERSION}" if found.form else "an empty one was begun anew"
+            )
+            done.append(made)
             found = _migrated(folder)
             lock = WriterLock(folder / LOCK)
         if found.rebuild:
