@@ -226,7 +226,7 @@ def _examine_folders(found: Examination, folders: Versions) -> None:
                 crash = "A crash left it, or the database is one version older than its folders"
                 found.add("note", f"{VERSIONS}/{entry.name}", f"{what}. {crash}")
             else:
-                older = "The database is older than its folders: put the newer one back, if there is one"
+                older = "The database is older than its folders: put the newer one back before that, if there is one"
                 found.add("damaged", f"{VERSIONS}/{entry.name}", f"{what}. {older}", "moves it there now")
 
 

@@ -8,6 +8,7 @@ that ``store.db.rebuilt`` has its name the exchange is decided, and the store ca
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import apsw
 
 from sona.errors import SonaError, StoreCorruptError
-from sona.storage.connection import Connection, open_reader, store_error
+from sona.storage.connection import Connection, make_private, open_reader, store_error
 from sona.storage.doctor import Examination, diagnose, examine
 from sona.storage.exchange import decide, exchange, next_number
 from sona.storage.findings import Diagnosis
@@ -98,6 +99,8 @@ def _rebuild(folder: Path, found: Examination, done: list[str]) -> None:
     """Make ``store.db.rebuilding``, and see that it is whole."""
     database, target = folder / DATABASE, folder / REBUILDING
     rows = by_pages(database) if found.by_pages else by_sqlite(database)
+    make_private(target)
+    target.chmod(stat.S_IMODE(database.stat().st_mode) | 0o600)  # whoever shares a store has granted it to others
     with Quarantine(folder, next_number(folder)) as quarantine:
         salvaged = rebuild(rows, target, quarantine)
         found_damaged = quarantine.counts.copy()
