@@ -15,7 +15,7 @@ import apsw
 from sona.errors import InvalidInputError, StoreCorruptError, StoreVersionError, UnknownIdError
 from sona.storage.connection import is_cut_short, open_reader_of_any_form, store_error
 from sona.storage.erasure import MARK, under_way
-from sona.storage.findings import Diagnosis, Finding, Severity
+from sona.storage.findings import Diagnosis, Finding, Severity, so_many
 from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
 from sona.storage.mapped import FOLDER as JOURNAL
@@ -134,7 +134,7 @@ def _examine_database(found: Examination, database: Path, *, alone: bool) -> Non
         _examine_pages(found, database, "it is cut short", alone=alone)
         return
     if beyond:
-        what = f"{beyond} transactions lie beyond damage, where SQLite passes them over"
+        what = f"{so_many(beyond, 'transaction lies', 'transactions lie')} beyond damage, where SQLite does not look"
         found.add("damaged", f"{DATABASE}-wal", what, ANEW)
         found.by_pages = True
     if checked is not None:
@@ -196,7 +196,7 @@ def _examine_pages(found: Examination, database: Path, why: str, *, alone: bool)
     still = ", ".join(f"{whole[name]} {name}" for name in _KEPT)
     found.add("damaged", DATABASE, f"{why}; still whole are {still}", ANEW)
     if damaged.total():
-        what = f"{damaged.total()} rows can be read and are not whole"
+        what = so_many(damaged.total(), "row can be read and is not whole", "rows can be read and are not whole")
         found.add("damaged", DATABASE, what, "sets them aside")
 
 
@@ -252,7 +252,8 @@ def _note_files(found: Examination, folder: Path) -> None:
     for path in _others(folder):
         found.add("note", path.name, "a repair or a start left it; delete it once nothing in it is missed")
     if waiting := waiting_in(folder):
-        what = f"{waiting} records on their way into the database; who writes to it, or the next start, takes them in"
+        on_way = so_many(waiting, "record on its way", "records on their way")
+        what = f"{on_way} into the database; who writes to it, or the next start, takes in what waits"
         found.add("note", JOURNAL, what)
 
 

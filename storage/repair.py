@@ -19,7 +19,7 @@ from sona.errors import SonaError, StoreCorruptError
 from sona.storage.connection import Connection, make_private, open_reader, store_error
 from sona.storage.doctor import Examination, diagnose, examine
 from sona.storage.exchange import decide, exchange, next_number
-from sona.storage.findings import Diagnosis
+from sona.storage.findings import Diagnosis, so_many
 from sona.storage.layout import DATABASE, LOCK, QUARANTINE, REBUILDING, REBUILT
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
@@ -142,7 +142,8 @@ def _repair_journal(folder: Path, done: list[str]) -> None:
     with Store.open(folder) as store, closing(Writer(store, journal=open_journal(folder, DEFAULTS))) as writer:
         writer.flush()
     for name, one in found.items():
-        done.append(f"{JOURNAL}/{name}: {len(one.frames)} records taken up; the file is kept in {QUARANTINE}")
+        taken = so_many(len(one.frames), "record", "records")
+        done.append(f"{JOURNAL}/{name}: {taken} taken up; the file is kept in {QUARANTINE}")
 
 
 def _repair_versions(folder: Path, done: list[str]) -> None:

@@ -271,6 +271,14 @@ def test_a_taken_trajectory_whose_claim_is_lost_is_not_taken_again(store: Path) 
     check_repaired(store)
 
 
+@pytest.mark.parametrize(
+    ("seqs", "told"), [("1", "1 trajectory has lost its claim,"), ("1, 100", "2 trajectories have lost their claims,")]
+)
+def test_one_is_told_as_one(store: Path, seqs: str, told: str) -> None:
+    change(store, f"DELETE FROM claims WHERE seq IN ({seqs})")
+    assert any(one.what.startswith(told) for one in diagnose(store).findings)
+
+
 def test_counts_that_are_wrong_need_nothing_set_aside(store: Path) -> None:
     before = all_of(store)
     change(
@@ -500,14 +508,14 @@ def test_the_journal_is_noted_only_where_records_wait_in_it(store: Path) -> None
         writer.close()
     assert (store / "journal").is_dir()
     assert diagnose(store).findings == ()
-    with Store.open(store) as opened:
-        journal = open_journal(store, opened.config)
-        for name in ("one", "two"):
+    for name, told in (("one", "1 record on its way into"), ("two", "2 records on their way into")):
+        with Store.open(store) as opened:
+            journal = open_journal(store, opened.config)
             assert journal.append(journal.prepare(Trajectory(id=name, messages=ask("q"), response="r")))
-        journal.close()
-    (found,) = diagnose(store).findings
-    assert (found.severity, found.where) == ("note", "journal")
-    assert found.what.startswith("2 records on their way")
+            journal.close()
+        (found,) = diagnose(store).findings
+        assert (found.severity, found.where) == ("note", "journal")
+        assert found.what.startswith(told)
     assert diagnose(store).exit_code == 0
 
 
