@@ -47,7 +47,7 @@ def store_error(error: apsw.Error | UnicodeDecodeError | OSError, path: Path, nu
         number = error.errno or 0
     what = f"{path}: {_told(error, path)}"
     if isinstance(error, apsw.FullError) or number in _FULL:
-        return StoreFullError(f"{what}; no room is left on its disk; free some, and what waits in the queue is stored")
+        return StoreFullError(f"{what}; no room is left: free space on its disk, and what is queued will be stored")
     if isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError)) or number in _READ_ONLY:
         return StoreReadOnlyError(f"{what}; it can't be written to: grant write permission to the folder and its files")
     if isinstance(error, _DAMAGE) or is_cut_short(error):
