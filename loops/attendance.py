@@ -82,7 +82,7 @@ class Host:
 
 
 def clean(host: Host) -> None:
-    """Remove drafts, and folders that no version names."""
+    """Remove drafts, and move folders that no version names to the quarantine."""
     host.folders.clean({version.id for version in host.store.versions()})
 
 

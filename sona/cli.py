@@ -18,7 +18,7 @@ from sona import cli_bank, cli_candidates, cli_checkpoints, cli_score, cli_serve
 from sona.config import settings_of
 from sona.errors import SonaError, StoreError
 from sona.hooks.jsonl import check_file
-from sona.storage.layout import DATABASE, VERSIONS
+from sona.storage.orphans import check_there
 from sona.terminal import (
     AsJson,
     ConfigPath,
@@ -109,8 +109,10 @@ def learn(
     if trajectories is not None:
         check_file(trajectories)  # before there is a store
     settings = settings_of(config)
-    if trajectories is None and not os.path.exists(store / DATABASE) and not os.path.exists(store / VERSIONS):
-        raise StoreError(f"{store}: no store; see that the path is right, or begin one with --trajectories")
+    if trajectories is None:
+        if not os.path.lexists(store):
+            raise StoreError(f"{store}: no store; see that the path is right, or begin one with --trajectories")
+        check_there(store)
     here = replace(settings, learner=replace(settings.learner, mode="thread"))  # no requests wait meanwhile
     before: int | None = None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -193,15 +194,18 @@ def _read(store: Path, version_id: str | None, *, moments: bool = False) -> _Hel
     from sona.loops.version_files import read_bank
     from sona.storage.store import Store
     from sona.storage.versions import Versions
+    from sona.version_upkeep import ways_out
 
     with Store.open(store, read_only=True) as opened:
         current, versions = opened.current(), {one.id: one for one in opened.versions()}
         reports = opened.reports(1_000_000) if moments else []
-    version = current if version_id is None else versions.get(version_id)
-    if version is None:
-        raise UnknownIdError(f"version {version_id!r} is not in {store}; 'sona versions list' shows those that are")
+        version = current if version_id is None else versions.get(version_id)
+        if version is None:
+            raise UnknownIdError(f"version {version_id!r} is not in {store}; 'sona versions list' shows those that are")
+        with ways_out(opened) if version.id == current.id else nullcontext():
+            held = read_bank(Versions(store), version)
     times = {report.cycle: when(report.finished_ns) for report in reports}
-    return _Held(version, read_bank(Versions(store), version), times)
+    return _Held(version, held, times)
 
 
 def _told(one: Pattern) -> dict[str, Any]:

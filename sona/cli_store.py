@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sona.cli_bank import heaviest, print_patterns
 from sona.config import CandidatesConfig, StoreConfig, settings_of
-from sona.errors import ConfigError, InvalidInputError, StoreError, StoreFullError
+from sona.errors import ConfigError, InvalidInputError, StoreError, StoreFullError, UnknownIdError
 from sona.reviewed import open_requests, read_unconfirmed
 from sona.terminal import (
     AsJson,
@@ -44,10 +44,10 @@ def open_store(path: Path, config: StoreConfig) -> Store:
     Raises:
         StoreError: it is not there; StoreLockedError and others, as :meth:`sona.storage.store.Store.open` does.
     """
-    from sona.storage.store import DATABASE, Store
+    from sona.storage.orphans import check_there
+    from sona.storage.store import Store
 
-    if not (path / DATABASE).is_file():
-        raise StoreError(f"{path}: no store; see that the path is right")
+    check_there(path)
     return Store.open(path, config=config)
 
 
@@ -60,18 +60,19 @@ def status(store: StorePath, *, json: AsJson = False) -> None:
     from sona.storage.mapped import waiting_in
     from sona.storage.store import Store
     from sona.storage.versions import Versions
+    from sona.version_upkeep import ways_out
 
     with Store.open(store, read_only=True) as opened:
         counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
         sizes, arrivals, waiting = opened.sizes(), opened.arrivals(), waiting_in(store)
         unconfirmed, trouble = read_unconfirmed(Sending(opened, CandidatesConfig()).unconfirmed)
+        try:
+            with ways_out(opened):
+                patterns = heaviest(read_bank(Versions(store), version))
+        except (StoreError, UnknownIdError) as error:  # the counts are true all the same
+            say(f"[yellow]{version.id} can't be read:[/] {plain(str(error))}", err)
+            patterns = []
     remote = Shelf(store / REMOTE).read()
-    try:
-        patterns = heaviest(read_bank(Versions(store), version))
-    except StoreError as error:  # the counts are true all the same
-        say(f"[yellow]{version.id} can't be read:[/] {plain(str(error))}", err)
-        err.print(f"'sona versions rollback --store {store}' puts the one before in force", highlight=False)
-        patterns = []
     if json:
         rows = [
             {"id": p.id, "count": p.count, "quality_mean": p.verdict.mean if p.verdict.count else None}

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sona.errors import NothingToRollBackError, StoreCorruptError, StoreError, StoreLockedError, UnknownIdError
+from sona.errors import NothingToRollBackError, StoreCorruptError, StoreLockedError, UnknownIdError
 from sona.loops.version_files import read_bank
 from sona.storage.layout import LOCK
 from sona.storage.lock import owner_of
 from sona.storage.mend import nearest_whole
-from sona.storage.store import DATABASE, Store
+from sona.storage.orphans import check_there
+from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, Version
 
@@ -87,8 +88,7 @@ def _find(store: Store, version_id: str) -> Version:
 @contextmanager
 def _alone(path: Path, call: str) -> Iterator[Store]:
     """The store for writing; where an agent has it, the error names the ``call`` by which that one does the same."""
-    if not (path / DATABASE).is_file():
-        raise StoreError(f"{path}: no store; see that the path is right")
+    check_there(path)
     try:
         store = Store.open(path)
     except StoreLockedError as error:

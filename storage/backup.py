@@ -152,7 +152,8 @@ def take_training(source: TrainingFolder, into: Path) -> TrainingFolder:
         try:
             for file in source.files():
                 place = target.path / file.relative_to(source.path)
-                place.parent.mkdir(parents=True, exist_ok=True)
+                for folder in (target.path, place.parent):
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _link(file, place)
             return target
         except FileNotFoundError:  # a job was done, or an old checkpoint removed

@@ -27,6 +27,7 @@ from sona.errors import (
 )
 from sona.storage.blob_files import Content
 from sona.storage.layout import BLOBS
+from sona.storage.orphans import EMPTY
 from sona.storage.schema import CREATION_PRAGMAS, READER_PRAGMAS, SCHEMA_VERSION, WRITER_PRAGMAS, form_of, migrate
 from sona.storage.snapshot_gate import SnapshotGate
 from sona.storage.wal import write_again
@@ -46,7 +47,7 @@ def store_error(error: apsw.Error | UnicodeDecodeError | OSError, path: Path, nu
         number = error.errno or 0
     what = f"{path}: {_told(error, path)}"
     if isinstance(error, apsw.FullError) or number in _FULL:
-        return StoreFullError(f"{what}; no room is left: free space on its disk; what is queued is stored then")
+        return StoreFullError(f"{what}; no room is left: free space on its disk, and what is queued will be stored")
     if isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError)) or number in _READ_ONLY:
         return StoreReadOnlyError(f"{what}; it can't be written to: grant write permission to the folder and its files")
     if isinstance(error, _DAMAGE) or is_cut_short(error):
@@ -134,10 +135,7 @@ def open_reader(path: Path) -> apsw.Connection:
     connection = open_reader_of_any_form(path)
     try:
         if (form := form_of(connection, path)) == 0:
-            raise StoreVersionError(
-                f"{path}: empty; a start that was cut short left it so, or its records are lost: then use a backup of "
-                "this store in place of this folder"
-            )
+            raise StoreVersionError(f"{path}: {EMPTY}")
         if form != SCHEMA_VERSION:
             raise StoreVersionError(
                 f"{path}: schema {form}; open it once for writing, which brings it to {SCHEMA_VERSION}"

@@ -15,12 +15,12 @@ import apsw
 from sona.errors import InvalidInputError, StoreCorruptError, StoreVersionError, UnknownIdError
 from sona.storage.connection import is_cut_short, open_reader_of_any_form, store_error
 from sona.storage.erasure import MARK, under_way
-from sona.storage.findings import Diagnosis, Finding, Severity
+from sona.storage.findings import Diagnosis, Finding, Severity, so_many
 from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.mapped import scanned_in, told_of_damage, waiting_in
-from sona.storage.orphans import INSTEAD, told_of_orphans
+from sona.storage.orphans import A_FILE, ANOTHER_USERS, EMPTY, INSTEAD, told_of_orphans, versions_in
 from sona.storage.pages import Pages
 from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
@@ -80,12 +80,10 @@ def examine(folder: Path, *, is_mine: bool = False) -> Examination:
     """As :func:`diagnose`; ``is_mine`` says that the caller has the writer's lock."""
     found = Examination()
     database = folder / DATABASE
-    if (folder / REBUILT).exists():
-        found.add("repairable", REBUILT, "a repair was cut short", "takes it to its end")
-    elif orphans := told_of_orphans(folder):
-        found.add("fatal", DATABASE, orphans)
-    elif not database.is_file():
-        found.add("fatal", str(folder), "there is no store; see that the path is right")
+    try:
+        _examine_presence(found, folder)
+    except PermissionError:
+        found.add("fatal", str(folder), ANOTHER_USERS)
     if found.findings:
         return found
     owner = None if is_mine else owner_of(folder / LOCK)
@@ -103,6 +101,18 @@ def examine(folder: Path, *, is_mine: bool = False) -> Examination:
     except OSError as error:
         raise store_error(error, folder) from error
     return found
+
+
+def _examine_presence(found: Examination, folder: Path) -> None:
+    """Whether there is a database to look at, and no repair to be taken to its end first."""
+    if folder.exists() and not folder.is_dir():
+        found.add("fatal", str(folder), A_FILE)
+    elif (folder / REBUILT).exists():
+        found.add("repairable", REBUILT, "a repair was cut short", "takes it to its end")
+    elif orphans := told_of_orphans(folder):
+        found.add("fatal", DATABASE, orphans)
+    elif not (folder / DATABASE).is_file():
+        found.add("fatal", str(folder), "there is no store; see that the path is right")
 
 
 # The database
@@ -124,7 +134,7 @@ def _examine_database(found: Examination, database: Path, *, alone: bool) -> Non
         _examine_pages(found, database, "it is cut short", alone=alone)
         return
     if beyond:
-        what = f"{beyond} transactions lie beyond damage, where SQLite passes them over"
+        what = f"{so_many(beyond, 'transaction lies', 'transactions lie')} beyond damage, where SQLite does not look"
         found.add("damaged", f"{DATABASE}-wal", what, ANEW)
         found.by_pages = True
     if checked is not None:
@@ -152,6 +162,9 @@ def _read(found: Examination, database: Path, *, alone: bool) -> Checked | None:
             if not checked.findings and under_way(connection) is not None:
                 _note_erasure(found, alone=alone)
             return checked
+    if not found.form:
+        found.add("repairable", DATABASE, EMPTY, "makes a store without records of it, as the next start does")
+        return None
     what = f"schema {found.form}, its rows were not looked at; opening it for writing brings it to {SCHEMA_VERSION}"
     found.add("note", DATABASE, what)
     return None
@@ -179,12 +192,13 @@ def _examine_pages(found: Examination, database: Path, why: str, *, alone: bool)
     for table, _, is_whole in by_pages(database):
         (whole if is_whole else damaged)[table.name] += 1
     if not any(whole[name] for name in _KEPT):
-        found.add("fatal", DATABASE, f"{why}; there is no row of a store in it; {INSTEAD}. {_LEARNED}")
+        learned = f". {_LEARNED}" if versions_in(database.parent) else ""
+        found.add("fatal", DATABASE, f"{why}; there is no row of a store in it; {INSTEAD}{learned}")
         return
     still = ", ".join(f"{whole[name]} {name}" for name in _KEPT)
     found.add("damaged", DATABASE, f"{why}; still whole are {still}", ANEW)
     if damaged.total():
-        what = f"{damaged.total()} rows can be read and are not whole"
+        what = so_many(damaged.total(), "row can be read and is not whole", "rows can be read and are not whole")
         found.add("damaged", DATABASE, what, "sets them aside")
 
 
@@ -211,9 +225,10 @@ def _examine_folders(found: Examination, folders: Versions) -> None:
         elif entry.name not in known:
             what = "no version of the database has this name; the next start moves it to quarantine/"
             if entry.name == _next_id(known):
-                found.add("note", f"{VERSIONS}/{entry.name}", f"{what}. A crash left it")
+                crash = "A crash left it, or the database is one version older than its folders"
+                found.add("note", f"{VERSIONS}/{entry.name}", f"{what}. {crash}")
             else:
-                older = "The database is older than its folders: put the newer one back, if there is one"
+                older = "The database is older than its folders: put the newer one back before that, if there is one"
                 found.add("damaged", f"{VERSIONS}/{entry.name}", f"{what}. {older}", "moves it there now")
 
 
@@ -239,7 +254,8 @@ def _note_files(found: Examination, folder: Path) -> None:
     for path in _others(folder):
         found.add("note", path.name, "a repair or a start left it; delete it once nothing in it is missed")
     if waiting := waiting_in(folder):
-        what = f"{waiting} records on their way into the database; who writes to it, or the next start, takes them in"
+        on_way = so_many(waiting, "record on its way", "records on their way")
+        what = f"{on_way} into the database; who writes to it, or the next start, takes in what waits"
         found.add("note", JOURNAL, what)
 
 

@@ -28,7 +28,7 @@ class Draft:
         self.size = 0
         """Bytes written."""
         self._path = folder / f"{DRAFT}{new_id()}"
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def __enter__(self) -> Self:
         return self

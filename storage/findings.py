@@ -36,3 +36,8 @@ class Diagnosis(Record, kw_only=True):
         if "fatal" in severities:
             return 2
         return 1 if severities & {"damaged", "repairable"} else 0
+
+
+def so_many(count: int, one: str, many: str) -> str:
+    """``1 row lies`` or ``2 rows lie``, of ``row lies`` and ``rows lie``."""
+    return f"{count} {one if count == 1 else many}"

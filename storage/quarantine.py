@@ -45,13 +45,17 @@ class Quarantine:
         values = {name: _plain(self._read(value)) for name, value in row.items()}
         line = json.dumps({"table": table.name, "why": why, "row": values}, ensure_ascii=True)
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
-        with self.path.open("a", encoding="ascii") as file:
+        with open(self.path, "a", encoding="ascii", opener=_private) as file:
             file.write(line + "\n")
         self.counts[table.name] += 1
 
     def _read(self, value: Value) -> Value:
         content = self._content(value)
         return value if content is None else content
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _plain(value: object) -> object:

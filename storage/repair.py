@@ -8,6 +8,7 @@ that ``store.db.rebuilt`` has its name the exchange is decided, and the store ca
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,10 +16,10 @@ from pathlib import Path
 import apsw
 
 from sona.errors import SonaError, StoreCorruptError
-from sona.storage.connection import Connection, open_reader, store_error
+from sona.storage.connection import Connection, make_private, open_reader, store_error
 from sona.storage.doctor import Examination, diagnose, examine
 from sona.storage.exchange import decide, exchange, next_number
-from sona.storage.findings import Diagnosis
+from sona.storage.findings import Diagnosis, so_many
 from sona.storage.layout import DATABASE, LOCK, QUARANTINE, REBUILDING, REBUILT
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
@@ -72,7 +73,10 @@ def _repair_database(folder: Path, done: list[str]) -> None:
         found = examine(folder, is_mine=True)
         if found.form < SCHEMA_VERSION and not found.by_pages:
             lock.release()
-            done.append(f"brought from schema {found.form} to {SCHEMA_VERSION}")
+            made = (
+                f"brought from schema {found.form} to {SCHEMA_VERSION}" if found.form else "an empty one was begun anew"
+            )
+            done.append(made)
             found = _migrated(folder)
             lock = WriterLock(folder / LOCK)
         if found.rebuild:
@@ -95,6 +99,8 @@ def _rebuild(folder: Path, found: Examination, done: list[str]) -> None:
     """Make ``store.db.rebuilding``, and see that it is whole."""
     database, target = folder / DATABASE, folder / REBUILDING
     rows = by_pages(database) if found.by_pages else by_sqlite(database)
+    make_private(target)
+    target.chmod(stat.S_IMODE(database.stat().st_mode) | 0o600)  # whoever shares a store has granted it to others
     with Quarantine(folder, next_number(folder)) as quarantine:
         salvaged = rebuild(rows, target, quarantine)
         found_damaged = quarantine.counts.copy()
@@ -136,7 +142,8 @@ def _repair_journal(folder: Path, done: list[str]) -> None:
     with Store.open(folder) as store, closing(Writer(store, journal=open_journal(folder, DEFAULTS))) as writer:
         writer.flush()
     for name, one in found.items():
-        done.append(f"{JOURNAL}/{name}: {len(one.frames)} records taken up; the file is kept in {QUARANTINE}")
+        taken = so_many(len(one.frames), "record", "records")
+        done.append(f"{JOURNAL}/{name}: {taken} taken up; the file is kept in {QUARANTINE}")
 
 
 def _repair_versions(folder: Path, done: list[str]) -> None:

@@ -13,7 +13,7 @@ from sona.errors import StoreCorruptError
 from sona.storage.blob_files import numbers_in, path_of
 from sona.storage.blobs import Named, count_named, read_blobs
 from sona.storage.catalogue import TABLES, Row
-from sona.storage.findings import Finding
+from sona.storage.findings import Finding, so_many
 from sona.storage.head import Head, read_head, read_versions
 from sona.storage.layout import BLOBS as FOLDER
 from sona.storage.layout import DATABASE
@@ -194,7 +194,8 @@ def _marks(connection: apsw.Connection, head: Head) -> Iterator[Finding]:
         what = f"the watermark is {head.watermark}, beyond the last feedback, {last}"
         yield Finding(severity="repairable", where="head", what=what, repair="sets it anew")
     elif passed := passed_by(connection, head.watermark):
-        what = f"{len(passed)} trajectories have no claim, and no cycle would collect them: their claims are lost"
+        lost = so_many(len(passed), "trajectory has lost its claim", "trajectories have lost their claims")
+        what = f"{lost}, and no cycle would collect what has none"
         yield Finding(severity="damaged", where="claims", what=what, repair="sets them aside")
 
 
@@ -204,5 +205,5 @@ def _references(connection: apsw.Connection) -> Iterator[Finding]:
     for table, _, parent, _ in rows:
         broken[table, parent] += 1
     for (table, parent), count in broken.items():
-        what = f"{count} rows name a row of {parent} that is not there"
+        what = f"{so_many(count, 'row names', 'rows name')} a row of {parent} that is not there"
         yield Finding(severity="damaged", where=table, what=what, repair="sets them aside")

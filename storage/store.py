@@ -19,7 +19,7 @@ from sona import forked
 from sona.candidate import Settled
 from sona.checks import check_id
 from sona.config import StoreConfig
-from sona.errors import ClosedError, StoreCorruptError, StoreError, StoreReadOnlyError
+from sona.errors import ClosedError, StoreReadOnlyError
 from sona.ports import Arrivals, Claim, Collected, Role, SourceCounts, StoreCounts, Stored, StoreSizes
 from sona.storage import cycles, reading
 from sona.storage.arrivals import read_arrivals
@@ -33,11 +33,11 @@ from sona.storage.earlier import with_learned
 from sona.storage.erasure import Erasure, UnderWay, settle, under_way
 from sona.storage.head import read_current, read_head, read_version, read_versions, write_head
 from sona.storage.insert import UnstorableError, insert, insert_apart
-from sona.storage.layout import BLOBS, DATABASE, LOCK, REBUILT, TRAINING, VERSIONS
+from sona.storage.layout import BLOBS, DATABASE, LOCK, TRAINING, VERSIONS
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.memory_weights import MemoryWeightRows
-from sona.storage.orphans import check_no_orphans
+from sona.storage.orphans import check_folder, check_there
 from sona.storage.pins import delete_pin, read_pins, write_pin
 from sona.storage.quality import Policy, adopt_policy, rated, read_policy
 from sona.storage.replay import Replay
@@ -105,21 +105,9 @@ class Store:
         """
         check_library()
         folder = Path(path).absolute()
-        try:
-            if folder.exists() and not folder.is_dir():
-                raise StoreError(f"{folder}: a file; a store is a folder: name that one, or another path")
-            is_rebuilt, is_there = (folder / REBUILT).exists(), (folder / DATABASE).is_file()
-        except PermissionError as error:
-            raise StoreError(f"{folder}: another user's, and not to be read by this one; ask its owner") from error
-        if is_rebuilt:
-            raise StoreCorruptError(
-                f"{folder}: its repair was cut short; 'sona doctor --store {folder} --repair' takes it to its end"
-            )
         if not read_only:
             return cls._open_writer(folder, config)
-        check_no_orphans(folder)
-        if not is_there:
-            raise StoreError(f"{folder}: no store; see that the path is right")
+        check_there(folder)
         store = cls(folder, config, None)
         with store._snapshot() as connection:  # whatever is wrong with the file shows now
             read_current(connection)
@@ -128,8 +116,8 @@ class Store:
 
     @classmethod
     def _open_writer(cls, folder: Path, config: StoreConfig) -> Store:
+        check_folder(folder)
         try:
-            check_no_orphans(folder)
             make_folder(folder)
             make_folder(folder / VERSIONS)
             make_gate(folder / BLOBS)

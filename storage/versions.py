@@ -65,8 +65,8 @@ class Versions:
     def publish(self, draft: Path, version_id: str) -> str:
         """Sync ``draft``, give it the version's name in one rename, and return the digest of its files.
 
-        After a crash there is the whole folder or none; one that no committed version names is removed by
-        :meth:`clean`.
+        After a crash there is the whole folder or none; one that no committed version names is moved away
+        by :meth:`clean`.
 
         Raises:
             InvalidInputError: the id is no file name, or the draft holds a link or a file that is not allowed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -57,6 +58,26 @@ def test_prune_deletes_what_is_beyond_the_limits(filled: Path, tmp_path: Path) -
     assert "no store" in command("prune", "--store", tmp_path / "none", "--newest", 5, code=2).stderr
     with Store.open(filled, read_only=True) as store:
         assert [row.trajectory.id for row in store.iterate()] == ["t18", "t19"]
+
+
+def test_every_command_tells_a_lost_database_from_a_wrong_path(filled: Path) -> None:
+    database = filled / "store.db"
+    database.rename(filled.parent / "away")
+    for words in (["prune", "--newest", 5], ["erase", "agent", "--yes"], ["versions", "rollback"], ["status"]):
+        assert (
+            "the database is missing, with versions v1 beside it" in command(*words, "--store", filled, code=2).stderr
+        )
+    for words in (["prune", "--newest", 5], ["learn", "--model", "tiny"], ["versions", "rollback"]):
+        assert "a file; a store is a folder" in command(*words, "--store", filled.parent / "away", code=2).stderr
+    assert "a store is a folder" in command("doctor", "--store", filled.parent / "away", code=2).stdout
+
+
+def test_status_counts_though_the_version_in_force_has_no_files(filled: Path) -> None:
+    shutil.rmtree(filled / "versions" / "v1")
+    done = command("status", "--store", filled)
+    assert "20 trajectories" in done.stdout
+    assert f"'sona versions rollback v0 --store {filled}'" in " ".join(done.stderr.split())
+    assert "sona versions rollback v0" in command("bank", "show", "--store", filled, code=2).stderr
 
 
 def test_erase_asks_and_then_tells_what_it_can_not_do(filled: Path) -> None:

@@ -173,6 +173,42 @@ def test_what_is_no_store_is_fatal_and_left_alone(tmp_path: Path) -> None:
         assert not database.exists() or [path.name for path in database.parent.glob("*.damaged*")] == []
 
 
+def test_a_file_and_a_folder_below_one_are_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for look in (diagnose, repair):
+        found = look(tmp_path / "file")
+        assert (found.exit_code, found.findings[0].what.startswith("a file; a store is a folder")) == (2, True)
+        found = look(tmp_path / "file" / "below")
+        assert (found.exit_code, found.findings[0].what.startswith("there is no store")) == (2, True)
+
+
+def test_another_user_s_folder_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    assert [one.what[:14] for one in diagnose(tmp_path).findings] == ["another user's"]
+    with pytest.raises(StoreError, match="another user's"):
+        Store.open(tmp_path)
+
+
+def test_an_empty_database_is_not_called_whole(tmp_path: Path) -> None:
+    """It may be all that is left of one, and nothing beside it tells."""
+    (tmp_path / DATABASE).touch()
+    found = diagnose(tmp_path)
+    assert found.exit_code == 1
+    assert "its records are lost: then use a backup" in found.findings[0].what
+    assert repair(tmp_path).done == ("an empty one was begun anew",)
+    assert diagnose(tmp_path).findings == ()
+
+
+def test_of_what_is_no_database_only_what_is_there_is_told(store: Path) -> None:
+    (store / DATABASE).write_bytes(b"no database, but long enough to be taken for one. " * 999)
+    assert "What was learned still lies in versions/" in diagnose(store).findings[0].what
+    shutil.rmtree(store / "versions")
+    assert "versions/" not in diagnose(store).findings[0].what
+
+
 # What is damaged row by row
 
 
@@ -233,6 +269,14 @@ def test_a_taken_trajectory_whose_claim_is_lost_is_not_taken_again(store: Path) 
     repair(store)
     assert sorted(row["row"]["seq"] for row in set_aside(store) if row["table"] == "trajectories") == [1, 100]
     check_repaired(store)
+
+
+@pytest.mark.parametrize(
+    ("seqs", "told"), [("1", "1 trajectory has lost its claim,"), ("1, 100", "2 trajectories have lost their claims,")]
+)
+def test_one_is_told_as_one(store: Path, seqs: str, told: str) -> None:
+    change(store, f"DELETE FROM claims WHERE seq IN ({seqs})")
+    assert any(one.what.startswith(told) for one in diagnose(store).findings)
 
 
 def test_counts_that_are_wrong_need_nothing_set_aside(store: Path) -> None:
@@ -464,14 +508,14 @@ def test_the_journal_is_noted_only_where_records_wait_in_it(store: Path) -> None
         writer.close()
     assert (store / "journal").is_dir()
     assert diagnose(store).findings == ()
-    with Store.open(store) as opened:
-        journal = open_journal(store, opened.config)
-        for name in ("one", "two"):
+    for name, told in (("one", "1 record on its way into"), ("two", "2 records on their way into")):
+        with Store.open(store) as opened:
+            journal = open_journal(store, opened.config)
             assert journal.append(journal.prepare(Trajectory(id=name, messages=ask("q"), response="r")))
-        journal.close()
-    (found,) = diagnose(store).findings
-    assert (found.severity, found.where) == ("note", "journal")
-    assert found.what.startswith("2 records on their way")
+            journal.close()
+        (found,) = diagnose(store).findings
+        assert (found.severity, found.where) == ("note", "journal")
+        assert found.what.startswith(told)
     assert diagnose(store).exit_code == 0
 
 

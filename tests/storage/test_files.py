@@ -23,9 +23,12 @@ from sona.errors import (
 )
 from sona.storage import schema
 from sona.storage.doctor import diagnose
+from sona.storage.draft import make_folder
 from sona.storage.lock import owner_of
+from sona.storage.repair import repair
 from sona.storage.retention import Limits
 from sona.storage.store import DATABASE, LOCK, Store
+from sona.storage.training_folder import TrainedBase, TrainingFolder
 from sona.storage.versions import Versions
 from tests.processes import first_line, kill, run, start
 from tests.storage.faulty_disk import faulty_disk
@@ -440,6 +443,44 @@ def test_every_folder_and_record_of_a_store_is_its_owner_s_alone(tmp_path: Path,
         # A model server of another user may read an adapter by a link elsewhere; a version has its folder for that.
         inner = [path for path in paths if "v1" not in path.parent.parts]
         assert [str(path) for path in inner if path.stat().st_mode & 0o077] == []
+
+
+def test_a_repair_leaves_what_people_said_its_owner_s_alone(tmp_path: Path, usual_umask: None) -> None:
+    """In a folder that others may look into."""
+    (tmp_path / "store").mkdir(mode=0o755)
+    with Store.open(tmp_path / "store") as store:
+        add(store, rated("ab"))
+    with sqlite3.connect(tmp_path / "store" / DATABASE) as raw:
+        raw.execute("UPDATE trajectories SET payload = x'00' WHERE id = 'a'")
+    raw.close()
+    assert repair(tmp_path / "store").exit_code == 0
+    files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {DATABASE, f"{DATABASE}.damaged-1", "rows-1.jsonl"}
+    assert [str(path) for path in files if path.stat().st_mode & 0o077] == []
+
+
+def test_a_database_that_is_shared_is_shared_after_a_repair(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store").close()
+    (tmp_path / "store" / DATABASE).chmod(0o640)
+    with sqlite3.connect(tmp_path / "store" / DATABASE) as raw:
+        raw.execute("DELETE FROM head")
+    raw.close()
+    assert repair(tmp_path / "store").exit_code == 0
+    assert (tmp_path / "store" / DATABASE).stat().st_mode & 0o777 == 0o640
+
+
+def test_what_training_keeps_is_its_owner_s_alone(tmp_path: Path, usual_umask: None) -> None:
+    Store.open(tmp_path / "store").close()
+    training = TrainingFolder(tmp_path / "store")
+    training.begin(TrainedBase(model="m", fingerprint="f"))
+    make_folder(training.base_files)
+    (training.base_files / "config.json").write_text("{}")  # of the base model, which is nobody's secret
+    with Store.open(tmp_path / "store") as store:
+        store.backup(tmp_path / "copy")
+    for folder in ("store", "copy"):
+        paths = [tmp_path / folder, *(tmp_path / folder).rglob("*")]
+        assert {path.name for path in paths} >= {"training", "base", "base.json"}
+        assert [str(path) for path in paths if path.stat().st_mode & 0o077 and path.name != "config.json"] == []
 
 
 def test_an_empty_database_is_not_told_to_be_opened_for_writing(tmp_path: Path) -> None:
