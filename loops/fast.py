@@ -43,7 +43,7 @@ class FastLoop:
         """From now on ``listener`` is told of each trajectory that was taken; it must neither wait nor raise."""
         self._on_trajectory = listener
 
-    def record(self, trajectory: Trajectory, quality: Feedback | None = None, *, is_news: bool = True) -> bool:
+    def record(self, trajectory: Trajectory, quality: Feedback | None = None, is_news: bool = True) -> bool:
         """Hand a trajectory over, with its feedback if there is one already: both or none. Of a feedback that is no
         news, such as an imported one, the listener is not told.
 

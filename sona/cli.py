@@ -18,7 +18,7 @@ from sona import cli_bank, cli_candidates, cli_checkpoints, cli_score, cli_serve
 from sona.config import settings_of
 from sona.errors import SonaError, StoreError
 from sona.hooks.jsonl import check_file
-from sona.storage.orphans import check_there
+from sona.storage.presence import check_there
 from sona.terminal import (
     AsJson,
     ConfigPath,

@@ -44,7 +44,7 @@ def open_store(path: Path, config: StoreConfig) -> Store:
     Raises:
         StoreError: it is not there; StoreLockedError and others, as :meth:`sona.storage.store.Store.open` does.
     """
-    from sona.storage.orphans import check_there
+    from sona.storage.presence import check_there
     from sona.storage.store import Store
 
     check_there(path)

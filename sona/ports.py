@@ -279,7 +279,7 @@ class VersionFolders(Protocol):
         """Sync ``draft``, give it the version's name in one rename, and return the digest of its files."""
 
     def clean(self, known_ids: set[str]) -> Sequence[str]:
-        """Remove drafts and folders of none of these ids: what a killed or failed cycle left; the names removed."""
+        """Take away drafts, and folders of none of these ids: what a killed or failed cycle left; their names."""
 
     def verify(self, version: Version) -> Path:
         """The folder, after its files were compared with the version's digest; StoreCorruptError where they differ."""

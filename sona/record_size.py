@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from sys import getsizeof
 
 from sona.types import Feedback, Message, Step, Trajectory
@@ -32,21 +32,23 @@ def size_of(record: Trajectory | Feedback, payload: bytes | None = None) -> int:
 
 
 def _beyond_all(record: Trajectory | Feedback) -> int:
+    """What its texts take beside their UTF-8: one emoji makes each character of a text four bytes."""
+    return sum(getsizeof(text) - len(text) for text in _texts(record) if not text.isascii())
+
+
+def _texts(record: Trajectory | Feedback) -> Iterator[str]:
+    """The texts of any length."""
     if isinstance(record, Feedback):
-        return _beyond(record.comment)
-    size = _beyond(record.response)
+        yield record.comment
+        return
+    yield record.response
     for message in record.messages:
-        size += _beyond(message.content)
+        yield message.content
+        for call in message.tool_calls:
+            yield call.arguments
     for step in record.steps:
-        size += _beyond(step.content)
-    for value in record.metadata.values():
-        size += _beyond(value)
-    return size
-
-
-def _beyond(text: str) -> int:
-    """What ``text`` takes beside its UTF-8: one emoji makes each of its characters four bytes."""
-    return 0 if text.isascii() else getsizeof(text) - len(text)
+        yield step.content
+    yield from record.metadata.values()
 
 
 def size_of_answer(text: str, *ids: bytes | Sequence[int] | None) -> int:
@@ -68,19 +70,16 @@ def size_of_step(step: Step) -> int:
     return PART_BYTES + getsizeof(step.content)
 
 
+def size_of_ids(ids: Sequence[str]) -> int:
+    """What the ids of what was recalled add to :func:`size_of` a trajectory."""
+    return sum(PART_BYTES + getsizeof(one) for one in ids)
+
+
 def _content_bytes(record: Trajectory | Feedback) -> int:
-    if isinstance(record, Feedback):
-        return getsizeof(record.comment)
-    size = getsizeof(record.response)
-    for message in record.messages:
-        size += _message_bytes(message)
-    for packed in (record.embedding, record.prompt_ids, record.response_ids):
-        if packed is not None:
-            size += len(packed)
-    for step in record.steps:
-        size += getsizeof(step.content)
-    for value in record.metadata.values():
-        size += getsizeof(value)
+    size = sum(map(getsizeof, _texts(record)))
+    if isinstance(record, Trajectory):
+        size += sum(len(packed) for packed in (record.embedding, record.prompt_ids, record.response_ids) if packed)
+        size += PART_BYTES * sum(len(message.tool_calls) for message in record.messages)
     return size
 
 

@@ -13,7 +13,7 @@ from sona.loops.version_files import read_bank
 from sona.storage.layout import LOCK
 from sona.storage.lock import owner_of
 from sona.storage.mend import nearest_whole
-from sona.storage.orphans import check_there
+from sona.storage.presence import check_there
 from sona.storage.store import Store
 from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, Version

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sona.errors import StoreError
+from sona.errors import ClosedError, StoreError
 from sona.storage.journal import Batch, Entry, Journal
 from sona.types import Feedback, Trajectory
 
@@ -39,12 +39,11 @@ class Backlog:
         """Calls that were turned away."""
         self.done = 0
         """Records that were released."""
+        self._let_go = False
+        self.prepare = journal.prepare
+        """A record made ready for :meth:`put`; InvalidInputError where it has no stored form."""
         with self._section():
             pass
-
-    def prepare(self, record: Trajectory | Feedback) -> Entry:
-        """``record`` made ready for :meth:`put`; InvalidInputError where it has no stored form."""
-        return self._journal.prepare(record)
 
     def put(self, entry: Entry, second: Entry | None = None) -> bool:
         """Keep ``entry``, and the ``second`` right behind it: both or none. False where there is no room, or it is
@@ -60,9 +59,11 @@ class Backlog:
                 if not self._whole:
                     self._recount()
                 self._whole = False
-                taken = not self.closed and self._append(entry, second)
+                taken = not self.closed and self._journal.append(entry, second)
                 if not taken:
                     self.rejected += 1
+                elif type(record := entry[0]) is Trajectory:
+                    self._ids[record.id] = self._ids.get(record.id, 0) + 1
                 if self._deferred:
                     self._take_in_deferred()
                 self._whole = True
@@ -101,6 +102,7 @@ class Backlog:
         """What was released is never taken up again, not even after a power cut."""
         with self._files:
             with self._section():
+                self._check_held()
                 files = self._journal.files()
             self._journal.sync(files)  # waits for the disk, and no caller of put() waits for that
 
@@ -108,6 +110,7 @@ class Backlog:
         """Leave nothing readable of what was released, not even after a power cut."""
         with self._files:
             with self._section():
+                self._check_held()
                 self._journal.blank()
                 files = self._journal.files()
             self._journal.sync(files, whole=True)
@@ -115,6 +118,7 @@ class Backlog:
     def close(self) -> None:
         """See :meth:`sona.storage.journal.Journal.close`."""
         with self._files, self._section():
+            self._let_go = True
             self._journal.close()
 
     @property
@@ -159,6 +163,10 @@ class Backlog:
         self.lock, self._files = threading.RLock(), threading.Lock()
         self._inside = False
 
+    def _check_held(self) -> None:
+        if self._let_go:
+            raise ClosedError("the journal was let go of: the writer is closed")
+
     @contextmanager
     def _section(self) -> Iterator[None]:
         with self.lock:
@@ -175,27 +183,19 @@ class Backlog:
             finally:
                 self._inside = False
 
-    def _append(self, entry: Entry, second: Entry | None, *, beyond: bool = False) -> bool:
-        if not self._journal.append(entry, second, beyond=beyond):
-            return False
-        record = entry[0]
-        if type(record) is Trajectory:
-            self._ids[record.id] = self._ids.get(record.id, 0) + 1
-        return True
-
     def _take_in_deferred(self) -> None:
-        """It was acknowledged, so it goes in beyond the bound, and waits here while the disk has no room."""
+        """They were acknowledged, so they go in, whatever bound or disk say."""
         while self._deferred:
-            if not self._append(*self._deferred[0], beyond=True):
-                return
+            entry, second = self._deferred[0]
+            self._journal.append(entry, second, beyond=True)
+            if type(record := entry[0]) is Trajectory:
+                self._ids[record.id] = self._ids.get(record.id, 0) + 1
             self._deferred.popleft()  # after it: twice in the journal is once in the store
 
     def _recount(self) -> None:
         self._journal.recount()
-        self._ids = {}
-        for record in self._journal.waiting():
-            if type(record) is Trajectory:
-                self._ids[record.id] = self._ids.get(record.id, 0) + 1
+        # At once, as knows() looks without the lock.
+        self._ids = dict(Counter(one.id for one in self._journal.waiting() if type(one) is Trajectory))
 
     def _forget(self, record: Trajectory | Feedback) -> None:
         if type(record) is not Trajectory:

@@ -27,7 +27,7 @@ from sona.errors import (
 )
 from sona.storage.blob_files import Content
 from sona.storage.layout import BLOBS
-from sona.storage.orphans import EMPTY
+from sona.storage.presence import EMPTY
 from sona.storage.schema import CREATION_PRAGMAS, READER_PRAGMAS, SCHEMA_VERSION, WRITER_PRAGMAS, form_of, migrate
 from sona.storage.snapshot_gate import SnapshotGate
 from sona.storage.wal import write_again

@@ -20,8 +20,8 @@ from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBU
 from sona.storage.lock import owner_of
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.mapped import scanned_in, told_of_damage, waiting_in
-from sona.storage.orphans import A_FILE, ANOTHER_USERS, EMPTY, INSTEAD, told_of_orphans, versions_in
 from sona.storage.pages import Pages
+from sona.storage.presence import A_FILE, ANOTHER_USERS, EMPTY, INSTEAD, told_of_orphans, versions_in
 from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
 from sona.storage.salvage import by_pages

@@ -64,7 +64,7 @@ class Journal(Protocol):
 
     def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
         """Keep ``entry``, and the ``second`` right behind it; False, and nothing is kept, where the bound would be
-        exceeded (not asked of what goes ``beyond`` it), or the disk has no room.
+        exceeded, or the disk has no room. What goes ``beyond`` both is kept always, in memory alone if need be.
         """
 
     def take(self, max_records: int, max_bytes: int) -> Batch:

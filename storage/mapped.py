@@ -163,21 +163,32 @@ class MappedJournal:
         if not segment.fits(length):
             following = self._following(length)
             if following is None:
-                return False
+                if beyond:
+                    self._keep_in_memory(entry, second)
+                return beyond
             self._active = following
             if not segment.waiting:  # no release will come by it any more
                 self._idle += self._retired(segment)
             segment = following
-        waiting = (
-            [self._put(segment, entry)] if second is None else [self._put(segment, entry), self._put(segment, second)]
-        )
-        self._waiting.extend(waiting)  # from here on it is in
+        # In a straight line, because hosts count the microseconds, and a call into code that no cache holds takes five.
+        record, own, payload, crc = entry
+        first = (record, own, segment, segment.append(0 if type(record) is Trajectory else 1, payload, crc))
+        if second is None:
+            self._waiting.append(first)  # from here on it is in
+        else:
+            record, own, payload, crc = second
+            self._waiting.extend([first, (record, own, segment, segment.append(1, payload, crc))])
         self._size += size
         return True
 
-    def _put(self, segment: Segment, entry: Entry) -> _Waiting:
-        record, size, payload, crc = entry
-        return record, size, segment, segment.append(0 if type(record) is Trajectory else 1, payload, crc)
+    def _keep_in_memory(self, *entries: Entry | None) -> None:
+        """Until the database has them: behind the last frame of a file, without one of their own."""
+        home = self._active
+        for entry in entries:
+            if entry is not None:
+                home.waiting += 1
+                self._size += entry[1]
+                self._waiting.append((entry[0], entry[1], home, home.end))
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
         """The oldest records within both bounds."""
@@ -249,8 +260,11 @@ class MappedJournal:
 
     def blank(self) -> None:
         """Leave nothing readable of what was released, in any file."""
-        for home in self._homes():
-            home.blank()
+        try:
+            for home in self._homes():
+                home.blank()
+        except OSError as error:
+            raise store_error(error, self._folder) from error
 
     def sync(self, files: Sequence[File], *, whole: bool = False) -> None:
         """What was released is never taken up again, whatever becomes of the machine from now on."""

@@ -43,7 +43,7 @@ _ZEROS = bytes(1 << 18)
 
 
 class Frame(NamedTuple):
-    """What :func:`read_frames` found."""
+    """What :func:`scan` found."""
 
     kind: int
     payload: bytes
@@ -197,15 +197,16 @@ class Remains:
 
     def sync(self, *, whole: bool) -> None:
         """As :meth:`Segment.sync`, of the whole file."""
-        with suppress(OSError):
+        with suppress(FileNotFoundError):
             sync_path(self.path)
 
     def remove(self) -> None:
         """Delete the file, overwritten; or move it to where it is kept."""
         if self._keep is None:
             self._mark()  # killed from here on, nothing in it is missed
-            _overwrite(self.path, [(FIRST, self.size)])  # of a file that is gone the system may write nothing
-            self.sync(whole=True)
+            with suppress(OSError):  # of a file that is gone the system may write nothing
+                _overwrite(self.path, [(FIRST, self.size)])
+                self.sync(whole=True)
             _delete(self.path)
             return
         try:
@@ -227,7 +228,7 @@ def _around(home: Segment | Remains, stop: int) -> list[tuple[int, int]]:
 
 
 def _overwrite(path: Path, stretches: list[tuple[int, int]]) -> None:
-    with suppress(OSError), path.open("r+b") as file:
+    with suppress(FileNotFoundError), path.open("r+b") as file:
         for begin, stop in stretches:
             file.seek(begin)
             for start in range(begin, stop, len(_ZEROS)):

@@ -37,8 +37,8 @@ from sona.storage.layout import BLOBS, DATABASE, LOCK, TRAINING, VERSIONS
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.memory_weights import MemoryWeightRows
-from sona.storage.orphans import check_folder, check_there
 from sona.storage.pins import delete_pin, read_pins, write_pin
+from sona.storage.presence import check_folder, check_there
 from sona.storage.quality import Policy, adopt_policy, rated, read_policy
 from sona.storage.replay import Replay
 from sona.storage.retention import Limits, Pruned, Retention

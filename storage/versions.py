@@ -37,6 +37,7 @@ class Versions:
     def __init__(self, store: str | os.PathLike[str]) -> None:
         """``store`` is the store's folder."""
         self.folder = Path(store).absolute() / "versions"
+        self._published: set[str] = set()
 
     def path(self, version_id: str) -> Path:
         """The folder of a published version; UnknownIdError where there is none, as for the base model's."""
@@ -82,6 +83,7 @@ class Versions:
         try:
             digest = _digest(draft, files)
             _sync(draft, files)
+            self._published.add(version_id)
             draft.rename(target)
             sync_path(self.folder)
         except OSError as error:
@@ -140,10 +142,13 @@ class Versions:
             raise store_error(error, target) from error
 
     def clean(self, known_ids: set[str]) -> list[str]:
-        """Remove drafts, which a crash left, and move what is not among ``known_ids`` to the store's quarantine: what a
-        crash left between a publication and its commit, or newer than the database. Returns their names.
+        """Remove drafts, which a crash left, and what was published here and could not be committed. What else is not
+        among ``known_ids``, of another process that was killed before its commit, or newer than the database, is moved
+        to the store's quarantine. Returns their names.
         """
-        away = self._remove({entry.name for entry in self._entries() if not entry.name.startswith(DRAFT)}, drafts=True)
+        failed = self._published - known_ids
+        kept = {one.name for one in self._entries() if not one.name.startswith(DRAFT) and one.name not in failed}
+        away = self._remove(kept, drafts=True)
         for entry in self._entries():
             if entry.name not in known_ids:
                 into = self.folder.parent / QUARANTINE

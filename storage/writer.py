@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -17,6 +17,7 @@ from sona import forked
 from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, SonaError, StoreError, StoreFullError, UnknownIdError
 from sona.storage.backlog import Backlog
+from sona.storage.bell import Bell
 from sona.storage.journal import Batch, Journal, MemoryJournal
 from sona.types import Feedback, Record, Trajectory
 
@@ -76,29 +77,6 @@ class Until:
         return 1.0 if self.timeout_s is None else min(self.began + self.timeout_s - time.monotonic(), 1.0)
 
 
-class Bell:
-    """Wakes the one thread that waits for it. A plain lock: an Event takes four times as long, and hangs where a signal
-    handler rings it in the midst of being rung.
-    """
-
-    def __init__(self) -> None:
-        self._silent = threading.Lock()
-        self._silent.acquire()
-
-    def ring(self) -> None:
-        """Wake who waits, or who waits next."""
-        with suppress(RuntimeError):  # it rings already
-            self._silent.release()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether it rang, within so long."""
-        return self._silent.acquire(timeout=timeout_s)
-
-    def silence(self) -> None:
-        """Let it ring no more."""
-        self._silent.acquire(blocking=False)
-
-
 class _Appends(Protocol):
     def append(self, records: Sequence[Trajectory | Feedback]) -> Sequence[Exception | None]: ...
 
@@ -115,7 +93,8 @@ class Writer:
     def __init__(self, store: _Appends, config: StoreConfig = DEFAULTS, journal: Journal | None = None) -> None:
         self._store = store
         self._config = config
-        self._backlog = Backlog(MemoryJournal(config.queue_bytes) if journal is None else journal)
+        self._journal: Journal = MemoryJournal(config.queue_bytes) if journal is None else journal
+        self._backlog = Backlog(self._journal)
         self._lock = self._backlog.lock
         self._changed = threading.Condition(self._lock)
         self._waiters: list[Callable[[], object]] = []
@@ -360,7 +339,7 @@ class Writer:
         return self._backlog.closed or self._error is not None or self._backlog.done < self._wanted or self._is_full()
 
     def _is_full(self) -> bool:
-        return self._backlog.records >= self._config.batch_records or self._backlog.size >= self._enough_bytes
+        return self._journal.records >= self._config.batch_records or self._journal.size >= self._enough_bytes
 
     def _wake(self) -> None:
         """See that the writer goes on, if it waits for what has come."""

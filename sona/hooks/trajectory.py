@@ -15,7 +15,7 @@ from sona.checks import Float32, TokensLike, VectorLike, pack_tokens, pack_vecto
 from sona.errors import ConflictError, InvalidInputError
 from sona.memory_spans import Shown, show
 from sona.patterns import Recall
-from sona.record_size import size_of, size_of_answer, size_of_messages, size_of_step
+from sona.record_size import size_of, size_of_answer, size_of_ids, size_of_messages, size_of_step
 from sona.types import Feedback, Message, Outcome, Reply, Step, Trajectory, new_id, to_messages
 
 log = logging.getLogger("sona.hooks")
@@ -195,7 +195,8 @@ class OpenTrajectory:
         checked = Trajectory(
             messages=self.messages, prompt_ids=self._prompt_ids, outcome="abandoned", recalled=ids
         ).recalled
-        self._recalled = tuple(dict.fromkeys(checked))
+        before, self._recalled = self._recalled, tuple(dict.fromkeys(checked))
+        self._host.grown(self, size_of_ids(self._recalled) - size_of_ids(before))
 
     async def generate(
         self,

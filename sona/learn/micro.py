@@ -107,9 +107,9 @@ def new_weights(x: Float32, g: Float32, rank: int, seed: int) -> MicroWeights:
 class MicroLora:
     """The pairs of all patterns, by key; at most ``micro.max_patterns``, of which the least recently used goes.
 
-    Safe to call from several threads: each feedback counts, whatever else is learned meanwhile. Weights are never
-    changed in place: whoever holds some keeps them as they are. Results follow from the settings, ``seed`` and the
-    order of the feedbacks.
+    Safe to call from several threads: each feedback counts, whatever else is learned meanwhile, but for one whose key
+    goes in the midst of its step. Weights are never changed in place: whoever holds some keeps them as they are.
+    Results follow from the settings, ``seed`` and the order of the feedbacks.
     """
 
     def __init__(self, settings: MicroConfig, seed: int = 0) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 import sona
 from sona.config import StoreConfig
-from sona.errors import ClosedError, StoreCorruptError, StoreError, UnknownIdError
+from sona.errors import ClosedError, StoreCorruptError, StoreError, StoreFullError, UnknownIdError
 from sona.storage.journal import File
 from sona.storage.mapped import MappedJournal
+from sona.storage.store import Store
 from sona.storage.versions import Versions
 from tests.engine.small import SMALL, open_small, record_task
 
@@ -54,6 +55,23 @@ def test_what_was_deleted_does_not_come_back_after_a_power_cut(tmp_path: Path, m
     with open_small(disk, None, config) as engine:
         engine.flush()
         assert (engine.status().store.trajectories, engine.status().store.uncollected) == (30, 0)
+
+
+def test_cycles_that_can_not_be_committed_leave_no_copy_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StoreFullError("the disk has no room; free some")
+
+    with open_small(tmp_path / "store", None) as engine:
+        record_task(engine, 60, seed=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "commit_cycle", full)
+            for _ in range(2):
+                with pytest.raises(StoreFullError):
+                    engine.learn()
+                assert folders(engine) == ["v1"], "the next cycle takes it away"
+        assert engine.learn().version == "v1"
+        assert folders(engine) == ["v1"]
+        assert not (tmp_path / "store" / "quarantine").exists()
 
 
 def learn_versions(engine: sona.SyncEngine, count: int) -> list[str]:

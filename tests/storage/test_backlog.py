@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import linecache
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from sona.config import StoreConfig
-from sona.errors import StoreError
+from sona.errors import ClosedError, StoreError
 from sona.storage.backlog import Backlog
 from sona.storage.journal import MemoryJournal
 from sona.storage.mapped import SMALLEST_SEGMENT, MappedJournal, open_journal
@@ -215,3 +216,37 @@ def test_a_wipe_waits_for_whoever_records(tmp_path: Path, monkeypatch: pytest.Mo
         writer.flush()
         writer.close()
         assert "a" in store
+
+
+def test_a_nested_record_is_stored_also_where_the_disk_has_no_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was acknowledged, so no bound and no full disk turns it away; nobody waits for ever."""
+    config = StoreConfig(queue_bytes=2 * SMALLEST_SEGMENT)
+    with Store.open(tmp_path) as store:
+        writer = Writer(store, config, open_journal(tmp_path, config))
+        big = Trajectory(id="big", messages=ask("q"), response="x" * (4 * SMALLEST_SEGMENT))
+        append, inner = MappedJournal.append, list[bool]()
+
+        def nesting(journal: MappedJournal, *records: Any, **more: Any) -> bool:
+            if not inner:
+                inner.append(True)
+                inner[0] = writer.put(big)
+            return append(journal, *records, **more)
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+        monkeypatch.setattr(MappedJournal, "append", nesting)
+        monkeypatch.setattr(MappedJournal, "_new", full)
+        assert writer.put(trajectory("outer"))
+        assert inner == [True]
+        writer.flush(10)
+        assert writer.pending == 0
+        assert writer.put(trajectory("later"))
+        writer.close()
+        assert all(name in store for name in ("big", "outer", "later"))
+        with pytest.raises(ClosedError):
+            writer.settle()
+        with pytest.raises(ClosedError):
+            writer.wipe()
