@@ -56,7 +56,11 @@ class FastLoop:
             UnknownTokenError: a token id is outside the served model's vocabulary.
         """
         self.last_request_s = time.monotonic()
-        width = self._checked_width(trajectory)
+        embedding, width = trajectory.embedding, None
+        if embedding is not None:
+            width = len(embedding) // 4
+            if width != self.width and self.width is not None:
+                raise _other_width(width, self.width)
         # Told by the trajectory: a look at the ids, in numpy, was a third of a call whose code is in no cache (ADR 6).
         if self._vocab_size is not None and trajectory.largest_token >= self._vocab_size:
             raise _unknown_token(trajectory, self._vocab_size)
@@ -77,16 +81,11 @@ class FastLoop:
             self.on_feedback(feedback)
         return taken
 
-    def _checked_width(self, trajectory: Trajectory) -> int | None:
-        """Of its embedding, if it has one."""
-        if trajectory.embedding is None:
-            return None
-        width = len(trajectory.embedding) // 4
-        if self.width not in (None, width):
-            raise DimensionMismatchError(
-                f"embedding of width {width}; this store's have {self.width}: use the same embedder, or another store"
-            )
-        return width
+
+def _other_width(width: int, expected: int) -> DimensionMismatchError:
+    return DimensionMismatchError(
+        f"embedding of width {width}; this store's have {expected}: use the same embedder, or another store"
+    )
 
 
 def _unknown_token(trajectory: Trajectory, vocab_size: int) -> UnknownTokenError:

@@ -160,7 +160,7 @@ class MappedJournal:
             self.trouble = None
             return False
         segment = self._active
-        if not segment.fits(length):
+        if segment.end + HEADER_BYTES + length > segment.size:
             following = self._following(length)
             if following is None:
                 if beyond:

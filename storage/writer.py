@@ -133,7 +133,7 @@ class Writer:
         """
         entry = self._backlog.prepare(record)
         taken = self._backlog.put(entry, None if feedback is None else self._backlog.prepare(feedback))
-        if self._asleep or self._lingers:
+        if self._asleep or (self._lingers and self._is_full()):
             self._wake()
         return taken
 
@@ -346,7 +346,7 @@ class Writer:
         if self._asleep:
             self._asleep = False
             self._bell.ring()
-        elif self._lingers and self._is_full():
+        elif self._lingers:
             self._lingers = False
             self._retry.ring()
 

@@ -21,6 +21,7 @@ PAUSE_S = 0.001
 OTHER_BYTES = 64 * 2**20
 """More than a core's own caches hold."""
 COLD_CALLS = 300
+PAGE_BYTES, PAGES = 4096, 150
 _numbers = count()
 
 
@@ -77,6 +78,21 @@ def cold(engine: SyncEngine, traffic: Traffic) -> list[float]:
         other[::64] += 1
         began = time.perf_counter()
         engine.record(one)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def machine(calls: int) -> list[float]:
+    """Seconds of each of ``calls`` looks at :data:`PAGES` bytes, each in another page of memory that was touched before
+    but not lately, at the pace of :func:`paced`: what this machine itself does to a call that needs as many pages.
+    """
+    memory, draws = np.ones(OTHER_BYTES, dtype=np.uint8), np.random.default_rng(0)
+    seconds: list[float] = []
+    for _ in range(calls):
+        places = PAGE_BYTES * draws.integers(OTHER_BYTES // PAGE_BYTES, size=PAGES)
+        time.sleep(PAUSE_S)
+        began = time.perf_counter()
+        memory[places] += 1
         seconds.append(time.perf_counter() - began)
     return seconds
 
