@@ -98,10 +98,15 @@ def _live(host: Host, name: str, rng: Random, *, prunes: bool) -> None:
 
 @dataclass
 class _Pages:
-    """The journal's mapped files: of each sector the system may have written any of its contents so far, or none."""
+    """The journal's mapped files: of each sector the system may have written any of its contents so far, or none, where
+    the file is new; of one that was there before, what the disk held.
+    """
 
     folder: Path
     _seen: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._seen = {name: [data] for name, data in self._now().items()}
 
     def look(self, rng: Random) -> None:
         for name, data in self._now().items():
