@@ -335,4 +335,4 @@ class Intake:
 def _same(stored: Trajectory, record: Trajectory) -> bool:
     """Whether ``stored`` is ``record``, to which a cycle may have added token ids."""
     ids = {"prompt_ids": record.prompt_ids, "response_ids": record.response_ids}
-    return msgspec.structs.replace(stored, **ids) == record
+    return msgspec.structs.replace(stored, **ids).is_again(record)

@@ -112,6 +112,7 @@ def open_writer(path: Path) -> apsw.Connection:
 
     What it sees is durable, whatever became of the connection before it.
     """
+    _check_writable(path)
     write_again(path)
     make_private(path)
     connection = Connection(os.fspath(path), path.parent)
@@ -124,6 +125,13 @@ def open_writer(path: Path) -> apsw.Connection:
         connection.close()
         raise
     return connection
+
+
+def _check_writable(database: Path) -> None:
+    """SQLite opens it all the same, and tells only whoever writes."""
+    for file in (database, Path(f"{database}-wal")):
+        if file.exists() and not os.access(file, os.W_OK):
+            raise StoreReadOnlyError(f"{file}: it can't be written to: grant write permission to it")
 
 
 def open_reader(path: Path) -> apsw.Connection:

@@ -255,8 +255,8 @@ class _Batch:
         if first and seq > after:
             return True
         stored = TrajectoryRow(*values)
-        # Other bytes may be the same content: a mapping in another order, 1 for 1.0.
-        if stored != row and read_trajectory(stored) != record:
+        # Other bytes may be the same content: a mapping in another order, 1 for 1.0, another time.
+        if stored != row and not read_trajectory(stored).is_again(record):
             raise ConflictError(f"trajectory {record.id!r}: the id is taken by other content; give each its own id")
         return False
 

@@ -32,12 +32,25 @@ class _CommitError(Exception):
         self.result = result
 
 
+_File = tuple[int, int]
+"""Device and inode."""
+
+
+def _file_at(path: Path) -> _File | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class Transactions:
     """Runs one transaction at a time; the caller sees to that."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: apsw.Connection | None = None  # opened when it is needed: a failed commit does away with it
+        self._file: _File | None = None  # that was opened first
 
     def run(self, work: Callable[[apsw.Connection], _T], landed: Callable[[apsw.Connection], bool] | None = None) -> _T:
         """What ``work`` returns, once its transaction is durable.
@@ -118,12 +131,22 @@ class Transactions:
             self.close()
 
     def _connection(self) -> apsw.Connection:
+        self._check_in_place()
         if self._writer is None:
             try:
                 self._writer = open_writer(self._path)
+                self._file = _file_at(self._path)
             except (*FAILURES, OSError) as error:
                 raise store_error(error, self._path) from error
         return self._writer
+
+    def _check_in_place(self) -> None:
+        """What is written to a file that was deleted is gone with its last user, and nothing else tells. 2 us."""
+        if self._file is not None and _file_at(self._path) != self._file:
+            raise StoreError(
+                f"{self._path}: it is not the file that was opened: the store was moved, deleted or replaced while it "
+                "is in use; put it back, or close it and open the store where it lies now"
+            )
 
     def _translated(
         self, error: apsw.Error | UnicodeDecodeError | OSError, connection: apsw.Connection | None

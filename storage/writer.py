@@ -190,8 +190,9 @@ class Writer:
                 self._waiters = [other for other in self._waiters if other is not wake]
 
     def _waiting(self) -> str:
+        records = self._backlog.records
         why = f" ({self._error})" if self._error is not None else ""
-        return f"{self._backlog.records} records are not durable{why}"
+        return f"{'1 record is' if records == 1 else f'{records} records are'} not durable{why}"
 
     @property
     def _fate(self) -> str:
@@ -254,7 +255,12 @@ class Writer:
                 self._fate,
             )
         self._retry.ring()
-        self._thread.join(timeout_s + 0.1)
+        try:
+            self._thread.join(timeout_s + 0.1)
+        except BaseException:  # whoever presses Ctrl-C once more waits no longer, and the program's end neither
+            self._stop_at = time.monotonic()
+            self._retry.ring()
+            raise
         self._tell()
         with self._lock:
             waiting = self._waiting() if self._backlog.records else None

@@ -191,6 +191,7 @@ def test_a_block_that_ends_while_it_is_swept_is_recorded_once(tmp_path: Path) ->
 def test_of_two_open_ones_with_one_id_each_ends_by_itself(tmp_path: Path) -> None:
     with open_small(tmp_path / "store", model=None) as engine:
         first, second = left_open(engine, "x"), left_open(engine, "x")
+        second.respond("another answer")
         first.__exit__(None, None, None)
         assert engine.status().open == 1
         engine.feedback("x", 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,56 @@ def test_a_store_is_a_folder_of_four(tmp_path: Path) -> None:
     with Store.open(tmp_path / "deep" / "store") as store:
         assert {"store.db", "store.lock", "versions"} <= {path.name for path in store.path.iterdir()}
     assert {path.name for path in store.path.iterdir()} == {"blobs", "store.db", "store.lock", "versions"}
+
+
+AS_NOBODY = """
+import os, sys
+from sona.errors import StoreReadOnlyError
+from sona.storage.store import Store
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    Store.open(sys.argv[1])
+except StoreReadOnlyError as error:
+    print(os.path.basename(str(error).split(":")[0]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
+@pytest.mark.parametrize("name", [DATABASE, f"{DATABASE}-wal"])
+def test_a_file_that_may_not_be_written_to_is_told_at_the_start(name: str) -> None:
+    """Else records would be acknowledged that nothing stores."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
+        path = Path(folder) / "store"
+        with Store.open(path) as store:
+            add(store, rated("ab"))
+            shutil.copytree(path, path.with_name("killed"))  # with its log
+        path = path.with_name("killed")
+        for place in (Path(folder), path, *path.rglob("*")):
+            place.chmod(0o777 if place.is_dir() else 0o666)
+        (path / name).chmod(0o444)
+        assert run(AS_NOBODY, path) == name
+
+
+@pytest.mark.parametrize("gone", ["deleted", "moved", "replaced"])
+def test_a_store_that_is_taken_away_while_it_is_open_is_told(tmp_path: Path, gone: str) -> None:
+    with Store.open(tmp_path / "store") as store:
+        add(store, rated("a"))
+        if gone == "deleted":
+            shutil.rmtree(store.path)
+        else:
+            store.path.rename(tmp_path / "elsewhere")
+        if gone == "replaced":
+            shutil.copytree(tmp_path / "elsewhere", store.path)
+        with pytest.raises(StoreError, match="moved, deleted or replaced"):
+            store.append([trajectory("b")])
+        if gone == "moved":
+            (tmp_path / "elsewhere").rename(store.path)
+            add(store, [trajectory("b")])
+    if gone == "moved":
+        with Store.open(tmp_path / "store", read_only=True) as store:
+            assert [row.trajectory.id for row in store.iterate()] == ["a", "b"]
 
 
 def test_the_settings_of_the_database_are_those_decided(tmp_path: Path) -> None:

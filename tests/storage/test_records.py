@@ -128,6 +128,20 @@ def test_metadata_in_another_order_is_the_same_content(store: Store) -> None:
     add(store, [two])
 
 
+def test_a_retry_that_builds_the_record_again_is_the_same_content(store: Store) -> None:
+    """Its clock goes on, and its steps' too; the first one's times stay."""
+
+    def built(at_ns: int, reward: float = 0.5) -> Trajectory:
+        step = Step(name="tool:lookup", reward=reward, at_ns=at_ns)
+        return Trajectory(id="a", created_ns=at_ns, messages=ask("q"), response="r", steps=[step])
+
+    add(store, [built(1)])
+    add(store, [built(2), feedback("a", 0.9)])
+    assert store.get("a").trajectory == built(1)
+    assert store.get("a").quality == 0.9
+    assert [type(result) for result in store.append([built(1, reward=0.6)])] == [ConflictError]
+
+
 def test_another_content_under_a_taken_id_is_left_out_alone(store: Store) -> None:
     add(store, [trajectory("a"), feedback("a", 0.2)])
     other = Trajectory(id="a", messages=ask("something else"), response="r")

@@ -159,10 +159,31 @@ def test_closing_tries_as_long_as_the_settings_say_and_tells_so_at_once(
     writer.put(trajectory("a"))
     wait_for(lambda: writer.degraded is not None)
     began = time.monotonic()
-    with pytest.raises(StoreError, match=r"1 records are not durable \(the disk has no room.*after 0\.2 s"):
+    with pytest.raises(StoreError, match=r"1 record is not durable \(the disk has no room.*after 0\.2 s"):
         writer.close()
     assert time.monotonic() - began < 5.0
-    assert "closing waits for up to 0.2 s (store.close_timeout_s), as 1 records are not durable" in caplog.text
+    assert "closing waits for up to 0.2 s (store.close_timeout_s), as 1 record is not durable" in caplog.text
+
+
+def test_whoever_presses_ctrl_c_while_it_closes_waits_no_longer(
+    fake: FakeStore, open_writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the end of the program, which waits for the thread."""
+
+    def interrupted(thread: threading.Thread, timeout_s: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    writer = open_writer(fake, close_timeout_s=60.0)
+    fake.error = StoreFullError("the disk has no room; free some")
+    writer.put(trajectory("a"))
+    wait_for(lambda: writer.degraded is not None)
+    [thread] = [one for one in threading.enumerate() if one.name == "sona-writer"]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.close()
+    thread.join(10.0)
+    assert not thread.is_alive()
 
 
 def test_beyond_the_bound_records_are_rejected_and_counted(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
@@ -301,7 +322,7 @@ def test_flush_says_when_time_is_up(fake: FakeStore, open_writer: Callable[..., 
     writer = open_writer(fake)
     fake.gate.clear()
     writer.put(trajectory("a"))
-    with pytest.raises(StoreError, match=r"1 records are not durable"):
+    with pytest.raises(StoreError, match=r"1 record is not durable"):
         writer.flush(timeout_s=0.05)
     fake.gate.set()
     writer.flush()
@@ -443,5 +464,5 @@ def test_a_writer_whose_thread_ended_says_so(fake: FakeStore, open_writer: Calla
     assert not writer.put(trajectory("b"))
     writer._backlog.closed = False
     assert writer.put(trajectory("b"))  # as one that had come in just before
-    with pytest.raises(ClosedError, match=r"1 records are not durable .* nothing is stored any more"):
+    with pytest.raises(ClosedError, match=r"1 record is not durable .* nothing is stored any more"):
         writer.flush()
