@@ -34,6 +34,7 @@ from sona.types import CycleReport
 
 if TYPE_CHECKING:
     from sona.serving.remote.state import RemoteStatus
+    from sona.storage.backup import Backup
     from sona.storage.retention import Pruned
     from sona.storage.store import Store
 
@@ -124,7 +125,9 @@ def backup(
     store: StorePath,
     json: AsJson = False,
 ) -> None:
-    """Copy a store, with its versions, to the folder TARGET, which is a store itself. Works beside a running agent."""
+    """Copy a store, with its versions, to the folder TARGET, which is a store itself. Works beside a running agent.
+    Exit code 0: all of it is whole; 1: made, and something of the store is damaged; 2: not made.
+    """
     from sona.storage.mapped import waiting_in
     from sona.storage.store import Store
 
@@ -140,17 +143,18 @@ def backup(
             ) from error
     if (waiting := waiting_in(store)) and not json:
         _print_waiting(store, waiting)
+    _print_damaged(made, store)
+    is_whole = not made.damaged and not made.damaged_rows
     if json:
         print(as_json(made))
-        return
-    for version in made.damaged:
-        err.print(f"[yellow]{version} is damaged, and left out[/]; see 'sona doctor --store {store}'", highlight=False)
+        sys.exit(0 if is_whole else 1)
     say(
         f"{plain(made.path)}: {trajectories(made.trajectories)}, version [bold]{made.version}[/], "
         f"the files of {number(len(made.versions), 'version', 'versions')}, "
         + (f"{number(len(made.checkpoints), 'checkpoint', 'checkpoints')}, " if made.checkpoints else "")
         + megabytes(made.size_bytes)
     )
+    sys.exit(0 if is_whole else 1)
 
 
 def prune(
@@ -304,6 +308,15 @@ def _print_waiting(store: Path, waiting: int) -> None:
             "agent that writes to it, or for the next start; not counted here",
             err,
         )
+
+
+def _print_damaged(made: Backup, store: Path) -> None:
+    doctor = f"see 'sona doctor --store {plain(str(store))}'"
+    for version in made.damaged:
+        say(f"[yellow]{version} is damaged, and left out[/]; {doctor}", err)
+    if made.damaged_rows:
+        rows = number(made.damaged_rows, "damaged row is", "damaged rows are")
+        say(f"[yellow]{rows} in it as in the store[/]; {doctor}", err)
 
 
 def _print_pruned(done: Pruned) -> None:

@@ -104,10 +104,11 @@ class Engine(Recording, Asking, Learning):
 
     async def backup(self, target: str | os.PathLike[str]) -> Backup:
         """Copy all that was recorded before, and the versions' files, to the folder ``target``, which is made and is a
-        store itself. Recording, answering and learning go on.
+        store itself. Recording, answering and learning go on. Damaged rows are in it as they are: ``damaged_rows``.
 
         Raises:
             InvalidInputError: there is something at ``target``, or it is no path.
+            StoreCorruptError: more than rows is damaged, such as a blob file that is missing.
             StoreError: of the store, or of the target's disk.
         """
         folder = folder_of(target, "target")

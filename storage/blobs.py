@@ -275,6 +275,18 @@ def count_named(connection: apsw.Connection) -> dict[int, Named]:
     return found
 
 
+def lacking(named: Mapping[int, Named], folder: Path) -> dict[Path, str]:
+    """The files that lack what rows name of them, and what is wrong with each."""
+    found = {}
+    for file, of in named.items():
+        path = path_of(folder, file)
+        size = path.stat().st_size if path.exists() else None
+        if size is None or size < of.end:
+            how = "is missing" if size is None else f"ends at byte {size}"
+            found[path] = f"{how}, and rows name {of.live} bytes of it, up to byte {of.end}"
+    return found
+
+
 def count_blobs(connection: apsw.Connection, folder: Path) -> list[BlobRow]:
     """The table counted anew from the rows and the files. What no row names counts as overwritten, so that no retention
     takes from a damaged store what somebody may still get out of it; an erasure does not ask.

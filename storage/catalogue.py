@@ -35,9 +35,14 @@ class Table:
     """Columns whose bytes may lie in a blob file."""
 
     @property
-    def selection(self) -> str:
+    def selected(self) -> list[str]:
         """All columns, with the bytes themselves, wherever they lie."""
-        return ", ".join(f"content({name})" if name in self.in_blobs else name for name in self.columns)
+        return [f"content({name})" if name in self.in_blobs else name for name in self.columns]
+
+    @property
+    def selection(self) -> str:
+        """... as a SELECT has them."""
+        return ", ".join(self.selected)
 
     def row(self, number: int | None, values: Sequence[Value]) -> Row | None:
         """The values by name; None where they are not those of a row of this table."""

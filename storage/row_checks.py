@@ -11,7 +11,7 @@ import apsw
 
 from sona.errors import StoreCorruptError
 from sona.storage.blob_files import numbers_in, path_of
-from sona.storage.blobs import Named, count_named, read_blobs
+from sona.storage.blobs import Named, count_named, lacking, read_blobs
 from sona.storage.catalogue import TABLES, Row
 from sona.storage.findings import Finding, so_many
 from sona.storage.head import Head, read_head, read_versions
@@ -133,13 +133,9 @@ def _blob_files(named: Mapping[int, Named], folder: Path) -> Iterator[Finding]:
         )
         yield Finding(severity="fatal", where=FOLDER, what=what)
         return
-    for file, of in named.items():
-        path = path_of(folder, file)
-        size = path.stat().st_size if path.exists() else None
-        if size is None or size < of.end:
-            how = "is missing" if size is None else f"ends at byte {size}"
-            what = f"it {how}, and rows name {of.live} bytes of it, up to byte {of.end}"
-            yield Finding(severity="damaged", where=f"{FOLDER}/{path.name}", what=what, repair="sets the rows aside")
+    for path, what in lacking(named, folder).items():
+        where = f"{FOLDER}/{path.name}"
+        yield Finding(severity="damaged", where=where, what=f"it {what}", repair="sets the rows aside")
 
 
 def _blobs(connection: apsw.Connection, named: Mapping[int, Named], folder: Path) -> Iterator[Finding]:

@@ -49,6 +49,18 @@ def test_backup_works_beside_a_running_agent(filled: Path, tmp_path: Path) -> No
         assert copy.status().store.trajectories == 20
 
 
+def test_a_backup_says_what_is_damaged_and_is_made(filled: Path, tmp_path: Path) -> None:
+    with sqlite3.connect(filled / "store.db") as raw:
+        raw.execute("UPDATE trajectories SET payload = x'00' WHERE id = 't3'")
+    raw.close()
+    done = command("backup", tmp_path / "copy", "--store", filled, code=1)
+    assert f"1 damaged row is in it as in the store; see 'sona doctor --store {filled}'" in done.stderr
+    assert "20 trajectories" in done.stdout
+    assert (
+        json.loads(command("backup", tmp_path / "two", "--store", filled, "--json", code=1).stdout)["damaged_rows"] == 1
+    )
+
+
 def test_prune_deletes_what_is_beyond_the_limits(filled: Path, tmp_path: Path) -> None:
     assert "no limit is set" in command("prune", "--store", filled, code=2).stderr
     told = json.loads(command("prune", "--store", filled, "--newest", 5, "--json").stdout)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
+from sona.config import StoreConfig
 from sona.errors import InvalidInputError, StoreCorruptError, StoreError, StoreFullError
 from sona.storage import backup as backup_module
 from sona.storage.backup import back_up
@@ -158,3 +161,39 @@ def test_a_damaged_database_is_a_typed_error(tmp_path: Path) -> None:
             tmp_path / "copy",
         )
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("left", [None, 100])
+def test_a_blob_file_that_lacks_what_rows_name_is_refused(tmp_path: Path, left: int | None) -> None:
+    """Else the backup gets a file of zeros, and looks whole."""
+    with Store.open(tmp_path / "store", config=StoreConfig(blob_batch_bytes=0)) as store:
+        add(store, rated("abc"))
+        (file,) = (store.path / BLOBS).glob("*.blob")
+        if left is None:
+            file.unlink()
+        else:
+            os.truncate(file, left)
+        how = "is missing" if left is None else "ends at byte 100"
+        with pytest.raises(StoreCorruptError, match=rf"00000001\.blob: it {how}, .* 'sona doctor --store"):
+            store.backup(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("sql", ["payload = x'00'", "source = CAST(x'ff' AS TEXT)", "content"])
+def test_damaged_rows_are_in_it_and_counted(tmp_path: Path, sql: str) -> None:
+    """It may be the last backup there will be."""
+    in_blobs = sql == "content"
+    with Store.open(tmp_path / "store", config=StoreConfig(blob_batch_bytes=0 if in_blobs else 1 << 30)) as store:
+        add(store, rated("abc"))
+        assert store.backup(tmp_path / "whole").damaged_rows == 0
+    if in_blobs:
+        (file,) = (tmp_path / "store" / BLOBS).glob("*.blob")
+        spoil(file)
+    else:
+        with closing(apsw.Connection(str(tmp_path / "store" / DATABASE))) as raw:
+            raw.execute(f"UPDATE trajectories SET {sql} WHERE id = 'b'")
+            raw.execute("UPDATE sources SET rated = 7")
+    with Store.open(tmp_path / "store", read_only=True) as store:
+        made = store.backup(tmp_path / "copy")
+    assert (made.trajectories, made.damaged_rows) == (3, 1 if in_blobs else 2)
+    assert diagnose(tmp_path / "copy").exit_code == 1
