@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sona.cli_bank import heaviest, print_patterns
 from sona.config import CandidatesConfig, StoreConfig, settings_of
-from sona.errors import ConfigError, InvalidInputError, StoreError, StoreFullError, UnknownIdError
+from sona.errors import ConfigError, InvalidInputError, StoreError, StoreFullError, StoreLockedError, UnknownIdError
 from sona.reviewed import open_requests, read_unconfirmed
 from sona.terminal import (
     AsJson,
@@ -125,13 +125,15 @@ def backup(
     store: StorePath,
     json: AsJson = False,
 ) -> None:
-    """Copy a store, with its versions, to the folder TARGET, which is a store itself. Works beside a running agent.
-    Exit code 0: all of it is whole; 1: made, and something of the store is damaged; 2: not made.
+    """Copy a store, with its versions, to the folder TARGET, which is a store itself. Works beside a running agent,
+    and where there is none stores first what one that was killed left waiting in the journal.
+    Exit code 0: all of it is whole; 1: made, and something is damaged, or waits and could not be stored; 2: not made.
     """
     from sona.storage.mapped import waiting_in
     from sona.storage.store import Store
 
     with Store.open(store, read_only=True) as opened:
+        trouble = _store_waiting(store)
         try:
             made = opened.backup(target)
         except StoreFullError as error:  # the store itself is only read
@@ -141,12 +143,13 @@ def backup(
                 f"{target}: its disk has no room for a backup of {store}, up to {size}; free space there, or name a "
                 "folder on another disk"
             ) from error
-    if (waiting := waiting_in(store)) and not json:
-        _print_waiting(store, waiting)
+    waiting = waiting_in(store)
+    _print_left_waiting(store, waiting, trouble)
     _print_damaged(made, store)
-    is_whole = not made.damaged and not made.damaged_rows
+    beside_agent = isinstance(trouble, StoreLockedError)
+    is_whole = not made.damaged and not made.damaged_rows and (trouble is None or beside_agent)
     if json:
-        print(as_json(made))
+        print(as_json({**to_builtins(made), "waiting_in_journal": waiting}))
         sys.exit(0 if is_whole else 1)
     say(
         f"{plain(made.path)}: {trajectories(made.trajectories)}, version [bold]{made.version}[/], "
@@ -308,6 +311,38 @@ def _print_waiting(store: Path, waiting: int) -> None:
             "agent that writes to it, or for the next start; not counted here",
             err,
         )
+
+
+def _store_waiting(store: Path) -> StoreError | None:
+    """Store what a killed agent left in the journal, where nobody else writes to the store; returns why it could not be
+    stored, if so.
+    """
+    from sona.storage.mapped import open_journal, waiting_in
+    from sona.storage.writer import Writer
+
+    if not waiting_in(store):
+        return None
+    try:
+        with (
+            open_store(store, StoreConfig()) as opened,
+            closing(Writer(opened, opened.config, open_journal(opened.path, opened.config))) as writer,
+        ):
+            writer.flush()
+    except StoreError as error:
+        return error
+    return None
+
+
+def _print_left_waiting(store: Path, waiting: int, trouble: StoreError | None) -> None:
+    """What is not in a backup, and how to have it there."""
+    if not waiting:
+        return
+    records = number(waiting, "record that waits", "records that wait")
+    if trouble is None or isinstance(trouble, StoreLockedError):
+        why = "the agent that writes to it has yet to store them; it has them in by 'engine.backup()', or try again"
+    else:
+        why = f"they could not be stored first: {trouble}. Then make another backup"
+    say(f"[yellow]Not in the backup: {records} in {plain(str(store / 'journal'))}[/], as {plain(why)}", err)
 
 
 def _print_damaged(made: Backup, store: Path) -> None:

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 import sona
+from sona import cli_store
 from sona.cli import app
 from sona.cli_store import backup
-from sona.errors import StoreFullError
+from sona.config import StoreConfig
+from sona.errors import StoreFullError, StoreReadOnlyError
+from sona.storage.mapped import open_journal
 from sona.storage.store import Store
 from tests.storage.learned import publish
-from tests.storage.records import add, rated
+from tests.storage.records import add, rated, trajectory
 from tests.test_cli import command
 
 
@@ -47,6 +50,41 @@ def test_backup_works_beside_a_running_agent(filled: Path, tmp_path: Path) -> No
         assert "exists" in command("backup", tmp_path / "copy", "--store", filled, code=2).stderr
     with sona.open_sync(tmp_path / "copy") as copy:
         assert copy.status().store.trajectories == 20
+
+
+def left_waiting(store: Path, name: str) -> None:
+    """As a killed agent leaves a record."""
+    journal = open_journal(store, StoreConfig())
+    assert journal.append(journal.prepare(trajectory(name)))
+
+
+def test_a_backup_has_what_a_killed_agent_left_waiting(filled: Path, tmp_path: Path) -> None:
+    left_waiting(filled, "late")
+    done = command("backup", tmp_path / "copy", "--store", filled)
+    assert "21 trajectories" in done.stdout
+    assert "Not in the backup" not in done.stderr
+    with Store.open(tmp_path / "copy", read_only=True) as copy:
+        assert "late" in copy
+
+
+def test_a_backup_says_what_waits_and_is_not_in_it(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left_waiting(filled, "late")
+    with Store.open(filled):
+        done = command("backup", tmp_path / "beside", "--store", filled, "--json")
+        assert json.loads(done.stdout)["waiting_in_journal"] == 1
+        told = f"Not in the backup: 1 record that waits in {filled / 'journal'}, as the agent that writes to it has"
+        assert told in done.stderr
+
+    def read_only(path: Path, config: StoreConfig) -> Store:
+        raise StoreReadOnlyError(f"{path}: grant write permission to the folder")
+
+    monkeypatch.setattr(cli_store, "open_store", read_only)
+    with pytest.raises(SystemExit) as ended:
+        backup(tmp_path / "copy", store=filled)
+    told = f"as they could not be stored first: {filled}: grant write permission to the folder. Then make another"
+    assert (ended.value.code, told in " ".join(capsys.readouterr().err.split())) == (1, True)
 
 
 def test_a_backup_says_what_is_damaged_and_is_made(filled: Path, tmp_path: Path) -> None:
