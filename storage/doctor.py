@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,18 @@ from sona.storage.lock import owner_of
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.mapped import scanned_in, told_of_damage, waiting_in
 from sona.storage.pages import Pages
-from sona.storage.presence import A_FILE, ANOTHER_USERS, EMPTY, INSTEAD, told_of_orphans, versions_in
+from sona.storage.presence import (
+    A_FILE,
+    ANOTHER_USERS,
+    EMPTY,
+    INSTEAD,
+    NO_FILE,
+    NO_FOLDER,
+    UNREADABLE,
+    UNWRITABLE,
+    told_of_orphans,
+    versions_in,
+)
 from sona.storage.quality import read_policy
 from sona.storage.row_checks import Checked, check
 from sona.storage.salvage import by_pages
@@ -34,6 +46,7 @@ from sona.types import BASE_VERSION, Version
 # What a file says that is damaged, rather than locked, unreadable for this user, or on a failing disk.
 _OF_DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.FormatError, UnicodeDecodeError)
 _KEPT = ("trajectories", "feedback", "claims", "cycles", "versions")
+_FOLDERS = (BLOBS, JOURNAL, VERSIONS)
 _LEARNED = f"What was learned still lies in {VERSIONS}/"
 ANEW = "makes a new database of all rows that are whole"
 
@@ -86,10 +99,11 @@ def examine(folder: Path, *, is_mine: bool = False) -> Examination:
         found.add("fatal", str(folder), ANOTHER_USERS)
     if found.findings:
         return found
-    owner = None if is_mine else owner_of(folder / LOCK)
-    if owner is not None:
-        found.add("note", LOCK, f"process {owner} writes to it")
     try:
+        _examine_permissions(found, folder)
+        owner = None if is_mine else owner_of(folder / LOCK)
+        if owner is not None:
+            found.add("note", LOCK, f"process {owner} writes to it")
         _examine_database(found, database, alone=owner is None)
         if not found.is_fatal:
             _examine_folders(found, Versions(folder))
@@ -98,9 +112,17 @@ def examine(folder: Path, *, is_mine: bool = False) -> Examination:
             _note_files(found, folder)
             if owner is None:  # beside its writer a file may change while it is read
                 _examine_journal(found, folder / JOURNAL)
+    except PermissionError as error:  # nothing is written here
+        found.add("fatal", _name(error, folder), UNREADABLE)
     except OSError as error:
         raise store_error(error, folder) from error
     return found
+
+
+def _name(error: PermissionError, folder: Path) -> str:
+    """Of what ``error`` is about, within the store's ``folder``."""
+    path = folder / (error.filename or "")
+    return str(path.relative_to(folder) if path.is_relative_to(folder) and path != folder else path)
 
 
 def _examine_presence(found: Examination, folder: Path) -> None:
@@ -113,6 +135,27 @@ def _examine_presence(found: Examination, folder: Path) -> None:
         found.add("fatal", DATABASE, orphans)
     elif not (folder / DATABASE).is_file():
         found.add("fatal", str(folder), "there is no store; see that the path is right")
+    else:
+        for name in _FOLDERS:
+            if (folder / name).exists() and not (folder / name).is_dir():
+                found.add("fatal", name, NO_FOLDER)
+        if (folder / LOCK).is_dir():
+            found.add("fatal", LOCK, NO_FILE)
+
+
+def _examine_permissions(found: Examination, folder: Path) -> None:
+    """Whether this user may read the database; and write, where that is not said of the folder as a whole: a store in a
+    folder that is not writable is only read, as a backup may be.
+
+    Raises:
+        PermissionError: it may not be read.
+    """
+    if not os.access(folder / DATABASE, os.R_OK):  # SQLite says only that it can't open it
+        raise PermissionError(errno.EACCES, "", str(folder / DATABASE))
+    if os.access(folder, os.W_OK):
+        for name in (DATABASE, f"{DATABASE}-wal", LOCK, *_FOLDERS):
+            if (folder / name).exists() and not os.access(folder / name, os.W_OK):
+                found.add("repairable", name, UNWRITABLE)
 
 
 # The database

@@ -11,6 +11,10 @@ from sona.storage.layout import BLOBS, DATABASE, REBUILT, VERSIONS
 
 A_FILE = "a file; a store is a folder: name that one, or another path"
 ANOTHER_USERS = "another user's, and not to be read by this one; ask its owner"
+UNREADABLE = "this user may not read it; grant read permission to it, or ask its owner"
+UNWRITABLE = "this user may not write to it, so nothing can be stored; grant write permission to it"
+NO_FOLDER = "a file, where the store has a folder, so it can't be opened; move it away"
+NO_FILE = "a folder, where the store has a file, so it can't be opened; move it away"
 EMPTY = (
     "empty; a start that was cut short left it so, or its records are lost: then use a backup of this store in place "
     "of this folder"

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sona.errors import StoreCorruptError, StoreError, StoreFullError, StoreLockedError
+from sona.errors import StoreCorruptError, StoreError, StoreFullError, StoreLockedError, StoreReadOnlyError
 from sona.ports import Role
+from sona.storage import doctor as doctor_module
 from sona.storage import repair as repair_module
 from sona.storage import schema
 from sona.storage.doctor import diagnose
@@ -190,6 +191,65 @@ def test_another_user_s_folder_is_told_as_that(tmp_path: Path, monkeypatch: pyte
     assert [one.what[:14] for one in diagnose(tmp_path).findings] == ["another user's"]
     with pytest.raises(StoreError, match="another user's"):
         Store.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["journal", "blobs", "versions", "store.lock"])
+def test_what_is_in_the_way_of_opening_it_is_told(store: Path, name: str) -> None:
+    path = store / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    if name == "store.lock":
+        path.mkdir()
+    else:
+        path.touch()
+    with pytest.raises(StoreError), Store.open(store) as opened:
+        open_journal(store, opened.config)
+    for look in (diagnose, repair):
+        found = look(store)
+        assert (found.exit_code, [one.where for one in found.findings]) == (2, [name])
+        assert "can't be opened; move it away" in found.findings[0].what
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, mode: int, *paths: Path) -> None:
+    """As if this user had no permission for them: root has any."""
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, wanted: not (wanted & mode and path in paths) and access(path, wanted)
+    )
+
+
+def test_what_may_not_be_written_to_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(monkeypatch, os.W_OK, store / DATABASE)
+    with pytest.raises(StoreReadOnlyError):
+        Store.open(store)
+    found = diagnose(store)
+    assert (found.exit_code, [one.where for one in found.findings]) == (1, [DATABASE])
+    assert "may not write to it, so nothing can be stored" in found.findings[0].what
+    with pytest.raises(StoreReadOnlyError):
+        repair(store)
+
+
+def test_a_folder_to_read_is_no_damage(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup on a disk that is mounted read-only."""
+    refused(monkeypatch, os.W_OK, store, store / DATABASE, store / "store.lock")
+    assert diagnose(store).findings == ()
+
+
+def test_a_database_that_may_not_be_read_is_told_as_that(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(monkeypatch, os.R_OK, store / DATABASE)
+    found = diagnose(store)
+    assert (found.exit_code, [one.where for one in found.findings]) == (2, [DATABASE])
+    assert found.findings[0].what.startswith("this user may not read it")
+
+
+def test_a_file_that_may_not_be_read_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(doctor_module, "owner_of", no)
+    assert [(one.severity, one.where) for one in diagnose(store).findings] == [("fatal", "store.lock")]
 
 
 def test_an_empty_database_is_not_called_whole(tmp_path: Path) -> None:
