@@ -16,9 +16,10 @@ import apsw
 from sona.errors import InvalidInputError, StoreCorruptError, StoreVersionError, UnknownIdError
 from sona.storage.connection import is_cut_short, open_reader_of_any_form, store_error
 from sona.storage.erasure import MARK, under_way
-from sona.storage.findings import Diagnosis, Finding, Severity, so_many
+from sona.storage.findings import Diagnosis, Finding, Severity, rows_of, so_many
 from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
+from sona.storage.lost_claims import WHY, LostClaims
 from sona.storage.mapped import FOLDER as JOURNAL
 from sona.storage.mapped import scanned_in, told_of_damage, waiting_in
 from sona.storage.pages import Pages
@@ -231,15 +232,22 @@ def _examine_pages(found: Examination, database: Path, why: str, *, alone: bool)
     if not alone:
         found.add("damaged", DATABASE, f"{why}; end its writer to see what can still be read", ANEW)
         return
-    whole, damaged = Counter[str](), Counter[str]()
-    for table, _, is_whole in by_pages(database):
+    whole, damaged, lost = Counter[str](), Counter[str](), LostClaims()
+    for table, row, is_whole in by_pages(database):
         (whole if is_whole else damaged)[table.name] += 1
+        if is_whole:
+            lost.note(table, row)
     if not any(whole[name] for name in _KEPT):
         learned = f". {_LEARNED}" if versions_in(database.parent) else ""
         found.add("fatal", DATABASE, f"{why}; there is no row of a store in it; {INSTEAD}{learned}")
         return
-    still = ", ".join(f"{whole[name]} {name}" for name in _KEPT)
+    still = ", ".join(rows_of(name, whole[name]) for name in _KEPT)
     found.add("damaged", DATABASE, f"{why}; still whole are {still}", ANEW)
+    if count := lost.count():
+        of_these = so_many(
+            count, "of these trajectories has lost its claim", "of these trajectories have lost their claims"
+        )
+        found.add("damaged", "claims", of_these, f"sets them aside in {QUARANTINE}/: {WHY}")
     if damaged.total():
         what = so_many(damaged.total(), "row can be read and is not whole", "rows can be read and are not whole")
         found.add("damaged", DATABASE, what, "sets them aside")

@@ -38,6 +38,21 @@ class Diagnosis(Record, kw_only=True):
         return 1 if severities & {"damaged", "repairable"} else 0
 
 
+_ROWS = {
+    "trajectories": ("trajectory", "trajectories"),
+    "feedback": ("feedback", "feedbacks"),
+    "claims": ("claim", "claims"),
+    "cycles": ("cycle", "cycles"),
+    "versions": ("version", "versions"),
+    "candidates": ("candidate", "candidates"),
+}
+
+
+def rows_of(table: str, count: int) -> str:
+    """So many rows of a table, as one says it."""
+    return so_many(count, *_ROWS.get(table, (f"row of {table}", f"rows of {table}")))
+
+
 def so_many(count: int, one: str, many: str) -> str:
     """``1 row lies`` or ``2 rows lie``, of ``row lies`` and ``rows lie``."""
     return f"{count} {one if count == 1 else many}"

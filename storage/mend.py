@@ -18,8 +18,10 @@ from sona.storage.blobs import count_blobs, write_blobs
 from sona.storage.catalogue import CLAIMS, FEEDBACK, TRAJECTORIES, Row, Table
 from sona.storage.claims import CLAIM_COLUMNS, insert_group, read_claim
 from sona.storage.cycles import watermark_after
+from sona.storage.findings import so_many
 from sona.storage.head import Head
-from sona.storage.layout import BLOBS
+from sona.storage.layout import BLOBS, QUARANTINE
+from sona.storage.lost_claims import WHY
 from sona.storage.pins import PREFIX as PIN
 from sona.storage.pins import read_pins
 from sona.storage.quality import Policy
@@ -123,6 +125,9 @@ class _Mending:
         if head is not None:
             lost += passed_by(self._connection, head.watermark)
         self._set_aside_whole(lost, "a cycle has taken it, and what says so is lost: it must not be learned twice")
+        if lost:
+            whole = so_many(len(lost), "trajectory that is whole is", "trajectories that are whole are")
+            self.done.append(f"{whole} set aside in {QUARANTINE}/: {WHY}")
         damaged: list[int] = []
         widths = Widths(None if head is None else head.width)
         count_totals(self._connection, "last", damaged.append, widths.note)

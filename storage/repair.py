@@ -19,7 +19,7 @@ from sona.errors import SonaError, StoreCorruptError
 from sona.storage.connection import Connection, make_private, open_reader, store_error
 from sona.storage.doctor import Examination, diagnose, examine
 from sona.storage.exchange import decide, exchange, next_number
-from sona.storage.findings import Diagnosis, so_many
+from sona.storage.findings import Diagnosis, rows_of, so_many
 from sona.storage.layout import DATABASE, LOCK, QUARANTINE, REBUILDING, REBUILT
 from sona.storage.lock import WriterLock
 from sona.storage.mapped import FOLDER as JOURNAL
@@ -126,10 +126,10 @@ def _policy(connection: apsw.Connection) -> Policy:
 
 
 def _told(rows: Counter[str], quarantine: Quarantine) -> list[str]:
-    kept = ", ".join(f"{count} {name}" for name, count in sorted(rows.items())) or "none"
+    kept = ", ".join(rows_of(name, count) for name, count in sorted(rows.items()) if count) or "none"
     told = [f"whole rows taken over: {kept}"]
     if quarantine.counts:
-        aside = ", ".join(f"{count} {name}" for name, count in sorted(quarantine.counts.items()))
+        aside = ", ".join(rows_of(name, count) for name, count in sorted(quarantine.counts.items()))
         told.append(f"set aside in {QUARANTINE}/{quarantine.path.name}: {aside}")
     return told
 

@@ -12,7 +12,7 @@ import apsw
 from sona.errors import StoreCorruptError
 from sona.storage.blob_files import numbers_in, path_of
 from sona.storage.blobs import Named, count_named, lacking, read_blobs
-from sona.storage.catalogue import TABLES, Row
+from sona.storage.catalogue import CLAIMS, FEEDBACK, TABLES, Row, Table
 from sona.storage.findings import Finding, so_many
 from sona.storage.head import Head, read_head, read_versions
 from sona.storage.layout import BLOBS as FOLDER
@@ -27,6 +27,7 @@ from sona.types import Version
 SHOWN = 10
 """Rows of one table that are named; the others are counted."""
 _SET_ASIDE = "sets it aside"
+_WITH_ITS_TRAJECTORY = f"{_SET_ASIDE}, and its trajectory where nothing else says whether that was learned"
 _COUNTS = "counts anew"
 
 
@@ -79,16 +80,15 @@ def _rows(connection: apsw.Connection) -> Iterator[Finding]:
             if table.is_whole(row):
                 continue
             damaged += 1
-            is_counted = table in COUNTED
             if damaged <= SHOWN:
                 yield Finding(
-                    severity="repairable" if is_counted else "damaged",
+                    severity="repairable" if table in COUNTED else "damaged",
                     where=table.key(row),
                     what="its checksum is not that of its values",
-                    repair=_COUNTS if is_counted else _SET_ASIDE,
+                    repair=_repair_of(table),
                 )
         if damaged > SHOWN:
-            what = f"{damaged - SHOWN} more rows are damaged"
+            what = so_many(damaged - SHOWN, "more row is damaged", "more rows are damaged")
             yield Finding(severity="damaged", where=table.name, what=what, repair="sets them aside")
     if connection.execute("SELECT count(*) FROM head").get != 1:
         yield Finding(
@@ -99,12 +99,19 @@ def _rows(connection: apsw.Connection) -> Iterator[Finding]:
         )
 
 
+def _repair_of(table: Table) -> str:
+    if table in COUNTED:
+        return _COUNTS
+    return _WITH_ITS_TRAJECTORY if table in (FEEDBACK, CLAIMS) else _SET_ASIDE
+
+
 def _totals(connection: apsw.Connection, head: Head, policy: Policy) -> Iterator[Finding]:
     unreadable: list[int] = []
     widths = Widths(head.width)
     counted = count_totals(connection, policy, unreadable.append, widths.note)
     if widths.others:
-        what = f"{len(widths.others)} embeddings have not the store's width, {widths.width}"
+        others = so_many(len(widths.others), "embedding has", "embeddings have")
+        what = f"{others} not the store's width, {widths.width}"
         yield Finding(severity="damaged", where="trajectories", what=what, repair="sets them aside")
     if widths.width != head.width:
         what = f"it tells no width of embeddings, and they have {widths.width}"
@@ -183,7 +190,8 @@ def _claims(connection: apsw.Connection) -> Iterator[Finding]:
 def _marks(connection: apsw.Connection, head: Head) -> Iterator[Finding]:
     left_out = count_left_out(connection)
     if left_out != head.left_out:
-        what = f"{head.left_out} trajectories are said to be left out, and {left_out} are"
+        said = so_many(head.left_out, "trajectory is", "trajectories are")
+        what = f"{said} said to be left out, and {left_out} really"
         yield Finding(severity="repairable", where="head", what=what, repair=_COUNTS)
     last = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'feedback'").get
     if not 0 <= head.watermark <= last:

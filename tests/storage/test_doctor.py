@@ -339,6 +339,29 @@ def test_one_is_told_as_one(store: Path, seqs: str, told: str) -> None:
     assert any(one.what.startswith(told) for one in diagnose(store).findings)
 
 
+@pytest.mark.parametrize("share", [0.9, 0.75, 0.5])
+def test_what_a_repair_sets_aside_though_it_is_whole_is_told_before_and_after(tmp_path: Path, share: float) -> None:
+    make(tmp_path, each=300)
+    os.truncate(tmp_path / DATABASE, int((tmp_path / DATABASE).stat().st_size * share))
+    told = {one.where: one for one in diagnose(tmp_path).findings}["claims"]
+    done = [line for line in repair(tmp_path).done if "learned twice" in line]
+    aside = sum(row["table"] == "trajectories" for row in set_aside(tmp_path))
+    assert told.what == f"{aside} of these trajectories have lost their claims"
+    assert told.repair.startswith("sets them aside in quarantine/: what says whether they were learned is lost")
+    assert [line.split(":")[0] for line in done] == [
+        f"{aside} trajectories that are whole are set aside in quarantine/"
+    ]
+
+
+def test_a_trajectory_that_goes_with_its_claim_is_told_before_and_after(store: Path) -> None:
+    change(store, "UPDATE claims SET ordinal = 99 WHERE seq = 9")
+    (found,) = diagnose(store).findings
+    assert found.repair == "sets it aside, and its trajectory where nothing else says whether that was learned"
+    done = repair(store).done
+    assert any(line.startswith("1 trajectory that is whole is set aside in quarantine/: what says") for line in done)
+    assert any(line.endswith("/rows-1.jsonl: 1 claim, 1 feedback, 1 trajectory") for line in done)
+
+
 def test_counts_that_are_wrong_need_nothing_set_aside(store: Path) -> None:
     before = all_of(store)
     change(
@@ -706,19 +729,19 @@ def test_a_database_that_is_none_tells_what_is_left_to_do(store: Path) -> None:
 
 
 def test_what_was_taken_over_and_set_aside_adds_up(store: Path) -> None:
-    tables = ("trajectories", "feedback", "claims")
+    tables = {"trajector": "trajectories", "feedback": "feedback", "claim": "claims"}
     with sqlite3.connect(store / DATABASE) as raw:
-        before = {name: raw.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+        before = {name: raw.execute(f"SELECT count(*) FROM {of}").fetchone()[0] for name, of in tables.items()}
         raw.execute("UPDATE trajectories SET payload = x'00' WHERE id = 'a3'")  # its feedback and claim go with it
     raw.close()
     kept, aside = (
-        {name: int(count) for count, name in re.findall(r"(\d+) (\w+)", line.split(": ")[1])}
+        {name: int(count) for count, name in re.findall(r"(\d+) (trajector|feedback|claim)", line)}
         for line in repair(store).done
         if "taken over" in line or "set aside" in line
     )
     assert {name: aside[name] for name in tables} == dict.fromkeys(tables, 1)
     with sqlite3.connect(store / DATABASE) as raw:
-        after = {name: raw.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+        after = {name: raw.execute(f"SELECT count(*) FROM {of}").fetchone()[0] for name, of in tables.items()}
     raw.close()
     assert {name: kept[name] for name in tables} == after
     assert {name: kept[name] + aside[name] for name in tables} == before
