@@ -9,19 +9,21 @@ from typing import cast
 import apsw
 
 from sona.storage.catalogue import HEAD, Row, Table
-from sona.storage.recount import passed_by
+from sona.storage.recount import EVERYTHING, claims_are_short, passed_by
 
 WHY = "what says whether they were learned is lost, and nothing must be learned twice"
 
 _TABLES = """
 CREATE TABLE trajectories (seq INTEGER PRIMARY KEY);
 CREATE TABLE feedback (seq INTEGER PRIMARY KEY, trajectory INTEGER);
-CREATE TABLE claims (seq INTEGER PRIMARY KEY, role TEXT, feedback INTEGER);
+CREATE TABLE claims (seq INTEGER PRIMARY KEY, cycle INTEGER, role TEXT, feedback INTEGER);
+CREATE TABLE cycles (cycle INTEGER PRIMARY KEY, train INTEGER, held_out INTEGER);
 """
 _COLUMNS = {
     "trajectories": ("seq",),
     "feedback": ("seq", "trajectory"),
-    "claims": ("seq", "role", "feedback"),
+    "claims": ("seq", "cycle", "role", "feedback"),
+    "cycles": ("cycle", "train", "held_out"),
 }
 # As mending does: what is left goes by what is left.
 _NO_TRAJECTORY = "DELETE FROM feedback WHERE trajectory NOT IN (SELECT seq FROM trajectories)"
@@ -53,9 +55,10 @@ class LostClaims:
 
     def count(self) -> int:
         """How many trajectories a repair would set aside; nothing can be noted any more."""
+        watermark = self._watermark
+        if watermark is None:
+            watermark = EVERYTHING if claims_are_short(self._connection) else 0
         self._connection.execute(_NO_TRAJECTORY)
-        count = int(self._connection.execute(_NO_FEEDBACK).get)
-        if self._watermark is not None:
-            count += len(passed_by(self._connection, self._watermark))
+        count = int(self._connection.execute(_NO_FEEDBACK).get) + len(passed_by(self._connection, watermark))
         self._connection.close()
         return count

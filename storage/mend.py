@@ -26,7 +26,15 @@ from sona.storage.pins import PREFIX as PIN
 from sona.storage.pins import read_pins
 from sona.storage.quality import Policy
 from sona.storage.quarantine import Quarantine
-from sona.storage.recount import Widths, count_groups, count_left_out, count_totals, passed_by
+from sona.storage.recount import (
+    EVERYTHING,
+    Widths,
+    claims_are_short,
+    count_groups,
+    count_left_out,
+    count_totals,
+    passed_by,
+)
 from sona.storage.replay import renew
 from sona.storage.rows import decode, encode, row_crc
 from sona.storage.schema import insert_version
@@ -115,6 +123,7 @@ class _Mending:
     # Rows
 
     def _mend_rows(self, head: Head | None) -> None:
+        watermark = self._watermark(head)
         for table, column in ((FEEDBACK, "trajectory"), (CLAIMS, "seq")):
             sql = _NO_TRAJECTORY.format(table.name, column)
             self._set_aside(table, self._seqs(sql), "its trajectory is lost")
@@ -122,8 +131,7 @@ class _Mending:
         for seq in self._seqs(_NO_FEEDBACK):
             if not self._claim_by_another_feedback(seq):
                 lost.append(seq)
-        if head is not None:
-            lost += passed_by(self._connection, head.watermark)
+        lost += passed_by(self._connection, watermark)
         self._set_aside_whole(lost, "a cycle has taken it, and what says so is lost: it must not be learned twice")
         if lost:
             whole = so_many(len(lost), "trajectory that is whole is", "trajectories that are whole are")
@@ -134,6 +142,14 @@ class _Mending:
         self._set_aside_whole(damaged, "it can't be read")
         self._width = widths.width
         self._set_aside_whole(widths.others, f"its embedding has not the width {self._width} of the others")
+
+    def _watermark(self, head: Head | None) -> int:
+        """Up to which everything that was rated had been taken, as far as can be told: where the mark itself is lost,
+        claims that are there tell enough, and claims that are missing may be of anything.
+        """
+        if head is not None:
+            return head.watermark
+        return EVERYTHING if claims_are_short(self._connection) else 0
 
     def _seqs(self, sql: str) -> list[int]:
         return [cast(int, row[0]) for row in self._connection.execute(sql).fetchall()]

@@ -45,6 +45,19 @@ SELECT DISTINCT f.trajectory FROM feedback f LEFT JOIN claims c ON c.seq = f.tra
 WHERE f.seq <= ? AND (c.seq IS NULL OR c.role = 'left_out' AND f.seq > c.feedback)
 """
 
+# A cycle's row counts what it took for good, and cycles are numbered from 1 without gaps.
+_SHORT = """
+SELECT EXISTS (
+    SELECT 1
+    FROM cycles y LEFT JOIN (SELECT cycle, count(*) AS own FROM claims WHERE role <> 'left_out' GROUP BY cycle) c
+    ON c.cycle = y.cycle
+    WHERE y.train + y.held_out > coalesce(c.own, 0)
+) OR (SELECT count(*) FROM cycles)
+    < (SELECT max(cycle) FROM (SELECT cycle FROM cycles UNION ALL SELECT cycle FROM claims))
+"""
+EVERYTHING = 2**63 - 1
+"""A watermark up to which everything lies."""
+
 
 class Widths:
     """Which trajectories have embeddings of another width than the store's, or where nothing tells it than the first
@@ -128,6 +141,11 @@ def count_left_out(connection: apsw.Connection) -> int:
 def gaps(connection: apsw.Connection) -> list[tuple[Any, ...]]:
     """The cycles and roles, and the groups, in which the claims' numbers have gaps."""
     return [*connection.execute(_ORDINAL_GAPS).fetchall(), *connection.execute(_PLACE_GAPS).fetchall()]
+
+
+def claims_are_short(connection: apsw.Connection) -> bool:
+    """Whether claims are missing of what cycles learned from or held out; of what they left out nothing tells."""
+    return bool(connection.execute(_SHORT).get)
 
 
 def passed_by(connection: apsw.Connection, watermark: int) -> list[int]:

@@ -339,9 +339,34 @@ def test_one_is_told_as_one(store: Path, seqs: str, told: str) -> None:
     assert any(one.what.startswith(told) for one in diagnose(store).findings)
 
 
-@pytest.mark.parametrize("share", [0.9, 0.75, 0.5])
-def test_what_a_repair_sets_aside_though_it_is_whole_is_told_before_and_after(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("gone", ["claims WHERE seq IN (1, 100)", "claims", "cycles WHERE cycle = 2"])
+def test_without_claims_and_watermark_nothing_is_learned_again(store: Path, gone: str) -> None:
+    """What can't be told to be new is not."""
+    change(store, f"DELETE FROM {gone}", "DELETE FROM head")
+    done = repair(store).done
+    assert any("nothing must be learned twice" in line for line in done)
+    with Store.open(store) as opened:
+        assert collected(opened) == []
+        left = {row.trajectory.id for row in opened.iterate()}
+    aside = {row["row"]["id"] for row in set_aside(store) if row["table"] == "trajectories"}
+    assert (len(left | aside), left & aside) == (246, set())
+    assert ("d1" in left) == (gone != "claims")
+
+
+def test_without_the_watermark_alone_what_is_new_stays_new(store: Path) -> None:
+    change(store, "DELETE FROM head")
+    repair(store)
+    with Store.open(store) as opened:
+        assert set(collected(opened)) == {"d0", "long", *(f"new{number}" for number in range(5))}
+
+
+@pytest.mark.parametrize(("share", "has_mark"), [(0.9, True), (0.75, True), (0.5, True), (0.75, False), (0.5, False)])
+def test_what_a_repair_sets_aside_though_it_is_whole_is_told_before_and_after(
+    tmp_path: Path, share: float, has_mark: bool
+) -> None:
     make(tmp_path, each=300)
+    if not has_mark:
+        change(tmp_path, "DELETE FROM head")
     os.truncate(tmp_path / DATABASE, int((tmp_path / DATABASE).stat().st_size * share))
     told = {one.where: one for one in diagnose(tmp_path).findings}["claims"]
     done = [line for line in repair(tmp_path).done if "learned twice" in line]
