@@ -78,7 +78,9 @@ class Recording(OpenEngine):
         feedback = None if quality is None else Feedback(trajectory_id=trajectory.id, quality=quality, giver=giver)
         if wait_s:
             check_number(wait_s, "wait_s", 0.0)
-        return self._open_intake().record(trajectory, feedback, wait_s)
+        if self._parts is None or self._parts.closed:  # as _open_intake(), which costs a microsecond or two (ADR 6)
+            self._started()
+        return self._intake.record(trajectory, feedback, wait_s)
 
     def feedback(
         self,

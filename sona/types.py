@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
@@ -193,7 +194,7 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
                 packed, top = pack_tokens_and_largest(ids, name)
                 _set(self, name, packed)
                 largest = max(largest, top)
-        self.__dict__["largest"] = largest
+        self.__dict__["largest_token"] = largest  # found there without a call into code that no cache holds (ADR 6)
         if self.embedding is not None:
             _set(self, "embedding", pack_vector(self.embedding))
         try:
@@ -230,13 +231,11 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         if self.messages or self.prompt_ids is not None:
             raise InvalidInputError("response: empty; give the answer's text or token ids, or outcome='failed'")
 
-    @property
+    @cached_property
     def largest_token(self) -> int:
         """The largest of its token ids, as found when they were checked; -1 where it has none."""
-        largest: int | None = self.__dict__.get("largest")
-        if largest is None:  # copy.copy leaves it behind
-            largest = max((largest_token(ids) for ids in (self.prompt_ids, self.response_ids) if ids), default=-1)
-        return largest
+        # Of a copy by copy.copy, which leaves it behind.
+        return max((largest_token(ids) for ids in (self.prompt_ids, self.response_ids) if ids), default=-1)
 
     def is_again(self, other: Trajectory) -> bool:
         """Whether ``other`` says the same. When is not asked: whoever builds it once more can't repeat the clock."""

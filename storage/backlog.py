@@ -124,7 +124,7 @@ class Backlog:
     @property
     def records(self) -> int:
         """How many wait."""
-        return self._journal.records + len(self._deferred)
+        return len(self._journal.queue) + len(self._deferred)
 
     @property
     def size(self) -> int:

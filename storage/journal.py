@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import NamedTuple, Protocol
 
 from sona.record_size import size_of
@@ -45,8 +45,10 @@ class Journal(Protocol):
         """Whether what waits in it outlives the process."""
 
     @property
-    def records(self) -> int:
-        """How many wait."""
+    def queue(self) -> Sized:
+        """What waits, as long as there are records; the same object always. Not a count: whoever records looks at it
+        each time, and a property's code costs a microsecond or two where no cache holds it (ADR 6). Nor is `size`.
+        """
 
     @property
     def size(self) -> int:
@@ -112,22 +114,14 @@ class MemoryJournal:
 
     def __init__(self, bound_bytes: int) -> None:
         self._bound = bound_bytes
-        self._waiting: deque[Entry] = deque()
-        self._size = 0
-
-    @property
-    def records(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
-
-    @property
-    def size(self) -> int:
-        """About how many bytes of memory they take."""
-        return self._size
+        self.queue: deque[Entry] = deque()
+        """What waits, the oldest first."""
+        self.size = 0
+        """About how many bytes of memory that takes."""
 
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
-        return [record for record, *_ in self._waiting]
+        return [record for record, *_ in self.queue]
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its size."""
@@ -136,21 +130,21 @@ class MemoryJournal:
     def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
         """Keep both; False where the bound would be exceeded."""
         size = entry[1] if second is None else entry[1] + second[1]
-        if self._size + size > self._bound and not beyond:
+        if self.size + size > self._bound and not beyond:
             return False
-        self._waiting.extend((entry,) if second is None else (entry, second))
-        self._size += size
+        self.queue.extend((entry,) if second is None else (entry, second))
+        self.size += size
         return True
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
         """The oldest records within both bounds."""
-        return oldest(((record, size) for record, size, *_ in self._waiting), max_records, max_bytes)
+        return oldest(((record, size) for record, size, *_ in self.queue), max_records, max_bytes)
 
     def release(self, batch: Batch) -> Sequence[Leftover]:
         """Let go of what was taken last."""
         for _ in batch.records:
-            self._waiting.popleft()
-        self._size -= batch.size
+            self.queue.popleft()
+        self.size -= batch.size
         return ()
 
     def discard(self, left: Sequence[Leftover]) -> None:
@@ -164,7 +158,7 @@ class MemoryJournal:
 
     def recount(self) -> None:
         """Count anew what waits."""
-        self._size = sum(size for _, size, *_ in self._waiting)
+        self.size = sum(size for _, size, *_ in self.queue)
 
     def files(self) -> Sequence[File]:
         """None."""

@@ -117,8 +117,11 @@ class MappedJournal:
         self._folder, self._bound = folder, bound_bytes
         self._segment_bytes = max(SMALLEST_SEGMENT, min(LARGEST_SEGMENT, bound_bytes // 8))
         self._most = -(-bound_bytes // self._segment_bytes) + SPARE
-        self._waiting: deque[_Waiting] = deque()
-        self._size = self._epoch = 0
+        self.queue: deque[_Waiting] = deque()
+        """What waits, the oldest first."""
+        self.size = 0
+        """About how many bytes of memory that takes."""
+        self._epoch = 0
         self._files = count(1)
         self._segments: set[Segment] = set()
         """All that were made and not given up."""
@@ -131,19 +134,9 @@ class MappedJournal:
         self._recover()
         self._active = self._begun(self._new(self._segment_bytes))
 
-    @property
-    def records(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
-
-    @property
-    def size(self) -> int:
-        """About how many bytes of memory they take."""
-        return self._size
-
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
-        return [record for record, *_ in self._waiting]
+        return [record for record, *_ in self.queue]
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its stored form; InvalidInputError where it has none."""
@@ -156,7 +149,7 @@ class MappedJournal:
         if second is not None:
             size += second[1]
             length = frame_end(0, length) + len(second[2])
-        if self._size + size > self._bound and not beyond:
+        if self.size + size > self._bound and not beyond:
             self.trouble = None
             return False
         segment = self._active
@@ -174,11 +167,11 @@ class MappedJournal:
         record, own, payload, crc = entry
         first = (record, own, segment, segment.append(0 if type(record) is Trajectory else 1, payload, crc))
         if second is None:
-            self._waiting.append(first)  # from here on it is in
+            self.queue.append(first)  # from here on it is in
         else:
             record, own, payload, crc = second
-            self._waiting.extend([first, (record, own, segment, segment.append(1, payload, crc))])
-        self._size += size
+            self.queue.extend([first, (record, own, segment, segment.append(1, payload, crc))])
+        self.size += size
         return True
 
     def _keep_in_memory(self, *entries: Entry | None) -> None:
@@ -187,21 +180,21 @@ class MappedJournal:
         for entry in entries:
             if entry is not None:
                 home.waiting += 1
-                self._size += entry[1]
-                self._waiting.append((entry[0], entry[1], home, home.end))
+                self.size += entry[1]
+                self.queue.append((entry[0], entry[1], home, home.end))
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
         """The oldest records within both bounds."""
-        return oldest(((record, size) for record, size, *_ in self._waiting), max_records, max_bytes)
+        return oldest(((record, size) for record, size, *_ in self.queue), max_records, max_bytes)
 
     def release(self, batch: Batch) -> Sequence[Leftover]:
         """Let go of what was taken last."""
         ends: dict[File, int] = {}
         for _ in batch.records:
-            _, _, home, end = self._waiting.popleft()
+            _, _, home, end = self.queue.popleft()
             home.waiting -= 1
             ends[home] = end
-        self._size -= batch.size
+        self.size -= batch.size
         left: list[Leftover] = []
         for home, end in ends.items():
             if isinstance(home, Segment):
@@ -244,13 +237,13 @@ class MappedJournal:
 
     def recount(self) -> None:
         """Count anew what waits, and find a segment that was lost on its way from one place to another."""
-        homes: set[File] = {*self._segments, *(home for _, _, home, _ in self._waiting)}
+        homes: set[File] = {*self._segments, *(home for _, _, home, _ in self.queue)}
         for home in homes:
             home.waiting = 0
-        self._size = 0
-        for _, size, home, _ in self._waiting:
+        self.size = 0
+        for _, size, home, _ in self.queue:
             home.waiting += 1
-            self._size += size
+            self.size += size
         kept = {self._active, *self._spare, *self._idle}
         self._idle += [one for one in self._segments if not one.waiting and one not in kept]
 
@@ -277,7 +270,7 @@ class MappedJournal:
 
     def close(self) -> None:
         """Let go of the files. They are deleted where nothing waits in them."""
-        needed = {home for _, _, home, _ in self._waiting}
+        needed = {home for _, _, home, _ in self.queue}
         for home in needed:
             home.close()
         for home in self._homes() - needed:
@@ -286,7 +279,7 @@ class MappedJournal:
         self._idle = []
 
     def _homes(self) -> set[File]:
-        return {self._active, *self._spare, *self._idle, *(home for _, _, home, _ in self._waiting)}
+        return {self._active, *self._spare, *self._idle, *(home for _, _, home, _ in self.queue)}
 
     def _retired(self, home: File) -> list[File]:
         """What to remove, where nothing in ``home`` is needed any more."""
@@ -340,8 +333,8 @@ class MappedJournal:
                 record = _read(frame, f"{path}: record {place + 1}")
                 remains.waiting += 1
                 size = size_of(record, frame.payload)
-                self._size += size
-                self._waiting.append((record, size, remains, frame.end))
+                self.size += size
+                self.queue.append((record, size, remains, frame.end))
             if scanned.skipped:
                 log.error("%s; it will be kept as %s", told_of_damage(path, scanned), kept)
             if not scanned.frames:
@@ -350,8 +343,8 @@ class MappedJournal:
         names = [int(path.stem) for path in found if path.stem.isdigit()]
         self._files = count(max(names, default=0) + 1)
         self._epoch = latest
-        if self._waiting:
-            log.warning("%d records of a process that ended before they were stored are taken up", len(self._waiting))
+        if self.queue:
+            log.warning("%d records of a process that ended before they were stored are taken up", len(self.queue))
 
 
 def _read(frame: Frame, where: str) -> Trajectory | Feedback:

@@ -94,6 +94,7 @@ class Writer:
         self._store = store
         self._config = config
         self._journal: Journal = MemoryJournal(config.queue_bytes) if journal is None else journal
+        self._queue = self._journal.queue
         self._backlog = Backlog(self._journal)
         self._lock = self._backlog.lock
         self._changed = threading.Condition(self._lock)
@@ -133,7 +134,10 @@ class Writer:
         """
         entry = self._backlog.prepare(record)
         taken = self._backlog.put(entry, None if feedback is None else self._backlog.prepare(feedback))
-        if self._asleep or (self._lingers and self._is_full()):
+        if self._asleep or (
+            self._lingers
+            and (len(self._queue) >= self._config.batch_records or self._journal.size >= self._enough_bytes)
+        ):  # _is_full(), in its place
             self._wake()
         return taken
 
@@ -345,7 +349,7 @@ class Writer:
         return self._backlog.closed or self._error is not None or self._backlog.done < self._wanted or self._is_full()
 
     def _is_full(self) -> bool:
-        return self._journal.records >= self._config.batch_records or self._journal.size >= self._enough_bytes
+        return len(self._queue) >= self._config.batch_records or self._journal.size >= self._enough_bytes
 
     def _wake(self) -> None:
         """See that the writer goes on, if it waits for what has come."""

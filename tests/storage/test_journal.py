@@ -73,11 +73,11 @@ def test_records_come_back_in_order_and_stay_until_they_are_released(make: Make)
     assert put(journal, *records) == [True] * 4
     batch = journal.take(2, BOUND)
     assert (batch.records, journal.take(2, BOUND)) == (records[:2], batch)
-    assert (journal.records, journal.size, journal.waiting()) == (4, size, records)
+    assert (len(journal.queue), journal.size, journal.waiting()) == (4, size, records)
     journal.discard(journal.release(batch))
     assert journal.take(10, 1).records == records[2:]  # a trajectory and the feedback behind it stay together
     assert drain(journal) == records[2:]
-    assert (journal.records, journal.size, journal.take(10, BOUND)) == (0, 0, Batch([], 0))
+    assert (len(journal.queue), journal.size, journal.take(10, BOUND)) == (0, 0, Batch([], 0))
 
 
 def test_what_is_beyond_the_bound_is_refused_and_fits_later(make: Make) -> None:
@@ -124,7 +124,7 @@ def test_what_waited_is_taken_up_and_what_was_released_is_not(tmp_path: Path) ->
     assert third.waiting() == [*records[25:], trajectory("new")]
     assert drain(third) == [*records[25:], trajectory("new")]
     third.close()
-    assert MappedJournal(tmp_path / "journal", BOUND).records == 0
+    assert not MappedJournal(tmp_path / "journal", BOUND).queue
 
 
 def test_a_kill_leaves_nothing_that_looks_like_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
