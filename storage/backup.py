@@ -148,11 +148,13 @@ def _take_blobs(connection: apsw.Connection, folder: Path, into: Path) -> None:
     """Copies, not links: what is deleted later is overwritten in its place. A file may be missing that no row names."""
     for path, what in lacking(count_named(connection), folder).items():
         raise StoreCorruptError(
-            f"{path}: it {what}; 'sona doctor --store {folder.parent}' says what is lost, and --repair sets that aside"
+            f"{path}: it {what}; 'sona doctor --store {folder.parent}' says what is lost, and what to do"
         )
     make_gate(into)
     for row in read_blobs(connection):
         if (path := path_of(folder, row.file)).exists():
+            if not os.access(path, os.R_OK):  # as an error of the copying it would be told of the target
+                raise StoreError(f"{path}: it can't be read; grant read permission to it, as to store.db")
             copy_data(path, path_of(into, row.file), row.size)
 
 

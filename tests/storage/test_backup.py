@@ -179,6 +179,14 @@ def test_a_blob_file_that_lacks_what_rows_name_is_refused(tmp_path: Path, left: 
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_blob_file_that_may_not_be_read_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(tmp_path / "store", config=StoreConfig(blob_batch_bytes=0)) as store:
+        add(store, rated("abc"))
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+        with pytest.raises(StoreError, match=r"00000001\.blob: it can't be read; grant read permission"):
+            store.backup(tmp_path / "copy")
+
+
 @pytest.mark.parametrize("sql", ["payload = x'00'", "source = CAST(x'ff' AS TEXT)", "content"])
 def test_damaged_rows_are_in_it_and_counted(tmp_path: Path, sql: str) -> None:
     """It may be the last backup there will be."""
