@@ -73,7 +73,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as stop:
-        err.print("sona: stopped; what was flushed is stored, and nothing else has changed")
+        err.print("sona: stopped; what was recorded is stored, now or at the next start, and nothing else has changed")
         sys.exit(stopped_code(stop))
 
 
@@ -166,12 +166,10 @@ def import_(
 
 
 def _import(engine: sona.SyncEngine, file: Path, source: str | None) -> None:
-    before = engine.status().conflicts
     counts = engine.import_jsonl(file, source=source)
-    taken = engine.status().conflicts - before
     new = number(counts.new, "new trajectory", "new trajectories")
     known = f", {counts.known} known already" if counts.known else ""
-    left = f"; {taken} left out, because other content has the same id" if taken else ""
+    left = f"; {counts.left_out} left out, because other content has the same id" if counts.left_out else ""
     if counts.elsewhere:
         there = ", ".join(f"{count} of {plain(repr(name))}" for name, count in sorted(counts.elsewhere.items()))
         left += f". The same ids are there under another source: {there}; a trajectory keeps the source it came with"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +28,10 @@ from sona.terminal import (
     out,
     plain,
     say,
+    stopped_code,
     trajectories,
     when,
+    whole,
 )
 from sona.types import CycleReport
 
@@ -66,6 +69,7 @@ def status(store: StorePath, *, json: AsJson = False) -> None:
     with Store.open(store, read_only=True) as opened:
         counts, sources, version, cycles = opened.counts(), opened.sources(), opened.current(), opened.reports(5)
         sizes, arrivals, waiting = opened.sizes(), opened.arrivals(), waiting_in(store)
+        erasing = opened.erasure_under_way()
         unconfirmed, trouble = read_unconfirmed(Sending(opened, CandidatesConfig()).unconfirmed)
         try:
             with ways_out(opened):
@@ -82,6 +86,7 @@ def status(store: StorePath, *, json: AsJson = False) -> None:
         told = {
             "store": counts,
             "waiting_in_journal": waiting,
+            "erasure_under_way": erasing is not None,
             "sizes": sizes,
             "arrivals": arrivals,
             "sources": sources,
@@ -100,6 +105,8 @@ def status(store: StorePath, *, json: AsJson = False) -> None:
         + (f", full-weight training {megabytes(sizes.training)}" if sizes.training else "")
     )
     _print_waiting(store, waiting)
+    if erasing is not None:
+        say(f"[yellow]{plain(erasing.name)} is under way[/]; if it was cut short, {plain(erasing.end)} ends it")
     came = [f"{one.trajectories} and {one.feedback} in the last {name}" for name, one in arrivals.items()]
     say(f"trajectories and feedbacks that came in: {', '.join(came)}")
     say(
@@ -164,8 +171,12 @@ def prune(
     store: StorePath,
     *,
     days: Annotated[float | None, Parameter(help="Delete what is older (store.keep_days).")] = None,
-    newest: Annotated[int | None, Parameter(help="Keep only the newest so many (store.keep_trajectories).")] = None,
-    per_source: Annotated[int | None, Parameter(help="... of each source (store.keep_per_source).")] = None,
+    newest: Annotated[
+        int | None, Parameter(help="Keep only the newest so many (store.keep_trajectories).", converter=whole)
+    ] = None,
+    per_source: Annotated[
+        int | None, Parameter(help="... of each source (store.keep_per_source).", converter=whole)
+    ] = None,
     unlearned: Annotated[
         bool | None, Parameter(help="Delete also what no cycle has taken yet (store.keep_unlearned = false).")
     ] = None,
@@ -173,7 +184,8 @@ def prune(
         int | None,
         Parameter(
             help="Remove the files of all versions but the one in force, those that so many rollbacks lead to, and "
-            "pinned ones (store.keep_versions, but by this option alone)."
+            "pinned ones (store.keep_versions, but by this option alone).",
+            converter=whole,
         ),
     ] = None,
     config: ConfigPath = None,
@@ -205,6 +217,7 @@ def prune(
             "store.keep_days"
         )
     with (
+        _stopped("what was deleted by then is gone; the same command again deletes the rest"),
         open_store(store, settings) as opened,
         closing(Writer(opened, opened.config, open_journal(opened.path, opened.config))) as writer,
     ):
@@ -242,6 +255,7 @@ def erase(
     if not yes:
         raise InvalidInputError(f"erase {source!r}: it can't be undone; say --yes")
     with (
+        _stopped(f"the erasure of {plain(repr(source))} may be half done; the same command again takes it to its end"),
         open_store(store, StoreConfig()) as opened,
         closing(Writer(opened, opened.config, open_journal(opened.path, opened.config))) as writer,
     ):
@@ -255,6 +269,7 @@ def erase(
         f"{number(done.feedback, 'feedback', 'feedbacks')}, and {number(done.exemplars, 'exemplar', 'exemplars')} and "
         f"{number(done.lessons, 'lesson', 'lessons')} and the features of "
         f"{number(done.features, 'query', 'queries')} in {number(len(done.rewritten), 'version', 'versions')}"
+        + ("; it was begun before, and what that had erased is not counted here" if done.goes_on else "")
     )
     for name in done.removed:
         out.print(f"{name} was damaged, so its files were removed", highlight=False)
@@ -270,6 +285,16 @@ def erase(
         what = "may still tell whether a text was asked" if path.endswith(".safetensors") else "may hold texts of it"
         say(f"{what}: {plain(path)}")
     out.print("Backups are not covered: delete those that were made before.", highlight=False)
+
+
+@contextmanager
+def _stopped(left: str) -> Iterator[None]:
+    """Say what a Ctrl-C in the block has left behind, and end the program."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        say(f"sona: stopped; {left}", err)
+        sys.exit(stopped_code(stop))
 
 
 def doctor(

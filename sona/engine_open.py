@@ -98,7 +98,7 @@ class OpenEngine:
                     finish(parts.store, parts.writer.wipe)
         except SonaError as error:  # the store is of use all the same
             log.warning(
-                "an erasure that was cut short can't be taken to its end now; erase the source again: %s", error
+                "an erasure that was cut short can't be taken to its end now; let the agent call erase(), or: %s", error
             )
         except BaseException:
             parts.close()

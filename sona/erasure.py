@@ -27,6 +27,8 @@ class Erased(Record, kw_only=True):
     """What an erasure did, and what it can't do."""
 
     source: str
+    goes_on: bool = False
+    """Whether it was begun before and cut short: what that had deleted by then is not counted here."""
     trajectories: int
     feedback: int
     claims: int
@@ -80,6 +82,7 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
     check_id(source, "source")
     erasure = store.erasure(source)
     erasure.check_known()
+    goes_on = store.erasure_under_way() is not None
     erasure.begin()
     folders.clean({version.id for version in store.versions()})
     cleaned = _clean_versions(store, folders, _Cleaning(folders, erasure, source, RoutesOfOthers(store, source)))
@@ -91,6 +94,7 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
     current = store.current().id
     return Erased(
         source=source,
+        goes_on=goes_on,
         trajectories=deleted.trajectories,
         feedback=deleted.feedback,
         claims=deleted.claims,
@@ -118,7 +122,7 @@ def finish(store: Store, wipe: Callable[[], None]) -> bool:
         return False
     if begun.source is not None:
         raise StoreError(
-            "the store holds records of that source, sent before or since, and none of them is deleted here"
+            f"{begun.name} was cut short, and records of it, sent before or since, are there; {begun.end} deletes them"
         )
     nameless = store.erasure("")
     nameless.scrub()

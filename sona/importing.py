@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from sona.errors import ClosedError, InvalidInputError, StoreError
+from sona.errors import ClosedError, InvalidInputError, StoreCorruptError, StoreError, UnknownIdError
 from sona.hooks.jsonl import LINES_BEFORE, Imported, read_jsonl
 from sona.intake import Intake
 from sona.parts import Parts
 from sona.storage.store import Store
+from sona.types import Trajectory
 
 MOST_SENDERS = 32
 """Each is one more id to look for, of each line: 32 take as long as the line does."""
@@ -23,11 +24,13 @@ class ImportCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     new: int
     rated: int
-    """Lines with a quality."""
+    """Of these, and of those that were known, the ones with a quality."""
     known: int
     """Lines that were in the store already, by their id or where they have none by what they say."""
+    left_out: int = 0
+    """Lines whose id is there with other content, or in a damaged row."""
     elsewhere: dict[str, int] = msgspec.field(default_factory=dict)
-    """Of these the ones that are left out, as their id is there under another source: how many, by that source."""
+    """Of these the ones whose id is there under another source: how many, by that source."""
 
 
 def import_file(parts: Parts, intake: Intake, path: Path, source: str | None) -> ImportCounts:
@@ -36,17 +39,20 @@ def import_file(parts: Parts, intake: Intake, path: Path, source: str | None) ->
     What is in the store already is sent again, which changes nothing. A line without an id is in it whoever it was
     said to be of then: a log that is renamed or rotated brings nothing twice.
     """
-    new = rated = known = 0
+    new = rated = known = left_out = 0
     elsewhere = Counter[str]()
     senders = _senders(parts.store)
     for line in read_jsonl(path, source):
         row, there = _as_known(parts.store, line, senders)
-        if there is not None or parts.writer.knows(row.trajectory.id):
+        if there is None and not parts.writer.knows(row.trajectory.id):
+            new += 1
+        elif _is_there(parts, row.trajectory):
             known += 1
         else:
-            new += 1
-        if there not in (None, row.trajectory.source):
-            elsewhere[there] += 1
+            left_out += 1  # and given to the writer all the same, which counts and logs it
+            if there not in (None, row.trajectory.source):
+                elsewhere[there] += 1
+            row = row._replace(feedback=None)
         rated += row.feedback is not None
         try:
             receipt = intake.record(row.trajectory, row.feedback, wait_s=None, imported=True)
@@ -55,7 +61,17 @@ def import_file(parts: Parts, intake: Intake, path: Path, source: str | None) ->
         if receipt == "rejected":
             raise _rejected(parts, row)
     parts.writer.flush()
-    return ImportCounts(new=new, rated=rated, known=known, elsewhere=dict(elsewhere))
+    return ImportCounts(new=new, rated=rated, known=known, left_out=left_out, elsewhere=dict(elsewhere))
+
+
+def _is_there(parts: Parts, trajectory: Trajectory) -> bool:
+    """Whether what has its id says the same."""
+    if parts.writer.knows(trajectory.id):  # twice in the file
+        parts.writer.flush()
+    try:
+        return parts.store.get(trajectory.id).trajectory.is_again(trajectory)
+    except (UnknownIdError, StoreCorruptError):
+        return False
 
 
 def _senders(store: Store) -> list[str]:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from sona.checks import folder_of
+from sona.errors import InvalidInputError
 from sona.excerpt import printable
 from sona.types import Progress as Stage
 
@@ -76,6 +77,14 @@ def stopped_code(by: KeyboardInterrupt) -> int:
 def _folder(_: Any, tokens: Any) -> Path:
     """A path as it was typed: made into a Path first, an empty one (an unset variable) would be the working folder."""
     return folder_of(tokens[0].value, "path")
+
+
+def whole(_: Any, tokens: Any) -> int:
+    """A whole number as it was typed; of 3.4, cyclopts would make 3 without a word."""
+    given = tokens[0]
+    if not given.value.isdecimal():
+        raise InvalidInputError(f"{given.keyword or 'a number'} {given.value!r}: a whole number, 0 or more, is allowed")
+    return int(given.value)
 
 
 StorePath = Annotated[Path, Parameter(name="--store", help="Folder of the store.", converter=_folder)]

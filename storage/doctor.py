@@ -15,7 +15,7 @@ import apsw
 
 from sona.errors import InvalidInputError, StoreCorruptError, StoreVersionError, UnknownIdError
 from sona.storage.connection import is_cut_short, open_reader_of_any_form, store_error
-from sona.storage.erasure import MARK, under_way
+from sona.storage.erasure import MARK, UnderWay, under_way
 from sona.storage.findings import Diagnosis, Finding, Severity, rows_of, so_many
 from sona.storage.layout import BLOBS, DAMAGED, DATABASE, LOCK, QUARANTINE, REBUILT, VERSIONS
 from sona.storage.lock import owner_of
@@ -203,8 +203,8 @@ def _read(found: Examination, database: Path, *, alone: bool) -> Checked | None:
             raise StoreCorruptError("; ".join(" ".join(row[0].split()) for row in problems))
         if found.form == SCHEMA_VERSION:
             checked = check(connection, folder, read_policy(connection))
-            if not checked.findings and under_way(connection) is not None:
-                _note_erasure(found, alone=alone)
+            if not checked.findings and (begun := under_way(connection)) is not None:
+                _note_erasure(found, begun, alone=alone)
             return checked
     if not found.form:
         found.add("repairable", DATABASE, EMPTY, "makes a store without records of it, as the next start does")
@@ -214,16 +214,16 @@ def _read(found: Examination, database: Path, *, alone: bool) -> Checked | None:
     return None
 
 
-def _note_erasure(found: Examination, *, alone: bool) -> None:
+def _note_erasure(found: Examination, begun: UnderWay, *, alone: bool) -> None:
     """It has no repair of its own: who knows the source's name takes it to its end, or the next engine where no more is
     left than to overwrite.
     """
-    where, ends = f"state {MARK!r}", "'sona erase' of the same source"
+    ends = f"{begun.end} takes it to its end"
     if alone:
-        what = f"an erasure was cut short, here or in the store that this is a backup of; {ends} takes it to its end"
-        found.add("repairable", where, what)
+        what = f"{begun.name} was cut short, here or in the store that this is a backup of; {ends}"
+        found.add("repairable", f"state {MARK!r}", what)
     else:
-        found.add("note", where, f"an erasure is under way; if it was cut short, {ends} takes it to its end")
+        found.add("note", f"state {MARK!r}", f"{begun.name} is under way; if it was cut short, {ends}")
 
 
 def _examine_pages(found: Examination, database: Path, why: str, *, alone: bool) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import shlex
 from typing import Any, NamedTuple
 
 import apsw
@@ -70,6 +71,18 @@ class UnderWay(NamedTuple):
     learned: tuple[str, ...]
     """Versions that are known to have learned from it."""
 
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return f"the erasure of {'a source that nothing names any more' if self.source is None else repr(self.source)}"
+
+    @property
+    def end(self) -> str:
+        """Which command takes it to its end."""
+        if self.source is None:
+            return "'sona erase' of the same source"
+        return f"'sona erase {shlex.quote(self.source)} --yes'"
+
 
 class Erasure:
     """One source's, step by step; each may be done again."""
@@ -120,17 +133,16 @@ class Erasure:
         """Set the mark.
 
         Raises:
-            StoreError: another source's erasure was cut short.
+            StoreError: another source's erasure was cut short; it is named, where anything names it.
         """
         name = self._name()
 
         def work(connection: apsw.Connection) -> None:
             mark = _read(connection)
             if mark is not None and mark.source != name:
-                raise StoreError(
-                    f"erase {self._source!r}: the erasure of another source was cut short; erase that one again "
-                    "first, or open the store with an agent, which takes it to its end"
-                )
+                other = under_way(connection)
+                assert other is not None
+                raise StoreError(f"erase {self._source!r}: {other.name} was cut short; {other.end} comes first")
             _write(connection, mark or _Mark(source=name))
 
         self._transact(work)

@@ -179,7 +179,11 @@ main()
     ("when", "said", "version"),
     [
         ("late", "sona: stopped, but cycle 1 was at its end by then: published v1, which is in force: ", "v1"),
-        ("early", "sona: stopped; what was flushed is stored, and nothing else has changed", "v0"),
+        (
+            "early",
+            "sona: stopped; what was recorded is stored, now or at the next start, and nothing else has changed",
+            "v0",
+        ),
     ],
 )
 @pytest.mark.parametrize(("by", "code"), [("SIGINT", 130), ("SIGTERM", 143)])

@@ -12,9 +12,10 @@ import pytest
 import sona
 from sona import cli_store
 from sona.cli import app
-from sona.cli_store import backup
+from sona.cli_store import backup, erase
 from sona.config import StoreConfig
 from sona.errors import StoreFullError, StoreReadOnlyError
+from sona.storage.erasure import Erasure
 from sona.storage.mapped import open_journal
 from sona.storage.store import Store
 from tests.storage.learned import publish
@@ -179,3 +180,28 @@ def test_a_command_about_a_store_alone_takes_it_with_or_without_its_option(words
     for given in (["agent"], ["--store", "agent"]):
         _, bound, _ = app.parse_args([*words, *given], exit_on_error=False, print_error=False)
         assert bound.arguments["store"] == Path("agent")
+
+
+@pytest.mark.parametrize("given", ["3.4", "0x3", "-1", "three"])
+def test_prune_takes_whole_numbers_alone(filled: Path, given: str) -> None:
+    told = command("prune", f"--newest={given}", "--store", filled, code=2).stderr
+    assert f"--newest '{given}': a whole number" in told
+    with Store.open(filled, read_only=True) as store:
+        assert store.counts().trajectories == 20
+
+
+def test_a_stopped_erasure_says_what_it_left(
+    filled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: Erasure) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Erasure, "scrub", stop)
+        with pytest.raises(SystemExit, match="130"):
+            erase("agent", store=filled, yes=True)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the erasure of 'agent' may be half done; the same command again" in told
+    assert "a source that nothing names any more is under way" in command("status", filled).stdout
+    assert "it was begun before" in command("erase", "agent", "--yes", "--store", filled).stdout
+    assert "under way" not in command("status", filled).stdout

@@ -281,11 +281,11 @@ def test_a_reader_that_keeps_the_log_is_said(store: Store) -> None:
 
 def test_one_erasure_at_a_time(store: Store) -> None:
     store.erasure(EVE).begin()
-    with pytest.raises(StoreError, match="another source was cut short"):
+    with pytest.raises(StoreError, match=f"the erasure of '{EVE}' was cut short; 'sona erase {EVE} --yes' comes first"):
         erase(store, Versions(store.path), "bob")
     with pytest.raises(InvalidInputError, match="source"):
         erase(store, Versions(store.path), "")
-    erase(store, Versions(store.path), EVE)
+    assert erase(store, Versions(store.path), EVE).goes_on, "it was begun before"
     assert store.counts().trajectories == 34
 
 
@@ -378,8 +378,8 @@ def test_a_backup_from_the_midst_of_an_erasure_is_not_called_damaged(store: Stor
     copy = tmp_path / "copy"
     store.backup(copy)
     for folder, severity, says in (
-        (store.path, "note", "an erasure is under way"),
-        (copy, "repairable", "'sona erase' of the same source"),
+        (store.path, "note", f"the erasure of '{EVE}' is under way"),
+        (copy, "repairable", f"'sona erase {EVE} --yes'"),
     ):
         (found,) = (one for one in diagnose(folder).findings if one.where == "state 'erasure'")
         assert (found.severity, found.repair) == (severity, "")

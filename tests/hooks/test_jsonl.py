@@ -333,13 +333,30 @@ def test_an_embedding_of_another_width_names_its_line(tmp_path: Path) -> None:
         assert engine.status().store.trajectories == 2
 
 
+def test_each_line_is_counted_once(tmp_path: Path) -> None:
+    """Also one whose id is there with other content, in the store or earlier in the file."""
+    first = [{**ROW, "id": n, "quality": 1} for n in range(2)]
+    other = [{**ROW, "response": "another", "id": n, "quality": 0} for n in (1, 7, 7)]
+    other[2]["response"] = "a third"
+    file = tmp_path / "log.jsonl"
+    with sona.open_sync(tmp_path / "store") as engine:
+        file.write_text("".join(json.dumps(row) + "\n" for row in first))
+        engine.import_jsonl(file)
+        file.write_text("".join(json.dumps(row) + "\n" for row in [*first, *other]))
+        counts = engine.import_jsonl(file)
+        assert (counts.new, counts.known, counts.left_out, counts.rated) == (1, 2, 2, 3)
+        assert engine.get("1").quality == 1.0
+        engine.flush()
+        assert engine.status().store.feedback == 3
+
+
 def test_the_same_ids_under_another_source_are_told(tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
     file.write_text("".join(json.dumps({**ROW, "id": n, "quality": 1}) + "\n" for n in range(3)))
     with sona.open_sync(tmp_path / "store") as engine:
         assert engine.import_jsonl(file, source="one").elsewhere == {}
         again = engine.import_jsonl(file, source="two")
-        assert (again.known, again.elsewhere) == (3, {"one": 3})
+        assert (again.known, again.left_out, again.elsewhere) == (0, 3, {"one": 3})
         assert engine.get("0").trajectory.source == "one"
         assert engine.import_jsonl(file, source="one").elsewhere == {}
 
