@@ -4,7 +4,7 @@ Method. The caller's side (``record.*``) is timed call by call on an engine with
 are checked too. ``record`` is the call with a trajectory that was built before; ``whole`` begins with arrays and texts,
 and holds the building and checking of two steps and the trajectory. In a *burst* calls follow each other, *paced* they
 come a thousand a second, as to a host that does other things too, and *cold* each follows 64 MB of other memory being
-touched: what the slowest of the paced calls take (ADR 6). *machine, paced* records nothing: it looks at one byte of 150
+touched: what the slowest of the paced calls take (ADR 6). *machine, paced* records nothing: it changes one byte of 150
 pages at the same pace, ten lines of numpy; where its 99 % are not far below those of ``record()``, they tell of the
 machine and not of ``record()``. The peer, @ruvector/sona (npm), does begin, two steps and end with the same width, in
 memory only and without token ids, texts or checks; it stands against our ``whole`` without token ids. A step of its

@@ -82,8 +82,8 @@ class Host:
 
 
 def clean(host: Host) -> None:
-    """Remove drafts, and move folders that no version names to the quarantine."""
-    host.folders.clean({version.id for version in host.store.versions()})
+    """Take away what a cycle that failed has left: see :meth:`Versions.clean`."""
+    host.folders.clean(host.store.known_versions())
 
 
 def tell_log(line: Logged) -> None:

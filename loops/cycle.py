@@ -119,7 +119,7 @@ def run_cycle(context: CycleContext, report: Report = ignore_progress) -> CycleR
         CycleError: training went to infinity; nothing has changed.
         StoreError: the store could not be read or written; nothing has changed.
     """
-    context.folders.clean({version.id for version in context.store.versions()})  # what a failed cycle left behind
+    context.folders.clean(context.store.known_versions())  # what a failed cycle left behind
     run = _Run(context, report)
     settings = context.config.cycle
     taken = context.store.collect(settings.max_trajectories)

@@ -42,6 +42,10 @@ class HostedStore:
         """As :meth:`Store.commit_cycle`."""
         self._host.ask(Commit(report=report, claims=tuple(claims), version=version, settled=tuple(settled)))
 
+    def known_versions(self) -> set[str]:
+        """As far as can be read: the host knows better, and cleans by that."""
+        return {version.id for version in self.versions()}
+
     def write_state(self, name: str, value: bytes) -> None:
         """As :meth:`Store.write_state`."""
         self._host.ask(WriteState(name=name, value=value))

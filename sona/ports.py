@@ -259,6 +259,9 @@ class TrajectoryStore(Protocol):
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
 
+    def known_versions(self) -> set[str]:
+        """Their ids, for certain, also where a commit has failed before."""
+
     def read_state(self, name: str) -> bytes | None:
         """A value kept beside the records, such as the base model's probes."""
 
@@ -279,7 +282,7 @@ class VersionFolders(Protocol):
         """Sync ``draft``, give it the version's name in one rename, and return the digest of its files."""
 
     def clean(self, known_ids: set[str]) -> Sequence[str]:
-        """Take away drafts, and folders of none of these ids: what a killed or failed cycle left; their names."""
+        """Take away drafts, and folders of none of these ids, which are known for certain; their names."""
 
     def verify(self, version: Version) -> Path:
         """The folder, after its files were compared with the version's digest; StoreCorruptError where they differ."""

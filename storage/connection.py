@@ -130,7 +130,7 @@ def open_writer(path: Path) -> apsw.Connection:
 def _check_writable(database: Path) -> None:
     """SQLite opens it all the same, and tells only whoever writes."""
     for file in (database, Path(f"{database}-wal")):
-        if file.exists() and not os.access(file, os.W_OK):
+        if file.exists() and not os.access(file, os.W_OK, effective_ids=True):
             raise StoreReadOnlyError(f"{file}: it can't be written to: grant write permission to it")
 
 

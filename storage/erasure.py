@@ -2,9 +2,10 @@
 
 It takes many transactions and renames, and may be killed between any two. A mark among the states, which holds no more
 of the source than a hash, says how far it has come; the same erasure begun again takes it to its end, as does the next
-engine that opens the store. A backup from the midst of one has the mark too. A version's file is exchanged in three
-steps: the digest that its files will have is put into the mark; the file is replaced, which the system does at once or
-not at all; the version's row gets the digest. :func:`settle` makes up for the third.
+engine that opens the store where nothing of the source is left but to overwrite. A backup from the midst of one has the
+mark too. A version's file is exchanged in three steps: the digest that its files will have is put into the mark; the
+file is replaced, which the system does at once or not at all; the version's row gets the digest. :func:`settle` makes
+up for the third.
 """
 
 from __future__ import annotations
@@ -225,9 +226,7 @@ class Erasure:
         """
         self._apart(_scrub)
         if not self._wiping.run(READERS_S, everywhere=True).is_all:
-            raise StoreLockedError(
-                f"erase {self._source!r}: a reader still sees what is to be overwritten; end it, and erase again"
-            )
+            raise StoreLockedError("erase: a reader still sees what is to be overwritten; end it, and erase again")
 
     def end(self) -> None:
         """Take the mark away."""

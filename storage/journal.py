@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence, Sized
 from typing import NamedTuple, Protocol
 
 from sona.record_size import size_of
-from sona.storage.segment import Remains, Segment
+from sona.storage.segment import Nowhere, Remains, Segment
 from sona.types import Feedback, Trajectory
 
 Entry = tuple[Trajectory | Feedback, int, bytes, int]
@@ -17,7 +17,7 @@ that, where the journal keeps one. Not a class: one more costs 0.2 us."""
 
 Room = Segment
 """What a journal makes ahead of time."""
-File = Segment | Remains
+File = Segment | Remains | Nowhere
 """One that records of a journal lie in."""
 Leftover = tuple[File, int | None]
 """A file of a journal: to be marked as done with up to a place in it, or, None, to be removed."""
@@ -42,7 +42,7 @@ class Journal(Protocol):
 
     @property
     def survives(self) -> bool:
-        """Whether what waits in it outlives the process."""
+        """Whether all that waits in it outlives the process."""
 
     @property
     def queue(self) -> Sized:

@@ -16,10 +16,11 @@ from sona.config import StoreConfig
 from sona.errors import StoreCorruptError, StoreError
 from sona.record_size import size_of
 from sona.storage.connection import store_error
+from sona.storage.findings import so_many
 from sona.storage.journal import Batch, Entry, File, Journal, Leftover, MemoryJournal, oldest
 from sona.storage.layout import QUARANTINE
 from sona.storage.rows import decode, encode
-from sona.storage.segment import FIRST, HEADER_BYTES, UNNAMED, Frame, Remains, Scan, Segment, frame_end, scan
+from sona.storage.segment import FIRST, HEADER_BYTES, UNNAMED, Frame, Nowhere, Remains, Scan, Segment, frame_end, scan
 from sona.storage.syncing import sync_path
 from sona.types import Feedback, Trajectory
 
@@ -43,8 +44,8 @@ def open_journal(store: Path, config: StoreConfig) -> Journal:
     in_memory = config.journal == "memory"
     if in_memory and (waiting := waiting_in(store)):
         raise StoreError(
-            f"{store / FOLDER}: {waiting} records wait in it; open the store once with store.journal = 'file', and "
-            "they are stored"
+            f"{store / FOLDER}: {so_many(waiting, 'record waits', 'records wait')} in it; open the store once with "
+            "store.journal = 'file', and what waits is stored"
         )
     try:
         if in_memory:
@@ -102,10 +103,9 @@ class MappedJournal:
     """A queue in memory whose records also lie in mapped files: the next process goes on with those of a killed one.
 
     Appending costs one copy and no system call. From then on the record survives the death of the process; a power cut
-    only when it is in the store.
+    only when it is in the store. But for one that came in the midst of another one's recording (a signal handler's) and
+    found a disk without room: it was acknowledged, and is in memory alone until the database has it.
     """
-
-    survives = True
 
     def __init__(self, folder: Path, bound_bytes: int) -> None:
         """Take up what lies in ``folder``, which is made if there is none.
@@ -126,6 +126,7 @@ class MappedJournal:
         self._segments: set[Segment] = set()
         """All that were made and not given up."""
         self._spare: deque[Segment] = deque()
+        self._nowhere = Nowhere()
         self._idle: list[File] = []
         """To be removed by the next release."""
         self.trouble: str | None = None
@@ -133,6 +134,11 @@ class MappedJournal:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._recover()
         self._active = self._begun(self._new(self._segment_bytes))
+
+    @property
+    def survives(self) -> bool:
+        """Whether all that waits in it outlives the process."""
+        return not self._nowhere.waiting and self._folder.is_dir()
 
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
@@ -154,7 +160,7 @@ class MappedJournal:
             return False
         segment = self._active
         if segment.end + HEADER_BYTES + length > segment.size:
-            following = self._following(length)
+            following = self._following(length, beyond=beyond)
             if following is None:
                 if beyond:
                     self._keep_in_memory(entry, second)
@@ -163,7 +169,7 @@ class MappedJournal:
             if not segment.waiting:  # no release will come by it any more
                 self._idle += self._retired(segment)
             segment = following
-        # In a straight line, because hosts count the microseconds, and a call into code that no cache holds takes five.
+        # In a straight line, because hosts count the microseconds: a call into code that no cache holds is one or two.
         record, own, payload, crc = entry
         first = (record, own, segment, segment.append(0 if type(record) is Trajectory else 1, payload, crc))
         if second is None:
@@ -175,13 +181,11 @@ class MappedJournal:
         return True
 
     def _keep_in_memory(self, *entries: Entry | None) -> None:
-        """Until the database has them: behind the last frame of a file, without one of their own."""
-        home = self._active
-        for entry in entries:
-            if entry is not None:
-                home.waiting += 1
-                self.size += entry[1]
-                self.queue.append((entry[0], entry[1], home, home.end))
+        """Until the database has them; where the process is killed before, they are lost."""
+        kept = [entry for entry in entries if entry is not None]
+        self.queue.extend([(record, size, self._nowhere, 0) for record, size, *_ in kept])
+        self._nowhere.waiting += len(kept)
+        self.size += sum(size for _, size, *_ in kept)
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
         """The oldest records within both bounds."""
@@ -292,12 +296,12 @@ class MappedJournal:
                 return []
         return [home]
 
-    def _following(self, payload_bytes: int) -> Segment | None:
-        """The segment to go on in, with room for a frame; None where there is none."""
+    def _following(self, payload_bytes: int, *, beyond: bool) -> Segment | None:
+        """The segment to go on in, with room for a frame; None where there is none. ``beyond`` their number too."""
         if FIRST + HEADER_BYTES + payload_bytes <= self._segment_bytes:
             if self._spare:
                 return self._begun(self._spare.popleft())
-            if len(self._segments) >= self._most:
+            if len(self._segments) >= self._most and not beyond:
                 self.trouble = None
                 return None
         try:
@@ -344,7 +348,8 @@ class MappedJournal:
         self._files = count(max(names, default=0) + 1)
         self._epoch = latest
         if self.queue:
-            log.warning("%d records of a process that ended before they were stored are taken up", len(self.queue))
+            records = so_many(len(self.queue), "record", "records")
+            log.warning("taken up from a process that ended before it was stored: %s", records)
 
 
 def _read(frame: Frame, where: str) -> Trajectory | Feedback:

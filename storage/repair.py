@@ -48,7 +48,7 @@ def repair(store: str | os.PathLike[str]) -> Diagnosis:
     """
     folder = Path(store).absolute()
     done: list[str] = []
-    if not folder.is_dir() or examine(folder).is_fatal:
+    if examine(folder).is_fatal or not folder.is_dir():
         return diagnose(folder)
     try:
         _repair_database(folder, done)

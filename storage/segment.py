@@ -216,6 +216,30 @@ class Remains:
         """Nothing: it is not open."""
 
 
+class Nowhere:
+    """In place of a file, for records that no file has room for: they are in memory alone."""
+
+    path, size = None, 0
+
+    def __init__(self) -> None:
+        self.waiting = self.released = self.end = 0
+
+    def mark(self, released: int) -> None:
+        """Nothing."""
+
+    def blank(self) -> None:
+        """Nothing: memory is given back."""
+
+    def sync(self, *, whole: bool) -> None:
+        """Nothing."""
+
+    def remove(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _around(home: Segment | Remains, stop: int) -> list[tuple[int, int]]:
     """The stretches of a file up to ``stop`` that hold nothing that is needed."""
     if not home.waiting:

@@ -57,6 +57,8 @@ __all__ = ["DATABASE", "LOCK", "VERSIONS", "Store"]
 PAGE_ROWS = 256
 DEFAULTS = StoreConfig()
 
+KNOWN = "versions_known"
+"""The state that :meth:`Store.known_versions` writes: when it was asked last."""
 _T = TypeVar("_T")
 
 
@@ -357,6 +359,18 @@ class Store:
         """The version in force; at first ``v0``, the untouched base model."""
         with self._snapshot() as connection:
             return read_current(connection)
+
+    def known_versions(self) -> set[str]:
+        """The ids of all versions, for certain: whether a commit that failed is on the disk nobody knows, before
+        another one stands in its place. Writes; raises StoreError where that fails.
+        """
+
+        def work(connection: apsw.Connection) -> set[str]:
+            # Something new: SQLite writes nothing where a row is given the values that it has.
+            write_state(connection, KNOWN, str(time.time_ns()).encode())
+            return {version.id for version in read_versions(connection)}
+
+        return self._transact(work)
 
     def versions(self) -> list[Version]:
         """All versions, oldest first."""

@@ -145,6 +145,9 @@ class Versions:
         """Remove drafts, which a crash left, and what was published here and could not be committed. What else is not
         among ``known_ids``, of another process that was killed before its commit, or newer than the database, is moved
         to the store's quarantine. Returns their names.
+
+        Give it :meth:`Store.known_versions` after a commit has failed: it may be on the disk, and come into force at
+        the next start, though nobody sees it now.
         """
         failed = self._published - known_ids
         kept = {one.name for one in self._entries() if not one.name.startswith(DRAFT) and one.name not in failed}

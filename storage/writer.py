@@ -18,6 +18,7 @@ from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, SonaError, StoreError, StoreFullError, UnknownIdError
 from sona.storage.backlog import Backlog
 from sona.storage.bell import Bell
+from sona.storage.findings import so_many
 from sona.storage.journal import Batch, Journal, MemoryJournal
 from sona.types import Feedback, Record, Trajectory
 
@@ -196,12 +197,16 @@ class Writer:
     def _waiting(self) -> str:
         records = self._backlog.records
         why = f" ({self._error})" if self._error is not None else ""
-        return f"{'1 record is' if records == 1 else f'{records} records are'} not durable{why}"
+        return f"{so_many(records, 'record is', 'records are')} not durable{why}"
 
     @property
     def _fate(self) -> str:
         """Of what still waits when the process ends."""
-        return "they wait in the journal for the next start" if self._backlog.survives else "they are lost"
+        return (
+            "they wait in the journal for the next start"
+            if self._backlog.survives
+            else "they are not kept for the next start"
+        )
 
     @property
     def pending(self) -> int:
@@ -268,8 +273,8 @@ class Writer:
         self._tell()
         with self._lock:
             waiting = self._waiting() if self._backlog.records else None
-            if not self._thread.is_alive():
-                self._backlog.close()
+        if not self._thread.is_alive():
+            self._backlog.close()  # not under the lock: settle() takes both, in the other order
         if waiting is not None:
             raise StoreError(f"close: {waiting} after {timeout_s} s; {self._fate}")
 
@@ -408,7 +413,8 @@ class Writer:
         if self._error is None:
             known = isinstance(error, StoreError)
             what = "the disk is full" if isinstance(error, StoreFullError) else "nothing can be stored"
-            _log.error("%s; %d records are kept and tried again: %s", what, self.pending, error, exc_info=not known)
+            kept = so_many(self.pending, "record is", "records are")
+            _log.error("%s; %s kept and tried again: %s", what, kept, error, exc_info=not known)
         with self._lock:
             self._failed += 1
             self._error = error

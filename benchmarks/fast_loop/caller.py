@@ -83,7 +83,7 @@ def cold(engine: SyncEngine, traffic: Traffic) -> list[float]:
 
 
 def machine(calls: int) -> list[float]:
-    """Seconds of each of ``calls`` looks at :data:`PAGES` bytes, each in another page of memory that was touched before
+    """Seconds of each of ``calls`` changes of :data:`PAGES` bytes, each in another page of memory, touched before
     but not lately, at the pace of :func:`paced`: what this machine itself does to a call that needs as many pages.
     """
     memory, draws = np.ones(OTHER_BYTES, dtype=np.uint8), np.random.default_rng(0)

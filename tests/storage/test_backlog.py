@@ -8,7 +8,8 @@ import linecache
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -250,3 +251,83 @@ def test_a_nested_record_is_stored_also_where_the_disk_has_no_room_for_it(
             writer.settle()
         with pytest.raises(ClosedError):
             writer.wipe()
+
+
+def nested_records(journal: MappedJournal, count: int) -> Backlog:
+    """A backlog that was given so many large records in the midst of one."""
+    backlog, append, inner = Backlog(journal), journal.append, list[bool]()
+
+    def nesting(*records: Any, **more: Any) -> bool:
+        while len(inner) < count:
+            inner.append(True)
+            name = f"inner{len(inner)}"
+            inner[-1] = backlog.put(
+                journal.prepare(Trajectory(id=name, messages=ask("q"), response="x" * (2 * SMALLEST_SEGMENT // 3)))
+            )
+        return append(*records, **more)
+
+    journal.append = nesting  # type: ignore[method-assign]
+    assert backlog.put(journal.prepare(trajectory("outer")))
+    assert inner == [True] * count
+    return backlog
+
+
+def test_nested_records_beyond_the_bound_survive_a_kill_where_the_disk_has_room(tmp_path: Path) -> None:
+    journal = MappedJournal(tmp_path / "journal", 2 * SMALLEST_SEGMENT)
+    assert nested_records(journal, 8).survives
+    found = MappedJournal(tmp_path / "journal", 2 * SMALLEST_SEGMENT).waiting()
+    assert [record.id for record in found] == ["outer", *(f"inner{number + 1}" for number in range(8))]
+
+
+def test_what_is_in_memory_alone_is_not_said_to_wait_for_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    journal = MappedJournal(tmp_path / "journal", 2 * SMALLEST_SEGMENT)
+    monkeypatch.setattr(MappedJournal, "_new", full)
+    backlog = nested_records(journal, 8)
+    before = backlog.survives
+    while (batch := backlog.take(2, 1 << 20)).records:
+        backlog.release(batch, lambda: None)
+    assert (before, backlog.survives) == (False, True)
+    assert (backlog.records, backlog.size) == (0, 0)
+
+
+def test_closing_beside_a_settling_thread_ends() -> None:
+    """Both take two locks."""
+    with fast_switching():
+        for _ in range(300):
+            writer = Writer(Nothing(), StoreConfig(journal="memory"))
+            settling = threading.Thread(target=settle_until_closed, args=(writer,), daemon=True)
+            closing = threading.Thread(target=writer.close, daemon=True)
+            settling.start()
+            closing.start()
+            closing.join(20)
+            settling.join(20)
+            assert not closing.is_alive()
+            assert not settling.is_alive()
+
+
+class Nothing:
+    """A store that takes all."""
+
+    def append(self, records: Sequence[Trajectory | Feedback]) -> list[Exception | None]:
+        return [None] * len(records)
+
+
+def settle_until_closed(writer: Writer) -> None:
+    with suppress(StoreError):
+        while True:
+            writer.settle()
+
+
+@contextmanager
+def fast_switching() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 
 from sona.checks import pack_tokens
-from sona.errors import CycleError, InvalidInputError, StoreCorruptError, UnknownIdError
+from sona.errors import CycleError, InvalidInputError, StoreCorruptError, StoreError, UnknownIdError
 from sona.ports import Claim
 from sona.storage.connection import Connection
 from sona.storage.reading import COLLECT
 from sona.storage.replay import DRAW
 from sona.storage.store import DATABASE, Store
+from sona.storage.versions import Versions
 from sona.types import BASE_VERSION, Feedback, Trajectory, Version
+from tests.storage.faulty_disk import faulty_disk
 from tests.storage.records import add, ask, collected, feedback, rated, report, run_cycle, trajectory
 
 
@@ -507,3 +510,35 @@ def test_draws_carry_the_effective_quality(store: Store) -> None:
     run_cycle(store)
     add(store, [feedback("a", 0.7, id="later")])
     assert store.sample("train", 1, np.random.default_rng(0))[0].quality == 0.7
+
+
+@pytest.mark.parametrize("works_again", [False, True])
+def test_files_are_not_removed_while_their_commit_may_be_on_the_disk(tmp_path: Path, works_again: bool) -> None:
+    """It failed, and nobody sees it; after a kill it is in force."""
+    folders = Versions(tmp_path / "store")
+    with faulty_disk() as disk:
+        with Store.open(tmp_path / "store") as store:
+            add(store, rated("ab"))
+            store.versions()  # by a connection that stays
+            with folders.draft() as draft:
+                (draft / "bank.json").write_text("{}")
+                digest = folders.publish(draft, "v1")
+            version = Version(id="v1", parent="v0", cycle=1, created_ns=1, digest=digest)
+            disk.failing_syncs = 100
+            with pytest.raises(StoreError):
+                store.commit_cycle(report(1, status="published", version="v1"), [Claim(seq=1, role="train")], version)
+            assert [one.id for one in store.versions()] == ["v0"]
+            if works_again:
+                disk.failing_syncs = 0
+                assert folders.clean(store.known_versions()) == ["v1"]
+            else:
+                with pytest.raises(StoreError):
+                    folders.clean(store.known_versions())
+            shutil.copytree(store.path, tmp_path / "killed")
+            disk.failing_syncs = 0
+        for shared in (tmp_path / "killed").glob("*-shm"):  # no file: it dies with the machine's memory
+            shared.unlink()
+        with Store.open(tmp_path / "killed") as store:
+            assert store.current().id == ("v0" if works_again else "v1")
+            if not works_again:
+                Versions(store.path).verify(store.current())

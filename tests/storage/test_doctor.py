@@ -216,7 +216,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, mode: int, *paths: Path) -> None:
     """As if this user had no permission for them: root has any."""
     access = os.access
     monkeypatch.setattr(
-        os, "access", lambda path, wanted: not (wanted & mode and path in paths) and access(path, wanted)
+        os, "access", lambda path, wanted, **how: not (wanted & mode and path in paths) and access(path, wanted, **how)
     )
 
 

@@ -377,7 +377,7 @@ def test_memory_in_place_of_files_forgets_nothing(tmp_path: Path) -> None:
     put(journal, trajectory("a"))
     abandon(journal)
     assert waiting_in(tmp_path) == 1
-    with pytest.raises(StoreError, match="1 records wait"):
+    with pytest.raises(StoreError, match="1 record waits"):
         open_journal(tmp_path, StoreConfig(journal="memory"))
 
 
