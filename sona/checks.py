@@ -233,8 +233,11 @@ def check_one_of(value: object, allowed: Sequence[str], name: str) -> None:
 
 
 def folder_of(path: object, name: str = "store") -> Path:
-    """``path`` as a Path; the empty one, which the system takes for the working folder, is InvalidInputError."""
-    return _path_of(path, name, "the path of a folder is allowed, '.' for the working folder")
+    """``path`` as a Path, ``~`` as the home; the empty one, which the system takes for the working folder, is
+    InvalidInputError.
+    """
+    # Unlike Path.expanduser this leaves an unknown ~name as it is.
+    return Path(os.path.expanduser(_path_of(path, name, "the path of a folder is allowed, '.' for the working folder")))
 
 
 def file_of(path: object, name: str = "file") -> Path:

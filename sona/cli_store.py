@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from sona.storage.retention import Pruned
     from sona.storage.store import Store
 
+SHOWN_BYTES = 50_000
+"""Less is shown as 0.0 MB."""
+
 
 def open_store(path: Path, config: StoreConfig) -> Store:
     """A store that is there, for writing.
@@ -98,11 +101,12 @@ def status(store: StorePath, *, json: AsJson = False) -> None:
         print(as_json({**told, "patterns": rows, "cycles": cycles}))
         return
     say(
-        f"[bold]{plain(str(store))}[/]: version [bold]{version.id}[/], {megabytes(counts.bytes_on_disk)}: "
+        f"[bold]{plain(str(store))}[/]: version [bold]{version.id}[/], {megabytes(sum(asdict(sizes).values()))}: "
         f"database {megabytes(sizes.database)}, its log {megabytes(sizes.log)}, "
         + (f"blobs {megabytes(sizes.blobs)}, " if sizes.blobs else "")
         + f"journal {megabytes(sizes.journal)}, versions {megabytes(sizes.versions)}"
         + (f", full-weight training {megabytes(sizes.training)}" if sizes.training else "")
+        + (f", other {megabytes(sizes.other)}" if sizes.other >= SHOWN_BYTES else "")
     )
     _print_waiting(store, waiting)
     if erasing is not None:

@@ -121,7 +121,8 @@ class Engine(Recording, Asking, Learning):
         routers its features.
 
         What its ``learned`` names has learned from the source all the same: weights can't be made to forget it, but a
-        rollback takes them out of use. Backups are not touched.
+        rollback takes them out of use. Backups are not touched. A trajectory whose block is open meanwhile is recorded
+        when it ends, as one that the source has sent since: erase it again after that.
 
         Raises:
             CycleError: a cycle is under way.

@@ -122,6 +122,8 @@ class StoreSizes(Record, kw_only=True):
     """Adapters, banks and their state; a file that several versions share counts once."""
     training: int = 0
     """Jobs and checkpoints of full-weight training."""
+    other: int = 0
+    """All else in its folder, such as what a repair has set aside."""
 
 
 class SourceCounts(Record, kw_only=True):

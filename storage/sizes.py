@@ -14,20 +14,33 @@ from sona.ports import StoreSizes
 
 
 def sizes_of(database: Path, blobs: Path, journal: Path, versions: Path, training: Path) -> StoreSizes:
-    """Of the store with this file and these folders, now. A file that goes away meanwhile counts as gone."""
+    """Of the store with this file and these folders, now. A file that goes away meanwhile counts as gone; one
+    that stands in several folders, as a version's at a model server does, in the first of them.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def take(files: Iterable[Path]) -> int:
+        found = _taken(files)
+        new = sum(size for file, size in found.items() if file not in seen)
+        seen.update(found)
+        return new
+
     return StoreSizes(
-        database=_bytes([database]),
-        log=_bytes(database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm")),
-        blobs=bytes_of(blobs.glob("*")),
-        journal=_bytes(journal.glob("*")),
-        versions=_bytes(files_below(versions)),
-        training=_bytes(files_below(training)),
+        database=take([database]),
+        log=take(database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm")),
+        blobs=take(blobs.glob("*")),
+        journal=take(journal.glob("*")),
+        versions=take(files_below(versions)),
+        training=take(files_below(training)),
+        other=take(files_below(database.parent)),
     )
 
 
 def bytes_of(files: Iterable[Path]) -> int:
-    """What these files take, without the room that they have given back."""
-    return sum(min(one.st_size, one.st_blocks * 512) for one in _found(files))
+    """What these files take, without the room that they have given back; one that stands under several names counts
+    once.
+    """
+    return sum(_taken(files).values())
 
 
 def files_below(*folders: Path) -> Iterator[Path]:
@@ -57,9 +70,9 @@ def bytes_in(folders: Iterable[Path]) -> FolderBytes:
     return FolderBytes(sum(one.st_size for one in files.values()), own)
 
 
-def _bytes(files: Iterable[Path]) -> int:
-    """Of regular files; one that stands under several names counts once."""
-    return sum({(one.st_dev, one.st_ino): one.st_size for one in _regular(files)}.values())
+def _taken(files: Iterable[Path]) -> dict[tuple[int, int], int]:
+    """By device and inode."""
+    return {(one.st_dev, one.st_ino): min(one.st_size, one.st_blocks * 512) for one in _regular(files)}
 
 
 def _regular(files: Iterable[Path]) -> Iterator[os.stat_result]:

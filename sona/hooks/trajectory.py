@@ -81,7 +81,7 @@ class OpenTrajectory:
 
     Raises:
         InvalidInputError: of ``messages``, ``prompt_ids``, ``source``, ``metadata`` or ``recalled``, before the block
-            begins; when it begins a second time; or by what is said to it after its block has ended, which no record
+            begins; when it begins a second time; or by what is said to it before or after its block, which no record
             would hold. Within a block that was abandoned nothing is raised.
     """
 
@@ -174,7 +174,7 @@ class OpenTrajectory:
             InvalidInputError: an embedding that is not finite, or all zero.
             DimensionMismatchError: an embedding of another width than the store's.
         """
-        self._check_not_over("recall()")
+        self._check_in_block("recall()")
         own = self._embedding if embedding is None else np.frombuffer(pack_vector(embedding), dtype="<f4")
         found = await self._host.recall_quietly(self.messages if own is None else own, k, self._source)
         self._set_embedding(own)
@@ -188,7 +188,7 @@ class OpenTrajectory:
         Raises:
             InvalidInputError: an id that is none.
         """
-        self._check_not_over("used()")
+        self._check_in_block("used()")
         self._note_recalled(ids)
 
     def _note_recalled(self, ids: Sequence[str]) -> None:
@@ -226,7 +226,7 @@ class OpenTrajectory:
             InvalidInputError: the prompt leaves no room for an answer, a sampling value is out of range, or a memory
                 has no text.
         """
-        self._check_not_over("generate()")
+        self._check_in_block("generate()")
         shown = show(self.messages, memories)
         reply = await self._host.generate(
             shown.messages,
@@ -267,7 +267,7 @@ class OpenTrajectory:
         Raises:
             InvalidInputError: no text, ids that are none, or a memory without a text.
         """
-        self._check_not_over("respond()")
+        self._check_in_block("respond()")
         answer: dict[str, Any] = {"response": text, "response_ids": token_ids, "version": version}
         answer["prompt_ids"] = self._prompt_ids if prompt_ids is None else prompt_ids
         shown = show(self.messages, memories)
@@ -286,7 +286,7 @@ class OpenTrajectory:
         Raises:
             InvalidInputError: an empty name, or a number that is not finite.
         """
-        self._check_not_over("step()")
+        self._check_in_block("step()")
         step = Step(name=name, reward=reward, latency_s=latency_s, content=content)
         if self._host.step_fits(self, size_of_step(step)):
             self._steps.append(step)
@@ -365,8 +365,15 @@ class OpenTrajectory:
         """In a forked child, where the lock may be one that a lost thread held."""
         self._lock = threading.RLock()
 
-    def _check_not_over(self, call: str) -> None:
-        """Only the block's own end counts: an agent that was slower than ``recording.open_timeout_s`` goes on."""
+    def _check_in_block(self, call: str) -> None:
+        """Without a block nothing would be recorded. Of its ends only its own counts: an agent that was slower
+        than ``recording.open_timeout_s`` goes on.
+        """
+        if not self._begun:
+            raise InvalidInputError(
+                f"{call}: the block of trajectory {self.id!r} has not begun, and nothing is recorded without one; use "
+                "'with engine.trajectory(...) as t:' ('async with' of an Engine), and call it within"
+            )
         if self._over:
             raise InvalidInputError(
                 f"{call}: the block of trajectory {self.id!r} has ended, and it was recorded as it was then; call it "

@@ -298,3 +298,15 @@ def test_one_that_a_finaliser_ends_while_all_are_looked_at_is_no_error(tmp_path:
         registry._since = Changing(registry._since)
         found = registry.all() if asked == "all" else registry.overdue()
         assert [one.id for one in found] == (["1", "2"] if asked == "all" else [])
+
+
+def test_without_a_block_nothing_is_taken_as_nothing_would_be_recorded(tmp_path: Path) -> None:
+    with sona.open_sync(tmp_path) as engine:
+        handle = engine.trajectory("hi")
+        for say in (lambda: handle.respond("a"), lambda: handle.step("s"), handle.recall, lambda: handle.used(["p1"])):
+            with pytest.raises(InvalidInputError, match=r"has not begun.*'with engine\.trajectory\(\.\.\.\) as t:'"):
+                say()
+        with handle as t:
+            t.respond("a")
+        engine.flush()
+        assert engine.status().store.trajectories == 1

@@ -14,6 +14,7 @@ import apsw
 import numpy as np
 import pytest
 
+import sona
 from sona.config import StoreConfig
 from sona.errors import (
     StoreCorruptError,
@@ -39,6 +40,15 @@ from tests.storage.records import add, feedback, rated, run_cycle, trajectory
 
 
 # Opening
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    with sona.open_sync("~/agent"):
+        pass
+    assert (tmp_path / "home" / "agent" / "store.db").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_store_is_a_folder_of_four(tmp_path: Path) -> None:
     with Store.open(tmp_path / "deep" / "store") as store:
         assert {"store.db", "store.lock", "versions"} <= {path.name for path in store.path.iterdir()}

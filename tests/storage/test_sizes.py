@@ -5,7 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from msgspec.structs import asdict
+
 from sona.storage.sizes import files_below
+from sona.storage.store import Store
+from tests.storage.records import add, rated
 
 
 def _written(path: Path) -> Path:
@@ -26,3 +30,19 @@ def test_a_folder_that_goes_away_amid_the_walk_is_passed_over(tmp_path: Path) ->
     assert next(walk) == first
     shutil.rmtree(tmp_path / "draft")
     assert list(walk) == []
+
+
+def test_the_parts_are_the_whole_and_a_file_of_several_names_counts_once(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, rated(f"t{number}" for number in range(3)))
+        adapter = tmp_path / "versions" / "v1" / "adapter"
+        adapter.parent.mkdir(parents=True)
+        adapter.write_bytes(bytes(300_000))
+        for folder in ("versions/v2", "remote/v1"):
+            (tmp_path / folder).mkdir(parents=True)
+            (tmp_path / folder / "adapter").hardlink_to(adapter)
+        (tmp_path / "set-aside").write_bytes(bytes(70_000))
+        sizes = store.sizes()
+        assert sizes.versions == 300_000
+        assert 70_000 <= sizes.other < 80_000
+        assert sum(asdict(sizes).values()) == store.counts().bytes_on_disk
