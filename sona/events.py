@@ -53,12 +53,12 @@ class RecordDropped(_Happened, kw_only=True, tag="record_dropped"):
     trajectory_id: str
     """Of a trajectory its own id, of a feedback that of what it rates."""
     reason: DropReason
-    """``queue full``: records come faster than the disk takes them, and ``store.queue_bytes`` of them wait. ``disk``:
-    the queue is full because nothing can be stored just now, or there is no room for the journal; ``status().degraded``
-    and the log say why. ``closed``: the engine was closed, or this is a forked child. ``late``: the block ended after
-    its trajectory had been recorded as abandoned; its answer is not stored. ``unrecordable``: what an open trajectory
-    was given makes no record, or its feedback has none to rate. ``conflict``, ``unknown id``, ``invalid``: the store
-    left it out, after it had been told as recorded."""
+    """``queue full``: records come faster than the disk takes them, and ``store.queue_bytes`` of them wait, or this one
+    alone is larger. ``disk``: the queue is full because nothing can be stored just now, or there is no room for the
+    journal; ``status().degraded`` and the log say why. ``closed``: the engine was closed, or this is a forked child.
+    ``late``: the block ended after its trajectory had been recorded as abandoned; its answer is not stored.
+    ``unrecordable``: what an open trajectory was given makes no record, or its feedback has none to rate. ``conflict``,
+    ``unknown id``, ``invalid``: the store left it out, after it had been told as recorded."""
 
 
 class CycleStarted(_Happened, kw_only=True, tag="cycle_started"):

@@ -177,8 +177,7 @@ class Intake:
 
     def opened(self, trajectory: OpenTrajectory) -> None:
         """Its block begins: feedback for it is held until it ends."""
-        if trajectory.is_open:  # too large a step, before the block began, has ended it
-            self.open.add(trajectory)
+        self.open.add(trajectory)
         self.sweep()
 
     def grown(self, trajectory: OpenTrajectory, by: int) -> None:
@@ -251,8 +250,9 @@ class Intake:
     def _abandon(self, trajectory: OpenTrajectory) -> None:
         if trajectory.abandon() and self.count("abandoned"):
             log.warning(
-                "trajectory %s is recorded as abandoned: open for over %g s, or one of over %d that are open, or of "
-                "those that hold over %d bytes, or larger than a record may be, %d bytes (told once, counted always)",
+                "trajectory %s is abandoned, and recorded as far as it came, if there is room: open for over %g s, or "
+                "one of over %d that are open, or of those that hold over %d bytes, or larger than a record may be, %d "
+                "bytes (told once, counted always)",
                 trajectory.id,
                 self._settings.open_timeout_s,
                 self._settings.max_open,
