@@ -82,8 +82,8 @@ def _folder(_: Any, tokens: Any) -> Path:
 def whole(_: Any, tokens: Any) -> int:
     """A whole number as it was typed; of 3.4, cyclopts would make 3 without a word."""
     given = tokens[0]
-    if not given.value.isdecimal():
-        raise InvalidInputError(f"{given.keyword or 'a number'} {given.value!r}: a whole number, 0 or more, is allowed")
+    if not given.value.removeprefix("-").isdecimal():
+        raise InvalidInputError(f"{given.keyword or 'a number'} {given.value!r}: a whole number is allowed")
     return int(given.value)
 
 

@@ -175,8 +175,8 @@ def test_a_recall_that_can_t_be_is_the_caller_s_error(tmp_path: Path) -> None:
     with opened(tmp_path / "store") as engine:
         with engine.trajectory("before the first cycle") as t:
             assert t.recall(3, embedding=near(0, 1)) == []
-            with pytest.raises(ModelError, match="no model"):
-                engine.trajectory("another").recall()
+            with engine.trajectory("another") as u, pytest.raises(ModelError, match="no model"):
+                u.recall()
             with pytest.raises(InvalidInputError, match="embedding"):
                 t.recall(3, embedding=[float("nan")] * WIDTH)
             t.respond("yes")
