@@ -21,6 +21,7 @@ from sona.storage.connection import make_private, open_reader, store_error
 from sona.storage.draft import rename_folder
 from sona.storage.head import read_head, read_versions
 from sona.storage.layout import BLOBS
+from sona.storage.sizes import bytes_of, files_below
 from sona.storage.snapshot_gate import SnapshotGate, make_gate
 from sona.storage.training_folder import TrainingFolder
 from sona.storage.versions import Versions
@@ -114,7 +115,7 @@ def _fill(database: Path, gate: SnapshotGate, folders: Versions, draft: Path, ta
         trajectories: int = connection.execute("SELECT count(*) FROM trajectories").get
         damaged_rows = sum(_count_damaged(connection, table) for table in TABLES)
     training = take_training(TrainingFolder(database.parent), draft)
-    size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
+    size = bytes_of(files_below(draft))
     return Backup(
         path=str(target),
         trajectories=trajectories,

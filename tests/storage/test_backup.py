@@ -205,3 +205,18 @@ def test_damaged_rows_are_in_it_and_counted(tmp_path: Path, sql: str) -> None:
         made = store.backup(tmp_path / "copy")
     assert (made.trajectories, made.damaged_rows) == (3, 1 if in_blobs else 2)
     assert diagnose(tmp_path / "copy").exit_code == 1
+
+
+def test_a_backup_is_as_large_as_the_store_that_it_is(tmp_path: Path) -> None:
+    """A file that two versions share is one file."""
+    with Store.open(tmp_path / "store") as store:
+        add(store, rated("ab"))
+        first = publish(store)
+        second = publish(store)
+        one, other = (Versions(store.path).path(version.id) / ADAPTER for version in (first, second))
+        assert one.read_bytes() == other.read_bytes()
+        other.unlink()
+        os.link(one, other)
+        made = store.backup(tmp_path / "copy")
+    with Store.open(tmp_path / "copy", read_only=True) as copy:
+        assert made.size_bytes == copy.counts().bytes_on_disk
