@@ -84,7 +84,7 @@ def erase(store: Store, folders: Versions, source: str, wipe: Callable[[], None]
     erasure.check_known()
     goes_on = store.erasure_under_way() is not None
     erasure.begin()
-    folders.clean({version.id for version in store.versions()})
+    folders.clean(store.known_versions())
     cleaned = _clean_versions(store, folders, _Cleaning(folders, erasure, source, RoutesOfOthers(store, source)))
     deleted = erasure.delete_rows()
     learned = erasure.forget()

@@ -253,7 +253,7 @@ def test_a_nested_record_is_stored_also_where_the_disk_has_no_room_for_it(
             writer.wipe()
 
 
-def nested_records(journal: MappedJournal, count: int) -> Backlog:
+def nested_records(journal: MappedJournal, count: int, monkeypatch: pytest.MonkeyPatch) -> Backlog:
     """A backlog that was given so many large records in the midst of one."""
     backlog, append, inner = Backlog(journal), journal.append, list[bool]()
 
@@ -266,15 +266,17 @@ def nested_records(journal: MappedJournal, count: int) -> Backlog:
             )
         return append(*records, **more)
 
-    journal.append = nesting  # type: ignore[method-assign]
+    monkeypatch.setattr(journal, "append", nesting)
     assert backlog.put(journal.prepare(trajectory("outer")))
     assert inner == [True] * count
     return backlog
 
 
-def test_nested_records_beyond_the_bound_survive_a_kill_where_the_disk_has_room(tmp_path: Path) -> None:
+def test_nested_records_beyond_the_bound_survive_a_kill_where_the_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = MappedJournal(tmp_path / "journal", 2 * SMALLEST_SEGMENT)
-    assert nested_records(journal, 8).survives
+    assert nested_records(journal, 8, monkeypatch).survives
     found = MappedJournal(tmp_path / "journal", 2 * SMALLEST_SEGMENT).waiting()
     assert [record.id for record in found] == ["outer", *(f"inner{number + 1}" for number in range(8))]
 
@@ -287,7 +289,7 @@ def test_what_is_in_memory_alone_is_not_said_to_wait_for_the_next_start(
 
     journal = MappedJournal(tmp_path / "journal", 2 * SMALLEST_SEGMENT)
     monkeypatch.setattr(MappedJournal, "_new", full)
-    backlog = nested_records(journal, 8)
+    backlog = nested_records(journal, 8, monkeypatch)
     before = backlog.survives
     while (batch := backlog.take(2, 1 << 20)).records:
         backlog.release(batch, lambda: None)
