@@ -14,7 +14,7 @@ LARGE_BYTES = 4096
 INT_BYTES = 36  # of an int in a list
 
 
-def size_of(record: Trajectory | Feedback, payload: bytes | None = None) -> int:
+def size_of(record: Trajectory | Feedback, payload: bytes | bytearray | None = None) -> int:
     """About the bytes that ``record`` takes in memory; told at once where its stored form is at hand.
 
     Of one whose stored form takes up to 4 kB, texts are taken for ASCII: with an emoji they take up to 12 kB more.

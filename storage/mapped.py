@@ -19,7 +19,7 @@ from sona.storage.connection import store_error
 from sona.storage.findings import so_many
 from sona.storage.journal import Batch, Entry, File, Journal, Leftover, MemoryJournal, oldest
 from sona.storage.layout import QUARANTINE
-from sona.storage.rows import decode, encode
+from sona.storage.rows import decode, encode_into
 from sona.storage.segment import FIRST, HEADER_BYTES, UNNAMED, Frame, Nowhere, Remains, Scan, Segment, frame_end, scan
 from sona.storage.syncing import sync_path
 from sona.types import Feedback, Trajectory
@@ -29,6 +29,8 @@ log = logging.getLogger("sona.storage")
 FOLDER = "journal"
 LARGEST_SEGMENT = 4 * 1024 * 1024
 SMALLEST_SEGMENT = 64 * 1024
+LARGEST_BUFFER = 64 * 1024
+"""A larger one is not kept for the next record: few are so large."""
 SPARE = 2
 """Segments kept ready, so that recording seldom waits for one to be made."""
 _KINDS: tuple[type[Trajectory] | type[Feedback], ...] = (Trajectory, Feedback)
@@ -129,6 +131,8 @@ class MappedJournal:
         self._nowhere = Nowhere()
         self._idle: list[File] = []
         """To be removed by the next release."""
+        self._buffers: list[bytearray] = []
+        """To make stored forms in: each belongs to whoever took it out, until its bytes are in a file."""
         self.trouble: str | None = None
         """Why the disk turned the last record away that was; None where it was the bound, or none was."""
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -146,7 +150,11 @@ class MappedJournal:
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its stored form; InvalidInputError where it has none."""
-        payload = encode(record)
+        try:
+            payload = self._buffers.pop()
+        except IndexError:
+            payload = bytearray()
+        encode_into(record, payload)
         return record, size_of(record, payload), payload, crc32c(payload)
 
     def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
@@ -178,6 +186,10 @@ class MappedJournal:
             record, own, payload, crc = second
             self.queue.extend([first, (record, own, segment, segment.append(1, payload, crc))])
         self.size += size
+        # Memory of before is nearer than new memory: a tenth of a cold call (ADR 6). What goes beyond the bounds may be
+        # appended once more, by whoever was cut short behind this, so its bytes stay its own.
+        if not beyond and len(buffer := entry[2]) <= LARGEST_BUFFER:
+            self._buffers.append(buffer)
         return True
 
     def _keep_in_memory(self, *entries: Entry | None) -> None:

@@ -54,9 +54,19 @@ def encode(record: Record) -> bytes:
     try:
         return _encoder.encode(record)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInputError(
-            f"{type(record).__name__.lower()}: {error}; send plain numbers and valid Unicode"
-        ) from None
+        raise _without_form(record, error) from None
+
+
+def encode_into(record: Record, buffer: bytearray) -> None:
+    """As :func:`encode`, in place of what is in ``buffer``, which is then as long as it takes."""
+    try:
+        _encoder.encode_into(record, buffer)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _without_form(record, error) from None
+
+
+def _without_form(record: Record, error: Exception) -> InvalidInputError:
+    return InvalidInputError(f"{type(record).__name__.lower()}: {error}; send plain numbers and valid Unicode")
 
 
 def decode(payload: bytes, kind: type[_R], row: str) -> _R:

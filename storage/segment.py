@@ -114,7 +114,7 @@ class Segment:
         """The size of a file for one frame, in whole pages."""
         return -(-frame_end(FIRST, payload_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
 
-    def append(self, kind: int, payload: bytes, payload_crc: int) -> int:
+    def append(self, kind: int, payload: bytes | bytearray, payload_crc: int) -> int:
         """Copy a frame in; there must be room. Returns where it ends."""
         at, length = self.end, len(payload)
         self._map[at + HEADER_BYTES : at + HEADER_BYTES + length] = payload
