@@ -25,11 +25,10 @@ from sona.storage.blob_files import (
     BlobFile,
     Place,
     numbers_in,
-    pack_place,
     path_of,
     place_of,
 )
-from sona.storage.rows import TrajectoryRow, Value, check_crc, damaged, encode, row_crc
+from sona.storage.rows import Value, check_crc, damaged, encode, row_crc
 from sona.storage.syncing import sync_path
 from sona.types import Trajectory
 
@@ -98,34 +97,27 @@ class Blobs:
             return False
         return not any(connection.execute(_KNOWN, (one.id,)).get for one in (records[0], records[-1]))
 
-    def put(
-        self, connection: apsw.Connection, rows: Sequence[TrajectoryRow], after_seq: int
-    ) -> list[tuple[Value, ...]]:
-        """New trajectories as they go into the table, in the transaction under way: with places in a file for their
-        payloads, which are written there meanwhile. To be preceded by :meth:`begin`, and followed by :meth:`wait`.
+    def put(self, connection: apsw.Connection, data: bytearray, after_seq: int) -> Place:
+        """Where in a file ``data`` lies, which is written there from now on, beside what else there is to do in the
+        transaction under way. To be preceded by :meth:`begin`, and followed by :meth:`wait`; it is not to be changed
+        before.
 
         Args:
             connection: the writing one.
-            rows: whole ones, with the payloads themselves.
+            data: the payloads of new trajectories, one behind the other.
             after_seq: they will have later ones.
 
         Raises:
-            InvalidInputError: together they have 2 GiB or more.
+            InvalidInputError: it is of 2 GiB or more.
             StoreCorruptError: what is known of the last file is damaged.
             OSError: of the disk; the transaction must be given up.
         """
+        if len(data) >= MOST_BYTES:
+            raise InvalidInputError(f"a batch of {MOST_BYTES} bytes or more; give it in parts")
         tail = self._tail(connection, after_seq)
-        moved: list[tuple[Value, ...]] = []
-        file, at = tail.file, tail.size
-        for id, source, created_ns, _, payload, crc in rows:
-            moved.append((id, source, created_ns, None, pack_place(file, at, len(payload)), crc))
-            at += len(payload)
-            if at - tail.size >= MOST_BYTES:
-                raise InvalidInputError(f"a batch of {MOST_BYTES} bytes or more; give it in parts")
-        data = b"".join([row.payload for row in rows])
-        self._submit(self._file(file), data, tail.size)
-        _write(connection, tail._replace(size=at, live=tail.live + len(data)))
-        return moved
+        self._submit(self._file(tail.file), data, tail.size)
+        _write(connection, tail._replace(size=tail.size + len(data), live=tail.live + len(data)))
+        return Place(tail.file, tail.size, len(data))
 
     def _tail(self, connection: apsw.Connection, after_seq: int) -> BlobRow:
         """The file to append to."""
@@ -144,7 +136,7 @@ class Blobs:
             self._open = BlobFile(path)
         return self._open
 
-    def _submit(self, file: BlobFile, data: bytes, start: int) -> None:
+    def _submit(self, file: BlobFile, data: bytearray, start: int) -> None:
         """To a thread of its own, so that the rows go in while the disk works."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "sona-blobs")
@@ -155,7 +147,7 @@ class Blobs:
             self._thread = None
             self._append(file, data, start)
 
-    def _append(self, file: BlobFile, data: bytes, start: int) -> None:
+    def _append(self, file: BlobFile, data: bytearray, start: int) -> None:
         file.write(data, start)
         file.sync()
         for path in (self.folder, file.path):

@@ -6,7 +6,7 @@ and halved until the record stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import apsw
@@ -21,7 +21,8 @@ from sona.errors import (
     UnknownIdError,
 )
 from sona.storage.arrivals import count_arrivals
-from sona.storage.blobs import Blobs, free, lengths_of
+from sona.storage.blob_files import Place, pack_place
+from sona.storage.blobs import Blobs, free
 from sona.storage.head import read_head, write_head
 from sona.storage.quality import Policy, effective
 from sona.storage.rows import (
@@ -30,6 +31,7 @@ from sona.storage.rows import (
     TrajectoryRow,
     Value,
     damaged,
+    encode_onto,
     feedback_row,
     read_feedback,
     read_trajectory,
@@ -167,6 +169,61 @@ def _check_came_with(record: Feedback, fate: Exception | None) -> None:
     raise UnknownIdError(f"{name}: {fate}")
 
 
+class _InRows:
+    """New trajectories, by place in the batch, that go into their rows whole."""
+
+    def __init__(self) -> None:
+        self.records: dict[int, Trajectory] = {}
+        self.rows: dict[int, TrajectoryRow] = {}
+        """With the payloads themselves; all of them once :meth:`values` came to its end."""
+
+    def add(self, place: int, record: Trajectory) -> None:
+        """One more; InvalidInputError, and nothing is added, where it has no stored form."""
+        self.rows[place] = trajectory_row(record)
+        self.records[place] = record
+
+    def begin(self, after_seq: int) -> None:
+        """They will have later ones."""
+
+    def values(self) -> Iterable[tuple[Value, ...]]:
+        """What goes into the table, after :meth:`begin`."""
+        return self.rows.values()
+
+    def free(self, place: int) -> None:
+        """That one is not needed: it is in no row."""
+
+
+class _InFile(_InRows):
+    """New trajectories whose payloads go into a blob file. That is written while the rows are made and go in."""
+
+    def __init__(self, connection: apsw.Connection, blobs: Blobs) -> None:
+        super().__init__()
+        self._connection, self._blobs = connection, blobs
+        self._data = bytearray()
+        self._ends: dict[int, int] = {}
+        self._at = Place(0, 0, 0)
+
+    def add(self, place: int, record: Trajectory) -> None:
+        encode_onto(record, self._data)
+        self.records[place] = record
+        self._ends[place] = len(self._data)
+
+    def begin(self, after_seq: int) -> None:
+        self._at = self._blobs.put(self._connection, self._data, after_seq)
+
+    def values(self) -> Iterator[tuple[Value, ...]]:
+        file, at, _ = self._at
+        payloads, start = memoryview(self._data).toreadonly(), 0
+        for (place, end), record in zip(self._ends.items(), self.records.values(), strict=True):
+            row = self.rows[place] = whole_row(record, payloads[start:end])
+            id, source, created_ns, embedding, _, crc = row
+            yield id, source, created_ns, embedding, pack_place(file, at + start, end - start), crc
+            start = end
+
+    def free(self, place: int) -> None:
+        free(self._connection, {self._at.file: len(self.rows[place].payload)})
+
+
 class _Batch:
     """Trajectories first, then feedback: nothing is lost by the order, and one statement takes all trajectories."""
 
@@ -179,18 +236,18 @@ class _Batch:
 
     def add(self, records: Sequence[Trajectory | Feedback], before: Fates) -> list[Exception | None]:
         results: list[Exception | None] = [None] * len(records)
-        rows: dict[int, TrajectoryRow] = {}
-        in_blobs = self._takes(records)
-        form = whole_row if in_blobs else trajectory_row
+        stored = _InFile(self._connection, self._blobs) if self._takes(records) else _InRows()
         for place, record in enumerate(records):
             try:
                 if isinstance(record, Trajectory):
-                    rows[place] = self._row(record, form)
+                    self._check_width(record)
+                    self._totals_of(record.source)
+                    stored.add(place, record)
                 elif not isinstance(record, Feedback):
                     raise InvalidInputError(f"{type(record).__name__}: a Trajectory or a Feedback is allowed")
             except _PER_RECORD as error:
                 results[place] = error
-        self._add_trajectories(records, rows, results, in_blobs=in_blobs)
+        self._add_trajectories(stored, results)
         fates = dict(before)
         for place, record in enumerate(records):
             if isinstance(record, Trajectory):
@@ -213,36 +270,27 @@ class _Batch:
             count_arrivals(self._connection, self._new_trajectories, self._new_feedback)
         self._blobs.wait()
 
-    def _add_trajectories(
-        self,
-        records: Sequence[Trajectory | Feedback],
-        rows: dict[int, TrajectoryRow],
-        results: list[Exception | None],
-        *,
-        in_blobs: bool,
-    ) -> None:
-        """``rows`` by place in ``records``. Counted is what was not there yet."""
-        if not rows:
+    def _add_trajectories(self, stored: _InRows | _InFile, results: list[Exception | None]) -> None:
+        """Counted is what was not there yet."""
+        if not stored.records:
             return
         last = self._connection.execute("SELECT coalesce(max(seq), 0) FROM trajectories").get
-        whole = list(rows.values())
-        stored = self._blobs.put(self._connection, whole, last) if in_blobs else whole
+        stored.begin(last)
         before = self._connection.total_changes()
-        self._connection.executemany(_INSERT_TRAJECTORY, stored)
-        repeated = self._connection.total_changes() - before != len(rows)
-        first = {row.id: place for place, row in reversed(rows.items())} if repeated else {}
+        self._connection.executemany(_INSERT_TRAJECTORY, stored.values())
+        repeated = self._connection.total_changes() - before != len(stored.records)
+        first = {row.id: place for place, row in reversed(stored.rows.items())} if repeated else {}
         if repeated:
             self._blobs.wait()  # what is there may have gone in just now
-        for (place, row), (*_, payload, _) in zip(rows.items(), stored, strict=True):
-            record = records[place]
-            assert isinstance(record, Trajectory)
+        for place, record in stored.records.items():
             if repeated:
+                row = stored.rows[place]
                 try:
                     is_new = self._is_new(record, row, after=last, first=first[row.id] == place)
                 except _PER_RECORD as error:
                     results[place], is_new = error, False
                 if not is_new:
-                    free(self._connection, lengths_of(payload))
+                    stored.free(place)
                     continue
             self._totals[record.source].add_trajectory(record)
             self._new_trajectories += 1
@@ -266,12 +314,6 @@ class _Batch:
             return self._blobs.takes(self._connection, [one for one in records if isinstance(one, Trajectory)])
         except InvalidInputError:  # the first has no stored form, and is left out for it
             return False
-
-    def _row(self, record: Trajectory, form: Callable[[Trajectory], TrajectoryRow]) -> TrajectoryRow:
-        """What goes in; where it can't, nothing of it has been written."""
-        self._check_width(record)
-        self._totals_of(record.source)
-        return form(record)
 
     def _check_width(self, record: Trajectory) -> None:
         if record.embedding is None or (width := len(record.embedding) // 4) == self._width:

@@ -11,8 +11,8 @@ from crc32c import crc32c
 from sona.errors import InvalidInputError, SonaError, StoreCorruptError
 from sona.types import Feedback, Record, Trajectory
 
-Value = str | bytes | int | float | None
-"""What a column holds."""
+Value = str | bytes | memoryview | int | float | None
+"""What a column holds, or is given."""
 
 _R = TypeVar("_R", bound=Record)
 
@@ -65,6 +65,18 @@ def encode_into(record: Record, buffer: bytearray) -> None:
         raise _without_form(record, error) from None
 
 
+def encode_onto(record: Record, data: bytearray) -> None:
+    """As :func:`encode`, behind what is in ``data``; a batch made so takes half the time, as new bytes grow by copying
+    themselves. Where it raises, ``data`` is as before.
+    """
+    before = len(data)
+    try:
+        _encoder.encode_into(record, data, -1)
+    except (TypeError, ValueError, OverflowError) as error:
+        del data[before:]
+        raise _without_form(record, error) from None
+
+
 def _without_form(record: Record, error: Exception) -> InvalidInputError:
     return InvalidInputError(f"{type(record).__name__.lower()}: {error}; send plain numbers and valid Unicode")
 
@@ -87,7 +99,7 @@ class TrajectoryRow(NamedTuple):
     source: str
     created_ns: int
     embedding: bytes | None
-    payload: bytes
+    payload: bytes | memoryview
     """The trajectory without its embedding, or with it, where that column has none."""
     crc: int
 
@@ -117,9 +129,9 @@ def trajectory_row(record: Trajectory) -> TrajectoryRow:
     return TrajectoryRow(*values, row_crc(*values))
 
 
-def whole_row(record: Trajectory) -> TrajectoryRow:
-    """... with the embedding in the payload, for those whose payload lies in a blob file."""
-    values = (record.id, record.source, record.created_ns, None, encode(record))
+def whole_row(record: Trajectory, payload: memoryview) -> TrajectoryRow:
+    """... with the embedding in its ``payload``, which lies in a blob file and was made by :func:`encode_onto`."""
+    values = (record.id, record.source, record.created_ns, None, payload)
     return TrajectoryRow(*values, row_crc(*values))
 
 
@@ -141,7 +153,7 @@ def read_trajectory(row: TrajectoryRow, *claimed: tuple[str, bytes | None]) -> T
     """
     name = f"trajectory {row.id!r}"
     check_crc(row.crc, *row[:-1], row=name)
-    payload = row.payload
+    payload = bytes(row.payload)
     if row.embedding is not None:
         payload = _with_embedding(payload, row.embedding)
     trajectory = decode(payload, Trajectory, name)

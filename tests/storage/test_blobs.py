@@ -13,10 +13,17 @@ from typing import ClassVar
 
 import apsw
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from sona.config import StoreConfig
-from sona.errors import ConflictError, StoreCorruptError, StoreError, StoreFullError, StoreLockedError
+from sona.errors import (
+    ConflictError,
+    InvalidInputError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+)
 from sona.storage import blobs as blobs_module
 from sona.storage.blob_files import BlobFile, pack_place, place_of
 from sona.storage.blobs import read_blobs
@@ -120,6 +127,25 @@ def test_what_is_known_amid_new_ones_is_stored_once_and_counted_as_unused(tmp_pa
     assert all(live + wiped == size for size, live, wiped in sizes)
     assert sum(wiped for *_, wiped in sizes) > 0
     assert diagnose(tmp_path).findings == ()
+
+
+def test_one_without_a_stored_form_amid_others_leaves_no_byte(tmp_path: Path) -> None:
+    names = [f"t{number}" for number in range(6)]
+    batch = [told(name) for name in names]
+    for place in (2, 5):
+        force_setattr(batch[place], "response", "x" * 500 + "\ud800")
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        results = store.append(batch)
+        assert [type(result) for result in results] == [
+            InvalidInputError if at in (2, 5) else type(None) for at in range(6)
+        ]
+        for place in (0, 1, 3, 4):
+            assert store.get(names[place]).trajectory == batch[place]
+        assert store.counts().trajectories == 4
+    (size, live, wiped) = table(tmp_path)[-1]
+    assert size == live == files(tmp_path)[-1].stat().st_size
+    assert not wiped
+    assert not holds(tmp_path, "x" * 500)
 
 
 def test_what_was_pruned_is_overwritten_and_its_room_given_back(tmp_path: Path) -> None:
