@@ -35,6 +35,7 @@ _T = TypeVar("_T")
 
 # Made once: from its name, each use makes it anew.
 _FLOAT32, _INT32, _UINT32 = np.dtype("<f4"), np.dtype("<i4"), np.dtype("<u4")
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 SHOWN = 80
@@ -78,9 +79,7 @@ def pack_vector(value: VectorLike, name: str = "embedding") -> bytes:
     elif type(value) is np.ndarray and value.dtype == _FLOAT32:
         array = value
     else:
-        numbers = _array(value, name, "iuf")
-        with np.errstate(over="ignore"):  # becomes an infinity, which is refused below
-            array = numbers.astype(_FLOAT32, copy=False)
+        array = _as_float32(_array(value, name, "iuf"))  # what overflows is an infinity, which is refused below
     if array.ndim != 1 or not 0 < array.size <= MAX_VECTOR_WIDTH:
         raise InvalidInputError(f"{name}: shape {array.shape}; a vector of 1 to {MAX_VECTOR_WIDTH} numbers is allowed")
     # One pass over the numbers: a NaN or an infinity anywhere makes the sum of squares one too. An overflow of finite
@@ -101,8 +100,20 @@ def real_numbers(value: object, name: str) -> Float32:
     Raises:
         InvalidInputError: something that is no real number, or no array.
     """
-    with np.errstate(over="ignore"):
-        return _array(value, name, "iuf").astype(np.float32, copy=False)
+    return _as_float32(_array(value, name, "iuf"))
+
+
+def _as_float32(numbers: npt.NDArray[Any]) -> Float32:
+    """``numbers`` in float32, infinite where that can't hold them.
+
+    Without `np.errstate`, which sets a context variable: a trajectory may be made in a finaliser, and where the
+    collector calls that in the midst of a host's own `ContextVar.set`, Python 3.11 crashes.
+    """
+    if numbers.dtype.kind == "f" and numbers.dtype.itemsize > 4:
+        beyond = np.abs(numbers) > _LARGEST_FLOAT32  # NaN is not
+        if beyond.any():
+            numbers = np.where(beyond, np.copysign(np.inf, numbers), numbers)
+    return numbers.astype(_FLOAT32, copy=False)
 
 
 def _array(value: object, name: str, kinds: str) -> npt.NDArray[Any]:

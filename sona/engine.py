@@ -93,7 +93,9 @@ class Engine(Recording, Asking, Learning):
 
     @property
     def degraded(self) -> str | None:
-        """Why nothing can be stored just now; None while all is well. Costs nothing, unlike :meth:`status`."""
+        """Why nothing can be stored just now, why the disk turns records away, or why a kill would take what is
+        recorded; None while all is well. Costs nothing, unlike :meth:`status`.
+        """
         return self._started().writer.degraded
 
     def status(self) -> EngineStatus:

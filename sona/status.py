@@ -26,7 +26,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     open: int
     """Trajectories whose blocks have not ended."""
     degraded: str | None
-    """Why the store can't be written to at the moment."""
+    """Why the store can't be written to at the moment, or what is recorded would not outlive a kill."""
 
     # Since the engine was opened:
 

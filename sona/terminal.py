@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,10 @@ out = Console()
 err = Console(stderr=True)
 
 
+AGAIN_S = 0.05
+"""After so long a finaliser has ended, most often."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, by which a command ends as in order as by a Ctrl-C."""
 
@@ -35,8 +40,10 @@ class Terminated(KeyboardInterrupt):
 def end_in_order() -> None:
     """From now on SIGTERM raises :class:`Terminated` in the main thread, which calls this, as a Ctrl-C raises
     KeyboardInterrupt. What ends then may take a while, such as a model that is being loaded; the same signal once more
-    ends the process at once, and loses nothing that was flushed.
+    ends the process at once, and loses nothing that was flushed. Python drops what is raised in a finaliser; then it is
+    raised once more.
     """
+    unraisable = sys.unraisablehook
 
     def end(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -44,6 +51,21 @@ def end_in_order() -> None:
             os.write(2, b"\nsona: stopping; the same once more ends it at once\n")
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if (
+            not isinstance(what.exc_value, KeyboardInterrupt)
+            or threading.current_thread() is not threading.main_thread()
+        ):
+            unraisable(what)
+            return
+        number = signal.SIGTERM if isinstance(what.exc_value, Terminated) else signal.SIGINT
+        if signal.getsignal(number) is signal.SIG_DFL:  # nobody else has taken it over meanwhile
+            signal.signal(number, end)
+        again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = dropped
     signal.signal(signal.SIGTERM, end)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell has it ignored in the background
         signal.signal(signal.SIGINT, end)

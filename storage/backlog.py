@@ -146,6 +146,11 @@ class Backlog:
         """Whether what waits outlives the process."""
         return self._journal.survives
 
+    @property
+    def missing(self) -> str | None:
+        """See :attr:`sona.storage.journal.Journal.missing`. For the thread that releases: no other removes a file."""
+        return self._journal.missing
+
     def knows(self, trajectory_id: str) -> bool:
         """Whether a trajectory of this id waits."""
         return trajectory_id in self._ids or any(one[0][0].id == trajectory_id for one in tuple(self._deferred))

@@ -46,7 +46,7 @@ def store_error(error: apsw.Error | UnicodeDecodeError | OSError, path: Path, nu
     if isinstance(error, OSError):
         number = error.errno or 0
     what = f"{path}: {_told(error, path)}"
-    if isinstance(error, apsw.FullError) or number in _FULL:
+    if isinstance(error, apsw.FullError) or number in _FULL or _lacks_room(error):
         return StoreFullError(f"{what}; no room is left: free space on its disk, and what is queued will be stored")
     if isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError)) or number in _READ_ONLY:
         return StoreReadOnlyError(f"{what}; it can't be written to: grant write permission to the folder and its files")
@@ -65,6 +65,11 @@ def _told(error: Exception, path: Path) -> str:
         return str(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return ": ".join([error.strerror, *(name for name in names if name != str(path))])
+
+
+def _lacks_room(error: Exception) -> bool:
+    """Whether SQLite can't make what a log's readers share (`store.db-shm`): on a full disk the first thing to fail."""
+    return getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
 
 
 def is_cut_short(error: Exception) -> bool:

@@ -6,7 +6,7 @@ and halved until the record stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import apsw
@@ -21,9 +21,9 @@ from sona.errors import (
     UnknownIdError,
 )
 from sona.storage.arrivals import count_arrivals
-from sona.storage.blob_files import Place, pack_place
-from sona.storage.blobs import Blobs, free
+from sona.storage.blobs import Blobs
 from sona.storage.head import read_head, write_head
+from sona.storage.new_trajectories import InFile, InRows, NewTrajectories
 from sona.storage.quality import Policy, effective
 from sona.storage.rows import (
     TRAJECTORY_COLUMNS,
@@ -31,12 +31,9 @@ from sona.storage.rows import (
     TrajectoryRow,
     Value,
     damaged,
-    encode_onto,
     feedback_row,
     read_feedback,
     read_trajectory,
-    trajectory_row,
-    whole_row,
 )
 from sona.storage.sources import Totals, read_totals, write_totals
 from sona.types import Feedback, Trajectory
@@ -169,61 +166,6 @@ def _check_came_with(record: Feedback, fate: Exception | None) -> None:
     raise UnknownIdError(f"{name}: {fate}")
 
 
-class _InRows:
-    """New trajectories, by place in the batch, that go into their rows whole."""
-
-    def __init__(self) -> None:
-        self.records: dict[int, Trajectory] = {}
-        self.rows: dict[int, TrajectoryRow] = {}
-        """With the payloads themselves; all of them once :meth:`values` came to its end."""
-
-    def add(self, place: int, record: Trajectory) -> None:
-        """One more; InvalidInputError, and nothing is added, where it has no stored form."""
-        self.rows[place] = trajectory_row(record)
-        self.records[place] = record
-
-    def begin(self, after_seq: int) -> None:
-        """They will have later ones."""
-
-    def values(self) -> Iterable[tuple[Value, ...]]:
-        """What goes into the table, after :meth:`begin`."""
-        return self.rows.values()
-
-    def free(self, place: int) -> None:
-        """That one is not needed: it is in no row."""
-
-
-class _InFile(_InRows):
-    """New trajectories whose payloads go into a blob file. That is written while the rows are made and go in."""
-
-    def __init__(self, connection: apsw.Connection, blobs: Blobs) -> None:
-        super().__init__()
-        self._connection, self._blobs = connection, blobs
-        self._data = bytearray()
-        self._ends: dict[int, int] = {}
-        self._at = Place(0, 0, 0)
-
-    def add(self, place: int, record: Trajectory) -> None:
-        encode_onto(record, self._data)
-        self.records[place] = record
-        self._ends[place] = len(self._data)
-
-    def begin(self, after_seq: int) -> None:
-        self._at = self._blobs.put(self._connection, self._data, after_seq)
-
-    def values(self) -> Iterator[tuple[Value, ...]]:
-        file, at, _ = self._at
-        payloads, start = memoryview(self._data).toreadonly(), 0
-        for (place, end), record in zip(self._ends.items(), self.records.values(), strict=True):
-            row = self.rows[place] = whole_row(record, payloads[start:end])
-            id, source, created_ns, embedding, _, crc = row
-            yield id, source, created_ns, embedding, pack_place(file, at + start, end - start), crc
-            start = end
-
-    def free(self, place: int) -> None:
-        free(self._connection, {self._at.file: len(self.rows[place].payload)})
-
-
 class _Batch:
     """Trajectories first, then feedback: nothing is lost by the order, and one statement takes all trajectories."""
 
@@ -236,13 +178,15 @@ class _Batch:
 
     def add(self, records: Sequence[Trajectory | Feedback], before: Fates) -> list[Exception | None]:
         results: list[Exception | None] = [None] * len(records)
-        stored = _InFile(self._connection, self._blobs) if self._takes(records) else _InRows()
+        stored = self._place_for(records)
         for place, record in enumerate(records):
             try:
                 if isinstance(record, Trajectory):
                     self._check_width(record)
                     self._totals_of(record.source)
                     stored.add(place, record)
+                    if self._width is None and record.embedding is not None:
+                        self._width = len(record.embedding) // 4
                 elif not isinstance(record, Feedback):
                     raise InvalidInputError(f"{type(record).__name__}: a Trajectory or a Feedback is allowed")
             except _PER_RECORD as error:
@@ -270,7 +214,7 @@ class _Batch:
             count_arrivals(self._connection, self._new_trajectories, self._new_feedback)
         self._blobs.wait()
 
-    def _add_trajectories(self, stored: _InRows | _InFile, results: list[Exception | None]) -> None:
+    def _add_trajectories(self, stored: NewTrajectories, results: list[Exception | None]) -> None:
         """Counted is what was not there yet."""
         if not stored.records:
             return
@@ -308,22 +252,22 @@ class _Batch:
             raise ConflictError(f"trajectory {record.id!r}: the id is taken by other content; give each its own id")
         return False
 
-    def _takes(self, records: Sequence[Trajectory | Feedback]) -> bool:
-        """Whether the trajectories are to go into a blob file."""
+    def _place_for(self, records: Sequence[Trajectory | Feedback]) -> NewTrajectories:
+        """Where the trajectories of a batch are to go."""
         try:
-            return self._blobs.takes(self._connection, [one for one in records if isinstance(one, Trajectory)])
+            takes = self._blobs.takes(self._connection, [one for one in records if isinstance(one, Trajectory)])
         except InvalidInputError:  # the first has no stored form, and is left out for it
-            return False
+            takes = False
+        return InFile(self._connection, self._blobs) if takes else InRows()
 
     def _check_width(self, record: Trajectory) -> None:
-        if record.embedding is None or (width := len(record.embedding) // 4) == self._width:
+        if record.embedding is None or self._width is None:
             return
-        if self._width is not None:
+        if (width := len(record.embedding) // 4) != self._width:
             raise DimensionMismatchError(
                 f"trajectory {record.id!r}: an embedding of {width} numbers, this store's have {self._width}; embed "
                 "with the same model, or open a new store"
             )
-        self._width = width
 
     def _add_feedback(self, record: Feedback) -> None:
         rated = self._connection.execute(_RATED_TRAJECTORY, (record.trajectory_id,)).get

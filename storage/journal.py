@@ -45,6 +45,10 @@ class Journal(Protocol):
         """Whether all that waits in it outlives the process."""
 
     @property
+    def missing(self) -> str | None:
+        """What is wrong where what is recorded now would not outlive the process, though it should; else None."""
+
+    @property
     def queue(self) -> Sized:
         """What waits, as long as there are records; the same object always. Not a count: whoever records looks at it
         each time, and a property's code costs a microsecond or two where no cache holds it (ADR 6). Nor is `size`.
@@ -66,7 +70,8 @@ class Journal(Protocol):
 
     def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
         """Keep ``entry``, and the ``second`` right behind it; False, and nothing is kept, where the bound would be
-        exceeded, or the disk has no room. What goes ``beyond`` both is kept always, in memory alone if need be.
+        exceeded, or the disk has no room. What goes ``beyond`` both is kept always, in memory alone if need be. An
+        entry is appended once, as its memory is used again; what goes ``beyond`` may be appended twice.
         """
 
     def take(self, max_records: int, max_bytes: int) -> Batch:
@@ -106,11 +111,14 @@ class Journal(Protocol):
         """Nothing is appended any more. What still waits stays where it outlives the process."""
 
 
+_NO_FORM = bytearray()
+
+
 class MemoryJournal:
     """A queue in memory: what waits in it dies with the process."""
 
     survives = wants_room = False
-    trouble = None
+    trouble = missing = None
 
     def __init__(self, bound_bytes: int) -> None:
         self._bound = bound_bytes
@@ -125,7 +133,7 @@ class MemoryJournal:
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its size."""
-        return record, size_of(record), bytearray(), 0
+        return record, size_of(record), _NO_FORM, 0
 
     def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
         """Keep both; False where the bound would be exceeded."""

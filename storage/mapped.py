@@ -31,6 +31,8 @@ LARGEST_SEGMENT = 4 * 1024 * 1024
 SMALLEST_SEGMENT = 64 * 1024
 LARGEST_BUFFER = 64 * 1024
 """A larger one is not kept for the next record: few are so large."""
+MOST_BUFFERS = 8
+"""More threads than that seldom record at one moment."""
 SPARE = 2
 """Segments kept ready, so that recording seldom waits for one to be made."""
 _KINDS: tuple[type[Trajectory] | type[Feedback], ...] = (Trajectory, Feedback)
@@ -142,7 +144,23 @@ class MappedJournal:
     @property
     def survives(self) -> bool:
         """Whether all that waits in it outlives the process."""
-        return not self._nowhere.waiting and self._folder.is_dir()
+        homes: list[File] = [one for one in tuple(self._segments) if one.waiting]
+        with suppress(IndexError):
+            homes.append(self.queue[0][2])  # what was found at the start is the oldest
+        return not self._nowhere.waiting and all(home.is_there() for home in homes)
+
+    @property
+    def missing(self) -> str | None:
+        """What is wrong where what is recorded now would not outlive the process: a file that was moved, deleted or
+        replaced.
+        """
+        active = self._active
+        if active.is_there():
+            return None
+        return (
+            f"{active.path}: this file of the journal was moved, deleted or replaced; what is recorded is lost if the "
+            "process is killed before it is in the database: close the store and open it again"
+        )
 
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
@@ -188,7 +206,7 @@ class MappedJournal:
         self.size += size
         # Memory of before is nearer than new memory: a tenth of a cold call (ADR 6). What goes beyond the bounds may be
         # appended once more, by whoever was cut short behind this, so its bytes stay its own.
-        if not beyond and len(buffer := entry[2]) <= LARGEST_BUFFER:
+        if not beyond and len(buffer := entry[2]) <= LARGEST_BUFFER and len(self._buffers) < MOST_BUFFERS:
             self._buffers.append(buffer)
         return True
 
@@ -242,9 +260,11 @@ class MappedJournal:
     def make(self) -> Segment | None:
         """A segment; None where the disk has no room now: append tries again when it has to."""
         try:
-            return self._made(self._segment_bytes)
+            made = self._made(self._segment_bytes)
         except OSError:
             return None
+        self.trouble = None  # there is room again
+        return made
 
     def add(self, room: Segment) -> None:
         """One more that is ready."""
@@ -300,6 +320,7 @@ class MappedJournal:
     def _retired(self, home: File) -> list[File]:
         """What to remove, where nothing in ``home`` is needed any more."""
         if isinstance(home, Segment):
+            self.trouble = None  # there is room again
             if home is self._active:
                 self._begun(home)  # its pages are in the caches
                 return []
@@ -317,10 +338,12 @@ class MappedJournal:
                 self.trouble = None
                 return None
         try:
-            return self._begun(self._new(max(self._segment_bytes, Segment.bytes_for(payload_bytes))))
+            made = self._new(max(self._segment_bytes, Segment.bytes_for(payload_bytes)))
         except OSError as error:
             self.trouble = f"the journal can't grow: {error}"
             return None
+        self.trouble = None
+        return self._begun(made)
 
     def _new(self, size: int) -> Segment:
         segment = self._made(size)

@@ -89,6 +89,7 @@ class Segment:
             for start in range(0, size, len(_ZEROS)):  # the pages are there before the first record comes
                 os.pwrite(fd, _ZEROS[: size - start], start)
             self._map = mmap.mmap(fd, size)
+            self._identity = _identity(os.fstat(fd))
             self.begin(0)
             unnamed.rename(path)
         except BaseException:
@@ -151,6 +152,10 @@ class Segment:
         """Have the mark on the disk, so that what lies before it is never taken up again; or the ``whole`` file."""
         self._map.flush() if whole else self._map.flush(0, mmap.PAGESIZE)
 
+    def is_there(self) -> bool:
+        """Whether the file is where the next process looks for it."""
+        return _is_at(self.path, self._identity)
+
     def remove(self) -> None:
         """Unmap it, and delete the file."""
         self._map.close()
@@ -169,7 +174,8 @@ class Remains:
         self.path, self._keep = path, keep if found.skipped else None
         self.waiting = 0
         self.released = found.released
-        self.size = path.stat().st_size
+        stat = path.stat()
+        self.size, self._identity = stat.st_size, _identity(stat)
         self.end = found.frames[-1].end if found.frames else found.released
 
     def mark(self, released: int) -> None:
@@ -195,6 +201,10 @@ class Remains:
         """As :meth:`Segment.sync`, of the whole file."""
         with suppress(FileNotFoundError):
             sync_path(self.path)
+
+    def is_there(self) -> bool:
+        """As :meth:`Segment.is_there`."""
+        return _is_at(self.path, self._identity)
 
     def remove(self) -> None:
         """Delete the file, overwritten; or move it to where it is kept."""
@@ -233,11 +243,26 @@ class Nowhere:
     def sync(self, *, whole: bool) -> None:
         """Nothing."""
 
+    def is_there(self) -> bool:
+        """It never is."""
+        return False
+
     def remove(self) -> None:
         """Nothing."""
 
     def close(self) -> None:
         """Nothing."""
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
+
+
+def _is_at(path: Path, identity: tuple[int, int]) -> bool:
+    try:
+        return _identity(path.stat()) == identity
+    except OSError:
+        return False
 
 
 def _around(home: Segment | Remains, stop: int) -> list[tuple[int, int]]:

@@ -115,6 +115,7 @@ class Writer:
         """Called in the writer's thread about every :data:`TICK_S` seconds, more seldom while a commit takes longer or
         fails; must not wait."""
         self._next_tick = 0.0
+        self._missing: str | None = None
         self._last_error: str | None = None
         self._error: Exception | None = None
         self._stop_at: float | None = None
@@ -215,14 +216,16 @@ class Writer:
 
     @property
     def degraded(self) -> str | None:
-        """Why nothing can be stored just now; None while all is well."""
-        error = self._error
-        return None if error is None else f"{type(error).__name__}: {error}"
+        """Why nothing can be stored just now, why the disk turns records away, or why a kill would take what is
+        recorded; None while all is well.
+        """
+        return self.trouble or self._missing
 
     @property
     def trouble(self) -> str | None:
         """What the disk has to do with records being rejected; None where more come than it takes, and no more."""
-        return self.degraded or self._backlog.trouble
+        error = self._error
+        return self._backlog.trouble if error is None else f"{type(error).__name__}: {error}"
 
     def counts(self) -> WriterCounts:
         """What became of the records so far."""
@@ -367,9 +370,14 @@ class Writer:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if self.on_tick is None or self._backlog.closed or now < self._next_tick:
+        if self._backlog.closed or now < self._next_tick:
             return
         self._next_tick = now + TICK_S
+        before, self._missing = self._missing, self._backlog.missing
+        if self._missing is not None and before is None:
+            _log.error("%s", self._missing)
+        if self.on_tick is None:
+            return
         try:
             self.on_tick()
         except Exception:  # the thread lives on

@@ -12,6 +12,7 @@ import pytest
 import sona
 from sona.storage.store import Store
 from tests.engine.small import WORLD
+from tests.processes import run
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = """
@@ -247,6 +248,30 @@ sona.demo.story.take = take
 sys.argv[0] = "sona"
 main()
 """
+
+
+IN_A_FINALISER = """
+import os, signal, time
+from sona.terminal import end_in_order, stopped_code
+
+class Loses:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{by})
+        time.sleep(0.2)
+
+end_in_order()
+try:
+    Loses()
+    time.sleep(20)
+    print("went on")
+except KeyboardInterrupt as by:
+    print(stopped_code(by))
+"""
+
+
+@pytest.mark.parametrize(("by", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_comes_in_a_finaliser_ends_a_command_too(by: str, code: int) -> None:
+    assert run(IN_A_FINALISER.format(by=by)) == str(code)
 
 
 def test_a_demo_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:

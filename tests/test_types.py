@@ -14,6 +14,7 @@ from hypothesis import given
 from sona.checks import MAX_TEXT_BYTES, pack_tokens, pack_vector
 from sona.errors import InvalidInputError
 from sona.types import Feedback, GateCheck, GateDecision, Message, Step, ToolCall, Trajectory, new_id, to_messages
+from tests.processes import run
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(lambda text: text.strip())
 names = words.filter(lambda text: "\x00" not in text)
@@ -289,3 +290,39 @@ def test_subclasses_of_records_are_refused_as_parts() -> None:
         Trajectory(messages="Why?", response="So.", steps=(MyStep(name="a"),))
     with pytest.raises(InvalidInputError, match=r"messages\[0\]: MyMessage"):
         Trajectory(messages=(MyMessage(role="user", content="x"),), response="So.")
+
+
+IN_A_FINALISER = """
+import gc, random
+from contextvars import ContextVar
+from sona.types import Trajectory
+
+class Late:
+    def __init__(self):
+        self.me = self  # a cycle: only the collector finds it
+    def __del__(self):
+        made.append(Trajectory(messages="q", response="r", embedding=[1.0, 2.0]))
+
+made = []
+request, span = ContextVar("request"), ContextVar("span")
+request.set("first")
+draw = random.Random(0)
+for _ in range(8000):
+    gc.set_threshold(draw.randint(1, 60))
+    Late()
+    span.reset(span.set([{} for _ in range(draw.randint(0, 9))]))
+gc.set_threshold(700)
+gc.collect()
+print(len(made))
+"""
+
+
+def test_one_may_be_made_by_a_finaliser_in_the_midst_of_setting_a_context_variable() -> None:
+    """Python 3.11 crashes where that sets one too."""
+    assert run(IN_A_FINALISER) == "8000"
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, 3.4028236e38, float("inf"), float("nan")])
+def test_what_float32_can_not_hold_is_refused_without_a_warning(value: float) -> None:
+    with pytest.raises(InvalidInputError, match="finite numbers"):
+        pack_vector([0.0, value])

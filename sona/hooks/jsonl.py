@@ -147,9 +147,19 @@ def _read_line(line: bytes, number: int, source: str | None, named: str, seen: C
         made_up = _made_up_id(line, seen) if given is None else None
         made = _trajectory(fields, _id(given) if made_up is None else made_up.id, sender)
         return Imported(number, made, None if quality is None else _feedback(made, quality), made_up)
-    # Not UTF-8, or a number or a nesting beyond Python's limits, are untyped ones.
+    except UnicodeDecodeError:  # its own position is one within a value
+        raise _LineError(f"line {number}: {_not_utf8(line)}; {LINES_BEFORE}") from None
+    # A number or a nesting beyond Python's limits are untyped ones.
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _LineError(f"line {number}: {error}; {LINES_BEFORE}") from None
+
+
+def _not_utf8(line: bytes) -> str:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} (0x{line[error.start]:02x}) is not UTF-8; JSON lines are text in UTF-8"
+    return "a text in it is not UTF-8; JSON lines are text in UTF-8"
 
 
 def _check_names(row: Mapping[str, Any], names: Sequence[str], place: str = "") -> None:

@@ -121,6 +121,13 @@ def test_what_no_parser_takes_is_named_too(tmp_path: Path, raw: bytes) -> None:
         list(read_jsonl(file))
 
 
+def test_a_byte_that_is_no_utf8_is_told_by_its_place_in_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"prompt": "a", "response": "b"}\n{"prompt":"x","response":"y\xff"}\n')
+    with pytest.raises(InvalidInputError, match=r"line 2: byte 27 \(0xff\) is not UTF-8"):
+        list(read_jsonl(file))
+
+
 @given(st.binary(max_size=40) | st.dictionaries(st.text(max_size=9), st.text() | st.integers()).map(json.dumps))
 def test_any_line_is_a_trajectory_or_a_typed_error(tmp_path_factory: pytest.TempPathFactory, line: bytes | str) -> None:
     file = tmp_path_factory.getbasetemp() / "any.jsonl"

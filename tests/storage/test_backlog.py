@@ -22,7 +22,7 @@ from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreError
 from sona.storage.backlog import Backlog
 from sona.storage.journal import MemoryJournal
-from sona.storage.mapped import SMALLEST_SEGMENT, MappedJournal, open_journal, scanned_in
+from sona.storage.mapped import LARGEST_BUFFER, MOST_BUFFERS, SMALLEST_SEGMENT, MappedJournal, open_journal, scanned_in
 from sona.storage.rows import decode
 from sona.storage.store import Store
 from sona.storage.writer import Writer
@@ -165,6 +165,19 @@ def test_what_lies_in_the_files_is_what_was_recorded_whatever_came_between(tmp_p
     assert twice  # or no call was cut where it matters
 
 
+def test_a_few_buffers_of_no_great_size_are_kept(tmp_path: Path) -> None:
+    journal = MappedJournal(tmp_path / "journal", 64 * LARGEST_BUFFER)
+    large = Trajectory(messages=ask("q"), response="x" * (2 * LARGEST_BUFFER))
+    for record in (large, *(trajectory(f"t{number}") for number in range(2 * MOST_BUFFERS))):
+        assert journal.append(journal.prepare(record))
+    assert [len(buffer) < LARGEST_BUFFER for buffer in journal._buffers] == [True]
+    entries = [journal.prepare(trajectory(f"u{number}")) for number in range(2 * MOST_BUFFERS)]  # as by so many threads
+    for entry in entries:
+        assert journal.append(entry)
+    assert len(journal._buffers) == MOST_BUFFERS
+    journal.close()
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -202,13 +215,13 @@ def test_a_generator_left_in_a_block_may_be_closed_by_the_collector_anywhere(tmp
 
         class Late:
             def __init__(self, number: int) -> None:
-                self.me = self  # a cycle: only the collector finds it
-                # Made here and not in the finaliser: numpy's generator sets a context variable, and Python 3.11 crashes
-                # where the collector comes in the midst of setting one and its finaliser sets one too.
-                self.record = trajectory(f"late{number}")
+                self.me, self.number = self, number  # a cycle: only the collector finds it
 
             def __del__(self) -> None:
-                assert writer.put(self.record)
+                # Nothing on the way may set a context variable, as numpy's generator and errstate do: where the
+                # collector comes in the midst of another ContextVar.set, Python 3.11 crashes.
+                name = f"late{self.number}"
+                assert writer.put(Trajectory(id=name, messages=ask("q"), response="r", embedding=[1.0] * 8))
 
         before = gc.get_threshold()
         gc.set_threshold(7)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -146,6 +147,22 @@ def test_one_without_a_stored_form_amid_others_leaves_no_byte(tmp_path: Path) ->
     assert size == live == files(tmp_path)[-1].stat().st_size
     assert not wiped
     assert not holds(tmp_path, "x" * 500)
+
+
+def test_what_comes_twice_in_a_batch_is_read_once_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = BlobFile.write
+
+    def slow(file: BlobFile, data: bytes | bytearray, start: int) -> None:
+        time.sleep(0.1)
+        write(file, data, start)
+
+    monkeypatch.setattr(BlobFile, "write", slow)
+    batch = [told("new"), told("twice"), told("twice"), told("twice", "something else"), told("last")]
+    with Store.open(tmp_path, config=IN_BLOBS) as store:
+        results = store.append(batch)
+        assert [type(result) for result in results] == [type(None), type(None), type(None), ConflictError, type(None)]
 
 
 def test_what_was_pruned_is_overwritten_and_its_room_given_back(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from sona.errors import (
     StoreVersionError,
 )
 from sona.storage import schema
+from sona.storage.connection import store_error
 from sona.storage.doctor import diagnose
 from sona.storage.draft import make_folder
 from sona.storage.lock import owner_of
@@ -40,6 +41,13 @@ from tests.storage.records import add, feedback, rated, run_cycle, trajectory
 
 
 # Opening
+def test_a_disk_that_has_no_room_for_what_readers_share_is_told_as_full(tmp_path: Path) -> None:
+    """The first thing to fail where a store is opened on a full disk."""
+    error = apsw.IOError("disk I/O error")
+    error.extendedresult = apsw.SQLITE_IOERR_SHMSIZE  # type: ignore[attr-defined]
+    assert isinstance(store_error(error, tmp_path), StoreFullError)
+
+
 def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

@@ -26,7 +26,7 @@ from sona.errors import (
     StoreError,
     UnknownIdError,
 )
-from sona.storage import insert
+from sona.storage import new_trajectories
 from sona.storage.claims import ROLES
 from sona.storage.rows import TrajectoryRow, read_trajectory, trajectory_row
 from sona.storage.store import DATABASE, Store
@@ -178,7 +178,7 @@ def test_feedback_stays_with_its_trajectory_where_a_batch_is_taken_apart(
             raise ValueError("a bug")
         return trajectory_row(record)
 
-    monkeypatch.setattr(insert, "trajectory_row", stumble)
+    monkeypatch.setattr(new_trajectories, "trajectory_row", stumble)
     other = Trajectory(id="a", messages=ask("something else"), response="r")
     results = store.append(
         [trajectory("a"), feedback("a", 0.2, id="of a"), other, trajectory("b"), feedback("a", 0.9, id="other's")]
@@ -299,7 +299,7 @@ def test_a_record_that_trips_over_a_bug_is_left_out_alone(store: Store, monkeypa
             raise ZeroDivisionError("a bug")
         return trajectory_row(record)
 
-    monkeypatch.setattr(insert, "trajectory_row", stumble)
+    monkeypatch.setattr(new_trajectories, "trajectory_row", stumble)
     results = store.append([trajectory("a"), trajectory("b"), trajectory("c")])
     assert [type(result) for result in results] == [type(None), InvalidInputError, type(None)]
     assert "ZeroDivisionError: a bug" in str(results[1])

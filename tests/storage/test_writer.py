@@ -16,7 +16,8 @@ import pytest
 from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, StoreError, StoreFullError, UnknownIdError
 from sona.record_size import size_of
-from sona.storage import insert
+from sona.storage import new_trajectories
+from sona.storage.mapped import SMALLEST_SEGMENT, MappedJournal, open_journal
 from sona.storage.rows import TrajectoryRow, encode, trajectory_row
 from sona.storage.store import Store
 from sona.storage.writer import Writer
@@ -255,7 +256,7 @@ def test_a_record_that_fails_every_time_does_not_hold_up_those_behind_it(
             raise OverflowError("too large")
         return trajectory_row(record)
 
-    monkeypatch.setattr(insert, "trajectory_row", stumble)
+    monkeypatch.setattr(new_trajectories, "trajectory_row", stumble)
     with Store.open(tmp_path) as store, caplog.at_level(logging.WARNING, "sona.storage"):
         writer = Writer(store)
         for record in [*rated("ab"), trajectory("poison"), *rated("cd")]:
@@ -288,6 +289,52 @@ def test_a_full_disk_keeps_the_queue_and_is_recovered_from(tmp_path: Path, caplo
         assert store.counts().feedback == 300
         assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
         writer.close()
+
+
+def test_a_journal_that_was_deleted_under_the_writer_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A kill would take what is recorded from then on."""
+    with Store.open(tmp_path) as store:
+        writer = Writer(store, journal=open_journal(tmp_path, StoreConfig()))
+        assert writer.degraded is None
+        (in_use,) = [home.path for home in writer._journal.files() if home is writer._journal._active]  # type: ignore[attr-defined]
+        assert in_use is not None
+        in_use.rename(in_use.with_suffix(".old"))
+        in_use.write_bytes(in_use.with_suffix(".old").read_bytes())  # another file of the same name and content
+        wait_for(lambda: writer.degraded is not None)
+        assert "moved, deleted or replaced" in str(writer.degraded)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        in_use.with_suffix(".old").rename(in_use)
+        wait_for(lambda: writer.degraded is None)
+        writer.close()
+
+
+def test_what_waits_in_files_that_are_gone_is_not_said_to_wait_for_the_next_start(tmp_path: Path) -> None:
+    with faulty_disk() as disk, Store.open(tmp_path) as store:
+        writer = Writer(store, journal=open_journal(tmp_path, StoreConfig()))
+        disk.full = True
+        assert writer.put(trajectory("a"))
+        for path in (tmp_path / "journal").glob("*.seg"):
+            path.unlink()
+        with pytest.raises(StoreError, match="they are not kept for the next start"):
+            writer.close(0.1)
+
+
+def test_a_journal_that_can_not_grow_is_told_until_it_can(tmp_path: Path, fake: FakeStore) -> None:
+    config = StoreConfig(queue_bytes=8 * SMALLEST_SEGMENT)
+    writer = Writer(fake, config, MappedJournal(tmp_path / "journal", config.queue_bytes))
+    fake.gate.clear()  # what waits keeps its files
+    (tmp_path / "journal").rename(tmp_path / "elsewhere")
+    large = [Trajectory(messages=ask("q"), response="x" * (SMALLEST_SEGMENT * 3 // 4)) for _ in range(6)]
+    taken = [writer.put(record) for record in large]
+    assert not taken[-1]
+    assert "can't grow" in str(writer.degraded)
+    (tmp_path / "elsewhere").rename(tmp_path / "journal")
+    fake.gate.set()
+    writer.flush()
+    wait_for(lambda: writer.degraded is None)
+    assert writer.put(large[-1])
+    writer.close()
+    assert fake.ids() == [record.id for record, was in zip([*large, large[-1]], [*taken, True], strict=True) if was]
 
 
 def test_every_flush_tries_at_once(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
