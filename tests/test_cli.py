@@ -259,6 +259,7 @@ class Loses:
         os.kill(os.getpid(), signal.{by})
         time.sleep(0.2)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background
 end_in_order()
 try:
     Loses()
