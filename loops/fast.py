@@ -16,6 +16,10 @@ from sona.types import Feedback, Trajectory
 class Inbox(Protocol):
     """The way into the store; :class:`sona.storage.writer.Writer` is one."""
 
+    @property
+    def last_s(self) -> float:
+        """When a record last came or waited, by the monotonic clock."""
+
     def put(self, record: Trajectory | Feedback, feedback: Feedback | None = None) -> bool:
         """Hand over without waiting, both or none; False where the bound on what is not yet durable is reached."""
 
@@ -33,8 +37,7 @@ class FastLoop:
         self._inbox, self._vocab_size = inbox, vocab_size
         self.width = width
         """Of the store's embeddings; None until one has come."""
-        self.last_request_s = time.monotonic()
-        """When the host last recorded, rated or asked."""
+        self._last_asked_s = time.monotonic()
         self.on_feedback: Callable[[Feedback], None] | None = None
         """Told of each feedback that was taken; must neither wait nor raise."""
         self._on_trajectory: Callable[[Trajectory], None] | None = None
@@ -42,6 +45,15 @@ class FastLoop:
     def tell_trajectories(self, listener: Callable[[Trajectory], None]) -> None:
         """From now on ``listener`` is told of each trajectory that was taken; it must neither wait nor raise."""
         self._on_trajectory = listener
+
+    def asked(self) -> None:
+        """The host asks the model."""
+        self._last_asked_s = time.monotonic()
+
+    @property
+    def quiet_s(self) -> float:
+        """For how long the host has neither recorded, rated nor asked: seconds."""
+        return time.monotonic() - max(self._last_asked_s, self._inbox.last_s)
 
     def record(self, trajectory: Trajectory, quality: Feedback | None = None, is_news: bool = True) -> bool:
         """Hand a trajectory over, with its feedback if there is one already: both or none. Of a feedback that is no
@@ -55,7 +67,6 @@ class FastLoop:
             DimensionMismatchError: its embedding has another width than those before it.
             UnknownTokenError: a token id is outside the served model's vocabulary.
         """
-        self.last_request_s = time.monotonic()
         embedding, width = trajectory.embedding, None
         if embedding is not None:
             width = len(embedding) // 4
@@ -75,7 +86,6 @@ class FastLoop:
 
     def feedback(self, feedback: Feedback) -> bool:
         """Hand a feedback over; as :meth:`record`."""
-        self.last_request_s = time.monotonic()
         taken = self._inbox.put(feedback)
         if taken and self.on_feedback is not None:
             self.on_feedback(feedback)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -147,9 +146,8 @@ class Cycles:
                 self._runs.remove(run)
 
     async def _is_due(self) -> bool:
-        quiet_s = time.monotonic() - self._parts.fast.last_request_s
         waiting = await anyio.to_thread.run_sync(self._parts.store.uncollected)
-        return self._triggers.fire(waiting, self._left, quiet_s)
+        return self._triggers.fire(waiting, self._left, self._parts.fast.quiet_s)
 
     def status(self) -> LearnerStatus:
         """How it goes."""

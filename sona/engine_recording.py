@@ -50,8 +50,7 @@ class Recording(OpenEngine):
     def record(
         self,
         trajectory: Trajectory,
-        *,
-        quality: float | None = None,
+        quality: float | None = None,  # by place or by name: where names alone are allowed, each call looks them up
         giver: str = "host",
         wait_s: float | None = 0.0,
     ) -> Receipt:

@@ -73,14 +73,13 @@ class Intake:
         trajectory: Trajectory,
         feedback: Feedback | None = None,
         wait_s: float | None = 0.0,
-        *,
         imported: bool = False,
     ) -> Receipt:
         """See :meth:`sona.Engine.record`; ``feedback`` is its quality. What is imported is no news to fast weights."""
         # In a straight line, because hosts count the microseconds: each call more costs a tenth of one.
-        put = self._fast.record
-        if not put(trajectory, feedback, not imported) and (
-            wait_s == 0.0 or not self._put_patiently(partial(put, trajectory, feedback, not imported), wait_s)
+        if not self._fast.record(trajectory, feedback, not imported) and (
+            wait_s == 0.0
+            or not self._put_patiently(partial(self._fast.record, trajectory, feedback, not imported), wait_s)
         ):
             return self._reject(
                 trajectory, quiet=imported

@@ -109,13 +109,12 @@ class SyncEngine:
     def record(
         self,
         trajectory: Trajectory,
-        *,
         quality: float | None = None,
         giver: str = "host",
         wait_s: float | None = 0.0,
     ) -> Receipt:
         """See :meth:`sona.Engine.record`."""
-        return self._engine.record(trajectory, quality=quality, giver=giver, wait_s=wait_s)
+        return self._engine.record(trajectory, quality, giver, wait_s)
 
     def feedback(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -123,7 +122,7 @@ class TrajectoryHost:
         logprobs: int | None = None,
     ) -> Reply:
         """See :meth:`sona.Engine.generate`. However many wait, no thread does."""
-        self._parts.fast.last_request_s = time.monotonic()
+        self._parts.fast.asked()
         model = self.model
         answering = model.stream(
             model.encode_prompt(messages),
@@ -141,7 +140,7 @@ class TrajectoryHost:
         self, messages: Sequence[Message], question: Sequence[Message], max_new_tokens: int | None, **sampling: Any
     ) -> AnswerStream:
         """See :meth:`sona.Engine.stream`."""
-        self._parts.fast.last_request_s = time.monotonic()
+        self._parts.fast.asked()
         model = self.model
         prompt, limit = model.encode_prompt(messages), self.limit(max_new_tokens)
         asked = None if question == messages else model.encode_prompt(question)

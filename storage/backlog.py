@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from sona.errors import ClosedError, StoreError
 from sona.storage.journal import Batch, Entry, Journal
-from sona.types import Feedback, Trajectory
+from sona.types import Trajectory
 
 
 class Backlog:
@@ -32,7 +32,10 @@ class Backlog:
         self._inside = False
         self._whole = False  # counted by the first one in
         self._deferred: deque[tuple[Entry, Entry | None]] = deque()
-        self._ids: dict[str, int] = {}
+        self._ids: Counter[str] = Counter()
+        """Of the trajectories among the first :attr:`_indexed` that wait: as far as somebody asked. Of most nobody ever
+        does, and a large table is looked into where no cache holds it (ADR 6)."""
+        self._indexed = 0
         self.closed = False
         """Whether nothing is taken any more."""
         self.rejected = 0
@@ -62,8 +65,6 @@ class Backlog:
                 taken = not self.closed and self._journal.append(entry, second)
                 if not taken:
                     self.rejected += 1
-                elif type(record := entry[0]) is Trajectory:
-                    self._ids[record.id] = self._ids.get(record.id, 0) + 1
                 if self._deferred:
                     self._take_in_deferred()
                 self._whole = True
@@ -84,8 +85,7 @@ class Backlog:
             with self._section():
                 left = self._journal.release(batch)
                 self.done += len(batch.records)
-                for record in batch.records:
-                    self._forget(record)
+                self._forget(batch)
                 settled()
             self._journal.discard(left)  # takes system calls, which no caller of put() waits for
 
@@ -153,7 +153,16 @@ class Backlog:
 
     def knows(self, trajectory_id: str) -> bool:
         """Whether a trajectory of this id waits."""
-        return trajectory_id in self._ids or any(one[0][0].id == trajectory_id for one in tuple(self._deferred))
+        with self.lock:
+            if self._inside:  # a call within a call, which may be at any point of it
+                waiting = [*self._journal.waiting(), *(entry[0] for entry, _ in tuple(self._deferred))]
+                return any(type(one) is Trajectory and one.id == trajectory_id for one in waiting)
+            with self._section():
+                self._take_in_deferred()
+                new = self._journal.newest(len(self._journal.queue) - self._indexed)
+                self._ids.update(one.id for one in new if type(one) is Trajectory)
+                self._indexed += len(new)
+                return trajectory_id in self._ids
 
     def check_outside(self, what: str) -> None:
         """StoreError where the calling thread, which has the lock, is in the midst of another call here: what it would
@@ -193,19 +202,16 @@ class Backlog:
         while self._deferred:
             entry, second = self._deferred[0]
             self._journal.append(entry, second, beyond=True)
-            if type(record := entry[0]) is Trajectory:
-                self._ids[record.id] = self._ids.get(record.id, 0) + 1
             self._deferred.popleft()  # after it: twice in the journal is once in the store
 
     def _recount(self) -> None:
         self._journal.recount()
-        # At once, as knows() looks without the lock.
-        self._ids = dict(Counter(one.id for one in self._journal.waiting() if type(one) is Trajectory))
+        self._ids, self._indexed = Counter(), 0
 
-    def _forget(self, record: Trajectory | Feedback) -> None:
-        if type(record) is not Trajectory:
-            return
-        if (left := self._ids.get(record.id, 0) - 1) > 0:
-            self._ids[record.id] = left
-        else:
-            self._ids.pop(record.id, None)
+    def _forget(self, batch: Batch) -> None:
+        for record in batch.records[: self._indexed]:
+            if type(record) is Trajectory:
+                self._ids[record.id] -= 1
+                if not self._ids[record.id]:
+                    del self._ids[record.id]
+        self._indexed = max(0, self._indexed - len(batch.records))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence, Sized
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from sona.record_size import size_of
 from sona.storage.segment import Nowhere, Remains, Segment
 from sona.types import Feedback, Trajectory
 
-Entry = tuple[Trajectory | Feedback, int, bytearray, int]
-"""A record made ready to be kept: itself, about the bytes that it takes in memory, its stored form and the CRC-32C of
-that, where the journal keeps one. Once it is appended, the form's memory may be used for the next one. Not a class: one
-more costs 0.2 us."""
+Entry = tuple[Trajectory | Feedback, int, bytearray]
+"""A record made ready to be kept: itself, about the bytes that it takes in memory, and its stored form, where the
+journal keeps one. Once it is appended, the form's memory may be used for the next one. Not a class: one more costs
+0.2 us."""
 
 Room = Segment
 """What a journal makes ahead of time."""
@@ -65,10 +66,13 @@ class Journal(Protocol):
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
 
+    def newest(self, count: int) -> list[Trajectory | Feedback]:
+        """The last ``count`` that came, the newest first."""
+
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` made ready for :meth:`append`; InvalidInputError where it has no stored form."""
 
-    def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
+    def append(self, entry: Entry, second: Entry | None = None, beyond: bool = False) -> bool:
         """Keep ``entry``, and the ``second`` right behind it; False, and nothing is kept, where the bound would be
         exceeded, or the disk has no room. What goes ``beyond`` both is kept always, in memory alone if need be. An
         entry is appended once, as its memory is used again; what goes ``beyond`` may be appended twice.
@@ -131,11 +135,15 @@ class MemoryJournal:
         """All that waits, the oldest first."""
         return [record for record, *_ in self.queue]
 
+    def newest(self, count: int) -> list[Trajectory | Feedback]:
+        """The last ``count`` that came, the newest first."""
+        return [entry[0] for entry in islice(reversed(self.queue), count)]
+
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its size."""
-        return record, size_of(record), _NO_FORM, 0
+        return record, size_of(record), _NO_FORM
 
-    def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
+    def append(self, entry: Entry, second: Entry | None = None, beyond: bool = False) -> bool:
         """Keep both; False where the bound would be exceeded."""
         size = entry[1] if second is None else entry[1] + second[1]
         if self.size + size > self._bound and not beyond:

@@ -7,10 +7,8 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
-
-from crc32c import crc32c
 
 from sona.config import StoreConfig
 from sona.errors import StoreCorruptError, StoreError
@@ -19,7 +17,7 @@ from sona.storage.connection import store_error
 from sona.storage.findings import so_many
 from sona.storage.journal import Batch, Entry, File, Journal, Leftover, MemoryJournal, oldest
 from sona.storage.layout import QUARANTINE
-from sona.storage.rows import decode, encode_into
+from sona.storage.rows import UNENCODABLE, decode, encoder, without_form
 from sona.storage.segment import FIRST, HEADER_BYTES, UNNAMED, Frame, Nowhere, Remains, Scan, Segment, frame_end, scan
 from sona.storage.syncing import sync_path
 from sona.types import Feedback, Trajectory
@@ -133,6 +131,7 @@ class MappedJournal:
         self._nowhere = Nowhere()
         self._idle: list[File] = []
         """To be removed by the next release."""
+        self._encode = encoder.encode_into  # in place of what is in a buffer, which is then as long as it takes
         self._buffers: list[bytearray] = []
         """To make stored forms in: each belongs to whoever took it out, until its bytes are in a file."""
         self.trouble: str | None = None
@@ -166,18 +165,27 @@ class MappedJournal:
         """All that waits, the oldest first."""
         return [record for record, *_ in self.queue]
 
+    def newest(self, count: int) -> list[Trajectory | Feedback]:
+        """The last ``count`` that came, the newest first."""
+        return [entry[0] for entry in islice(reversed(self.queue), count)]
+
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its stored form; InvalidInputError where it has none."""
         try:
             payload = self._buffers.pop()
         except IndexError:
             payload = bytearray()
-        encode_into(record, payload)
-        return record, size_of(record, payload), payload, crc32c(payload)
+        encode = self._encode
+        try:
+            encode(record, payload)
+        except UNENCODABLE as error:
+            raise without_form(record, error) from None
+        return record, size_of(record, payload), payload
 
-    def append(self, entry: Entry, second: Entry | None = None, *, beyond: bool = False) -> bool:
+    def append(self, entry: Entry, second: Entry | None = None, beyond: bool = False) -> bool:
         """Keep both; False where the bound would be exceeded, or the disk has no room for another segment."""
-        size, length = entry[1], len(entry[2])
+        record, own, payload = entry
+        size, length = own, len(payload)
         if second is not None:
             size += second[1]
             length = frame_end(0, length) + len(second[2])
@@ -196,18 +204,17 @@ class MappedJournal:
                 self._idle += self._retired(segment)
             segment = following
         # In a straight line, because hosts count the microseconds: a call into code that no cache holds is one or two.
-        record, own, payload, crc = entry
-        first = (record, own, segment, segment.append(0 if type(record) is Trajectory else 1, payload, crc))
+        first = (record, own, segment, segment.append(type(record) is not Trajectory, payload))
         if second is None:
             self.queue.append(first)  # from here on it is in
         else:
-            record, own, payload, crc = second
-            self.queue.extend([first, (record, own, segment, segment.append(1, payload, crc))])
+            record, own, after = second
+            self.queue.extend([first, (record, own, segment, segment.append(True, after))])
         self.size += size
         # Memory of before is nearer than new memory: a tenth of a cold call (ADR 6). What goes beyond the bounds may be
         # appended once more, by whoever was cut short behind this, so its bytes stay its own.
-        if not beyond and len(buffer := entry[2]) <= LARGEST_BUFFER and len(self._buffers) < MOST_BUFFERS:
-            self._buffers.append(buffer)
+        if not beyond and len(payload) <= LARGEST_BUFFER and len(self._buffers) < MOST_BUFFERS:
+            self._buffers.append(payload)
         return True
 
     def _keep_in_memory(self, *entries: Entry | None) -> None:

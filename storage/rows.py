@@ -23,13 +23,16 @@ def _plain(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} can't be stored")
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+UNENCODABLE = (TypeError, ValueError, OverflowError)
+"""What :data:`encoder` raises of what msgpack has no form for, such as half of a surrogate pair."""
+encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+"""Of records as msgpack. Whoever calls it raises :func:`without_form` of an :data:`UNENCODABLE`."""
 _decoders: dict[type[Record], msgspec.msgpack.Decoder[Any]] = {}
 
 
 def row_crc(*values: Value) -> int:
     """CRC-32C over the msgpack form of a row's values, which tells apart types and where one value ends."""
-    return crc32c(_encoder.encode(values))
+    return crc32c(encoder.encode(values))
 
 
 def check_crc(crc: Value, *values: Value, row: str) -> None:
@@ -52,17 +55,9 @@ def encode(record: Record) -> bytes:
         InvalidInputError: it holds something that msgpack has no form for, such as half of a surrogate pair.
     """
     try:
-        return _encoder.encode(record)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _without_form(record, error) from None
-
-
-def encode_into(record: Record, buffer: bytearray) -> None:
-    """As :func:`encode`, in place of what is in ``buffer``, which is then as long as it takes."""
-    try:
-        _encoder.encode_into(record, buffer)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _without_form(record, error) from None
+        return encoder.encode(record)
+    except UNENCODABLE as error:
+        raise without_form(record, error) from None
 
 
 def encode_onto(record: Record, data: bytearray) -> None:
@@ -71,13 +66,14 @@ def encode_onto(record: Record, data: bytearray) -> None:
     """
     before = len(data)
     try:
-        _encoder.encode_into(record, data, -1)
-    except (TypeError, ValueError, OverflowError) as error:
+        encoder.encode_into(record, data, -1)
+    except UNENCODABLE as error:
         del data[before:]
-        raise _without_form(record, error) from None
+        raise without_form(record, error) from None
 
 
-def _without_form(record: Record, error: Exception) -> InvalidInputError:
+def without_form(record: Record, error: Exception) -> InvalidInputError:
+    """The error of a record that has no stored form."""
     return InvalidInputError(f"{type(record).__name__.lower()}: {error}; send plain numbers and valid Unicode")
 
 

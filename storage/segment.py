@@ -2,10 +2,11 @@
 
 A file begins with a head (magic, epoch, checksum), a mark (how far its frames are no longer needed, checksum) and a
 tail (how far its frames reach). Then follow the frames, each at a multiple of 8 bytes: epoch, length and kind, check,
-payload. The check is the CRC-32C of the payload and of the two fields before it, and the header is written after the
-payload: killed in between, there is no frame. The tail follows the header, so frames that do not reach as far are lost.
-A file that is used again gets a new epoch, which makes all frames that still lie in it invalid at once. A file has a
-head from before it has its name, so one without has lost it.
+payload. The check is the CRC-32C of the payload, begun from that of the epoch with length and kind added, and it is
+written after the payload: killed in between, there is no frame. The tail follows it, so frames that do not reach as far
+are lost. A file that is used again gets a new epoch, which makes all frames that still lie in it invalid at once. A
+file has a head from before it has its name, so one without has lost it. Epochs of frames, checks and the tail are in
+the byte order of the machine, which no journal leaves.
 
 The system keeps what was copied when the process is killed, and may lose it when the power fails.
 """
@@ -18,27 +19,32 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from sys import byteorder
 from typing import NamedTuple
 
 from crc32c import crc32c
 
 from sona.storage.syncing import sync_path
 
-MAGIC = b"SONAJRN1"
+MAGIC = b"SONAJRN2"
+_BEFORE = b"SONAJRN1"
+"""Of a sona from before, whose checks are the CRC-32C of the payload and of the two fields behind it."""
 _HEAD = struct.Struct("<8sQI")
 _MARK = struct.Struct("<QI")
 _MARK_AT = 32
-_TAIL = struct.Struct("<QQ")  # and its complement
+_TAIL = struct.Struct("=QQ")  # and its complement
 _TAIL_AT = 48
+_TAIL_WORD = _TAIL_AT // 8
 _ONES = 2**64 - 1
 FIRST = 64
 """Where the first frame begins."""
 UNNAMED = ".new"
 """The suffix of a file that is being made."""
-_HEADER = struct.Struct("<QII")  # epoch; length, with the kind in its highest bit; check
+_HEADER = struct.Struct("=QQ")  # epoch; length, with the kind in its highest bit, and from the 32nd bit on the check
 _FIELDS = struct.Struct("<QI")
 HEADER_BYTES = _HEADER.size
 _KIND = 1 << 31
+_ABOVE = 2**32
 _ZEROS = bytes(1 << 18)
 
 
@@ -89,6 +95,7 @@ class Segment:
             for start in range(0, size, len(_ZEROS)):  # the pages are there before the first record comes
                 os.pwrite(fd, _ZEROS[: size - start], start)
             self._map = mmap.mmap(fd, size)
+            self._words = memoryview(self._map).cast("Q")
             self._identity = _identity(os.fstat(fd))
             self.begin(0)
             unnamed.rename(path)
@@ -104,7 +111,7 @@ class Segment:
         sight.
         """
         self._reached = self._used
-        self.epoch, self.end, self.waiting = epoch, FIRST, 0
+        self.epoch, self._seed, self.end, self.waiting = epoch, _seed(epoch), FIRST, 0
         head = MAGIC + epoch.to_bytes(8, "little")
         self._map[: _HEAD.size] = head + crc32c(head).to_bytes(4, "little")
         _TAIL.pack_into(self._map, _TAIL_AT, FIRST, FIRST ^ _ONES)
@@ -115,15 +122,17 @@ class Segment:
         """The size of a file for one frame, in whole pages."""
         return -(-frame_end(FIRST, payload_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
 
-    def append(self, kind: int, payload: bytes | bytearray, payload_crc: int) -> int:
+    def append(self, is_feedback: bool, payload: bytes | bytearray) -> int:
         """Copy a frame in; there must be room. Returns where it ends."""
-        at, length = self.end, len(payload)
+        at, length, words = self.end, len(payload), self._words
         self._map[at + HEADER_BYTES : at + HEADER_BYTES + length] = payload
-        size = length | _KIND if kind else length
-        check = crc32c(_FIELDS.pack(self.epoch, size), payload_crc)
-        _HEADER.pack_into(self._map, at, self.epoch, size, check)  # last: from here on there is a frame
-        end = (at + HEADER_BYTES + length + 7) & ~7  # frame_end(), in its place: see MappedJournal.append
-        _TAIL.pack_into(self._map, _TAIL_AT, end, end ^ _ONES)
+        size = length | _KIND if is_feedback else length
+        place = at // 8
+        words[place] = self.epoch
+        words[place + 1] = crc32c(payload, self._seed + size) * _ABOVE + size  # from here on there is a frame
+        end = (at + HEADER_BYTES + length + 7) // 8 * 8  # frame_end(), in its place: see MappedJournal.append
+        words[_TAIL_WORD] = end
+        words[_TAIL_WORD + 1] = _ONES - end
         self.end = end
         self.waiting += 1
         return end
@@ -158,11 +167,13 @@ class Segment:
 
     def remove(self) -> None:
         """Unmap it, and delete the file."""
+        self._words.release()
         self._map.close()
         _delete(self.path)
 
     def close(self) -> None:
         """Unmap it; the file stays."""
+        self._words.release()
         self._map.close()
 
 
@@ -254,6 +265,11 @@ class Nowhere:
         """Nothing."""
 
 
+def _seed(epoch: int) -> int:
+    """What the checks of an epoch's frames begin from, with the frame's length and kind added: below 2**32 together."""
+    return int(crc32c(epoch.to_bytes(8, "little"))) >> 2
+
+
 def _identity(stat: os.stat_result) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
@@ -323,7 +339,7 @@ def _missing(data: bytes, at: int, epoch: int) -> int:
     if (tail := _tail(data)) is not None:
         return max(tail - at, 0)
     # Nothing but damage leaves a header of this epoch without its frame: it is written last.
-    return HEADER_BYTES if data[at : at + 8] == epoch.to_bytes(8, "little") else 0
+    return HEADER_BYTES if data[at : at + 8] == epoch.to_bytes(8, byteorder) else 0
 
 
 def _held(data: bytes) -> int:
@@ -344,7 +360,7 @@ def _head_of(data: bytes) -> int | None:
     if len(data) < FIRST:
         return None
     magic, epoch, crc = _HEAD.unpack_from(data)
-    return int(epoch) if magic == MAGIC and crc == crc32c(data[: _HEAD.size - 4]) else None
+    return int(epoch) if magic in (MAGIC, _BEFORE) and crc == crc32c(data[: _HEAD.size - 4]) else None
 
 
 def _epoch(data: bytes) -> int:
@@ -354,7 +370,7 @@ def _epoch(data: bytes) -> int:
     if not data.strip(b"\0"):  # zeros are no frames, and many
         return 0
     places = range(FIRST, len(data) - HEADER_BYTES, 8)
-    epochs = ((at, int.from_bytes(data[at : at + 8], "little")) for at in places)
+    epochs = ((at, int.from_bytes(data[at : at + 8], byteorder)) for at in places)
     return max((epoch for at, epoch in epochs if _frame(data, at, epoch) is not None), default=0)
 
 
@@ -370,13 +386,14 @@ def _frame(data: bytes, at: int, epoch: int) -> Frame | None:
     """The frame that begins at ``at``, if a whole one does."""
     if at + HEADER_BYTES > len(data):
         return None
-    _, size, check = _HEADER.unpack_from(data, at)  # the check knows the epoch too
+    _, word = _HEADER.unpack_from(data, at)  # the check knows the epoch too
+    check, size = divmod(word, _ABOVE)
     length = size & ~_KIND
     begin = at + HEADER_BYTES
     if not 0 < length <= len(data) - begin:
         return None
     payload = data[begin : begin + length]
-    if check != crc32c(_FIELDS.pack(epoch, size), crc32c(payload)):
+    if check not in (crc32c(payload, _seed(epoch) + size), crc32c(_FIELDS.pack(epoch, size), crc32c(payload))):
         return None
     return Frame(int(bool(size & _KIND)), payload, frame_end(at, length))
 
@@ -388,7 +405,7 @@ def _next(data: bytes, start: int, epoch: int) -> int | None:
 
 def _places(data: bytes, start: int, epoch: int) -> Iterator[int]:
     """Multiples of 8 at which the epoch stands."""
-    sought = epoch.to_bytes(8, "little")
+    sought = epoch.to_bytes(8, byteorder)
     at = data.find(sought, start)
     while at >= 0:
         if at % 8 == 0:

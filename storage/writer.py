@@ -92,11 +92,12 @@ class Writer:
     """
 
     def __init__(self, store: _Appends, config: StoreConfig = DEFAULTS, journal: Journal | None = None) -> None:
+        # No more than 29 attributes: of an object with more, Python 3.11 looks up each by its name.
         self._store = store
         self._config = config
         self._journal: Journal = MemoryJournal(config.queue_bytes) if journal is None else journal
-        self._queue = self._journal.queue
         self._backlog = Backlog(self._journal)
+        self._prepare = self._backlog.prepare
         self._lock = self._backlog.lock
         self._changed = threading.Condition(self._lock)
         self._waiters: list[Callable[[], object]] = []
@@ -104,10 +105,9 @@ class Writer:
         self._asleep = self._lingers = False
         self._retry = Bell()
         self._wanted = 0
-        self._enough_bytes = min(config.batch_bytes, config.queue_bytes // 2)
+        self._enough, self._enough_bytes = config.batch_records, min(config.batch_bytes, config.queue_bytes // 2)
         self._durable = self._failed = 0
-        self._recovered = self._backlog.records
-        self._left_out = {"conflicts": 0, "unknown": 0, "invalid": 0}
+        self._counts = {"recovered": self._backlog.records, "conflicts": 0, "unknown": 0, "invalid": 0}
         self._logged: set[type[Exception]] = set()
         self.on_left_out: Callable[[Trajectory | Feedback, Exception], None] | None = None
         """Told of each record that is left out, in the writer's thread; must neither wait nor raise."""
@@ -115,12 +115,12 @@ class Writer:
         """Called in the writer's thread about every :data:`TICK_S` seconds, more seldom while a commit takes longer or
         fails; must not wait."""
         self._next_tick = 0.0
+        self._last_s = time.monotonic()
         self._missing: str | None = None
         self._last_error: str | None = None
         self._error: Exception | None = None
         self._stop_at: float | None = None
         self._was_closed = False
-        self._main = threading.main_thread()
         self._thread = threading.Thread(target=self._run, name="sona-writer", daemon=False)
         forked.watch(self)
         self._thread.start()
@@ -134,11 +134,10 @@ class Writer:
         Raises:
             InvalidInputError: the journal can't keep it: it has no stored form.
         """
-        entry = self._backlog.prepare(record)
-        taken = self._backlog.put(entry, None if feedback is None else self._backlog.prepare(feedback))
+        prepare = self._prepare
+        taken = self._backlog.put(prepare(record), None if feedback is None else prepare(feedback))
         if self._asleep or (
-            self._lingers
-            and (len(self._queue) >= self._config.batch_records or self._journal.size >= self._enough_bytes)
+            self._lingers and (len(self._journal.queue) >= self._enough or self._journal.size >= self._enough_bytes)
         ):  # _is_full(), in its place
             self._wake()
         return taken
@@ -215,6 +214,13 @@ class Writer:
         return self._backlog.records
 
     @property
+    def last_s(self) -> float:
+        """When a record last came or waited, by the monotonic clock. The thread notes it: for a caller a clock is more
+        lines of code and memory that no cache holds (ADR 6).
+        """
+        return time.monotonic() if self._backlog.records else self._last_s
+
+    @property
     def degraded(self) -> str | None:
         """Why nothing can be stored just now, why the disk turns records away, or why a kill would take what is
         recorded; None while all is well.
@@ -232,14 +238,13 @@ class Writer:
         with self._lock:
             return WriterCounts(
                 recorded=self._backlog.recorded,
-                recovered=self._recovered,
                 durable=self._durable,
                 rejected=self._backlog.rejected,
                 failed_attempts=self._failed,
                 pending=self._backlog.records,
                 pending_bytes=self._backlog.size,
                 last_error=self._last_error,
-                **self._left_out,
+                **self._counts,
             )
 
     def close(self, timeout_s: float | None = None) -> None:
@@ -316,6 +321,7 @@ class Writer:
             self._tick()
             if self._backlog.records:
                 self._linger()
+                self._last_s = time.monotonic()
             batch = self._backlog.take(self._config.batch_records, self._config.batch_bytes)
             if not batch.records:
                 if (
@@ -357,7 +363,7 @@ class Writer:
         return self._backlog.closed or self._error is not None or self._backlog.done < self._wanted or self._is_full()
 
     def _is_full(self) -> bool:
-        return len(self._queue) >= self._config.batch_records or self._journal.size >= self._enough_bytes
+        return len(self._journal.queue) >= self._enough or self._journal.size >= self._enough_bytes
 
     def _wake(self) -> None:
         """See that the writer goes on, if it waits for what has come."""
@@ -385,7 +391,7 @@ class Writer:
 
     def _overdue(self) -> bool:
         """Whether to give up; also sees to it that a forgotten close() does not keep the program from ending."""
-        if not self._main.is_alive() and not self._backlog.closed:
+        if not threading.main_thread().is_alive() and not self._backlog.closed:
             with self._lock:
                 self._backlog.closed = True
                 self._stop_at = time.monotonic() + EXIT_S
@@ -433,7 +439,7 @@ class Writer:
         if result is None:
             self._durable += 1
             return
-        self._left_out[_KINDS.get(type(result), "invalid")] += 1
+        self._counts[_KINDS.get(type(result), "invalid")] += 1
         self._last_error = f"{type(result).__name__}: {result}"
         if self.on_left_out is not None:
             self.on_left_out(record, result)

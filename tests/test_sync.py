@@ -46,6 +46,16 @@ def test_a_host_without_a_block_starts_and_closes(tmp_path: Path) -> None:
     assert own_threads(before) == []
 
 
+def test_a_quality_is_given_by_place_or_by_name(tmp_path: Path) -> None:
+    one, two = (sona.Trajectory(id=name, messages="q", response="a") for name in "ab")
+    with sona.open_sync(tmp_path / "store") as engine:
+        engine.record(one, 0.25, "ann")
+        engine.record(two, quality=0.75, giver="bob")
+        engine.flush()
+        given = [(rating.quality, rating.giver) for id in "ab" for rating in engine.feedback_of(id)]
+    assert given == [(0.25, "ann"), (0.75, "bob")]
+
+
 def test_the_same_on_an_event_loop(tmp_path: Path) -> None:
     async def scenario() -> None:
         engine = await sona.open(tmp_path / "store").start()

@@ -8,15 +8,18 @@ import linecache
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreError
@@ -83,7 +86,10 @@ def check_counts(backlog: Backlog, journal: MemoryJournal | MappedJournal) -> No
     waiting = journal.waiting()
     assert backlog.records == len(waiting)
     assert backlog.size == sum(backlog.prepare(record)[1] for record in waiting)
-    assert {record.id for record in waiting if isinstance(record, Trajectory)} == set(backlog._ids)
+    assert all(backlog.knows(record.id) for record in waiting if isinstance(record, Trajectory))
+    assert not backlog.knows("nobody")
+    assert backlog._indexed == len(waiting)
+    assert dict(backlog._ids) == Counter(record.id for record in waiting if isinstance(record, Trajectory))
 
 
 def test_a_call_that_is_cut_short_anywhere_leaves_counts_that_are_true(
@@ -113,7 +119,7 @@ def test_a_call_that_is_cut_short_anywhere_leaves_counts_that_are_true(
         while (batch := backlog.take(100, BOUND)).records:
             backlog.release(batch, lambda: None)
         assert backlog.done > done
-        assert (backlog.records, backlog.size, backlog._ids) == (0, 0, {})
+        assert (backlog.records, backlog.size, backlog._indexed, dict(backlog._ids)) == (0, 0, 0, {})
 
 
 def test_a_call_in_the_midst_of_a_call_is_taken_in_by_it(journal: MemoryJournal | MappedJournal) -> None:
@@ -135,6 +141,64 @@ def test_a_call_in_the_midst_of_a_call_is_taken_in_by_it(journal: MemoryJournal 
         found = {record.id for record in journal.waiting()}
         assert f"outer{number}" in found
         assert (f"inner{number}" in found) is bool(inner)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_what_waits_is_known_and_what_is_released_is_not(data: st.DataObject) -> None:
+    backlog, waiting, names = Backlog(MemoryJournal(BOUND)), list[Trajectory | Feedback](), [f"t{n}" for n in range(4)]
+    for _ in range(data.draw(st.integers(1, 30))):
+        match data.draw(st.sampled_from(["put", "rate", "release", "ask"])):
+            case "put":
+                waiting.append(trajectory(data.draw(st.sampled_from(names))))  # the same id may wait twice
+                assert put(backlog, waiting[-1])
+            case "rate":
+                waiting.append(feedback(data.draw(st.sampled_from(names))))
+                assert put(backlog, waiting[-1])
+            case "release":
+                backlog.release(batch := backlog.take(data.draw(st.integers(0, 4)), BOUND), lambda: None)
+                del waiting[: len(batch.records)]
+            case "ask":
+                name = data.draw(st.sampled_from(names))
+                assert backlog.knows(name) is any(isinstance(one, Trajectory) and one.id == name for one in waiting)
+
+
+def test_asking_who_waits_may_be_cut_short_anywhere(journal: MemoryJournal | MappedJournal) -> None:
+    backlog = Backlog(journal)
+    put(backlog, trajectory("first"), feedback("first"))
+    steps = lines_of(lambda: backlog.knows("first"))
+    assert steps > 5
+    for number in range(1, steps):
+        put(backlog, trajectory(f"t{number}"))
+        sys.settrace(at_line(number, interrupt))
+        with suppress(KeyboardInterrupt):
+            backlog.knows("first")
+        sys.settrace(None)
+        assert put(backlog, trajectory(f"next{number}"))
+        check_counts(backlog, journal)
+
+
+def test_a_signal_handler_may_ask_who_waits_in_the_midst_of_a_call(journal: MemoryJournal | MappedJournal) -> None:
+    backlog = Backlog(journal)
+    put(backlog, trajectory("first"), feedback("first"))
+    told: list[bool] = []
+    numbers = count()
+
+    def ask_and_record() -> None:
+        put(backlog, trajectory(name := f"inner{next(numbers)}"))
+        told.extend([backlog.knows("first"), backlog.knows(name), not backlog.knows("nobody")])
+
+    def record() -> None:
+        put(backlog, trajectory(f"outer{next(numbers)}"))
+
+    for call in (record, partial(backlog.knows, "first")):
+        for number in range(1, lines_of(call)):
+            sys.settrace(at_line(number, ask_and_record))
+            call()
+            sys.settrace(None)
+    assert len(told) > 60
+    assert all(told)
+    check_counts(backlog, journal)
 
 
 def test_what_lies_in_the_files_is_what_was_recorded_whatever_came_between(tmp_path: Path) -> None:

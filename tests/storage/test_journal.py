@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
+import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from sys import byteorder
 from unittest.mock import patch
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +24,7 @@ from sona.storage.doctor import diagnose
 from sona.storage.journal import Batch, File, Journal, MemoryJournal
 from sona.storage.mapped import SMALLEST_SEGMENT, MappedJournal, open_journal, scanned_in, waiting_in
 from sona.storage.repair import repair
+from sona.storage.rows import encode
 from sona.storage.segment import FIRST, HEADER_BYTES, Segment, scan
 from sona.storage.store import Store
 from sona.storage.writer import Writer
@@ -168,9 +172,7 @@ def test_a_newer_record_is_told_and_stays(tmp_path: Path) -> None:
     segment = Segment(tmp_path / "journal" / "00000001.seg", SMALLEST_SEGMENT)
     segment.begin(5)
     payload = b"\x81\xa3new\x01"
-    from crc32c import crc32c
-
-    segment.append(0, payload, crc32c(payload))
+    segment.append(False, payload)
     with pytest.raises(StoreCorruptError, match="move this file away"):
         MappedJournal(tmp_path / "journal", BOUND)
     assert (tmp_path / "journal" / "00000001.seg").exists()
@@ -218,6 +220,50 @@ def taken_up(folder: Path, data: bytes) -> list[Trajectory | Feedback]:
     drain(journal)
     journal.close()
     return found
+
+
+def test_what_a_former_sona_left_is_taken_up(tmp_path: Path) -> None:
+    """Its checks covered the payload and the two fields behind it."""
+    kept = [trajectory("a"), feedback("a"), trajectory("b")]
+    epoch, at, data = 7 << 24, 64, bytearray(SMALLEST_SEGMENT)
+    head = b"SONAJRN1" + epoch.to_bytes(8, "little")
+    data[:20] = head + crc32c(head).to_bytes(4, "little")
+    data[32:44] = (mark := at.to_bytes(8, "little")) + crc32c(mark).to_bytes(4, "little")
+    for record in kept:
+        payload = encode(record)
+        fields = struct.pack("<QI", epoch, len(payload) | isinstance(record, Feedback) << 31)
+        frame = fields + crc32c(fields, crc32c(payload)).to_bytes(4, "little") + payload
+        data[at : at + len(frame)] = frame
+        at += -(-len(frame) // 8) * 8
+    data[48:64] = struct.pack("<QQ", at, at ^ (2**64 - 1))
+    (tmp_path / "journal").mkdir()
+    path = tmp_path / "journal" / "00000001.seg"
+    path.write_bytes(data)
+    assert not scan(bytes(data)).skipped
+    journal = MappedJournal(tmp_path / "journal", BOUND)
+    assert journal.waiting() == kept
+    journal.close()
+    data[at - 9] ^= 1  # in the last record
+    path.write_bytes(data)
+    found = scan(bytes(data))
+    assert len(found.frames) == 2
+    assert found.skipped
+
+
+@pytest.mark.parametrize(("before", "now"), [(5, 6), (1 << 40, (1 << 40) + (1 << 32))])
+def test_no_frame_of_another_epoch_passes(tmp_path: Path, before: int, now: int) -> None:
+    """Though all that it says of itself is right, and the file's tail reaches over it."""
+    segment = Segment(path := tmp_path / "one.seg", SMALLEST_SEGMENT)
+    segment.begin(before)
+    end = segment.append(False, bytearray(encode(trajectory("a"))))
+    data = bytearray(path.read_bytes())
+    assert [frame.end for frame in scan(bytes(data)).frames] == [end]
+    segment.begin(now)
+    data[:32] = path.read_bytes()[:32]
+    data[64:72] = now.to_bytes(8, byteorder)
+    assert not scan(bytes(data)).frames
+    assert scan(bytes(data)).skipped == end - 64
+    segment.close()
 
 
 def test_a_segment_cut_anywhere_gives_what_is_whole_before_the_cut_and_tells_of_the_rest(

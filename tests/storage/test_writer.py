@@ -226,6 +226,21 @@ def test_a_trajectory_is_known_until_it_is_in_the_store(fake: FakeStore, open_wr
     assert not writer.knows("a")
 
 
+def test_it_tells_when_a_record_last_came_or_waited(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
+    writer = open_writer(fake)
+    opened = writer.last_s
+    fake.gate.clear()
+    writer.put(trajectory("a"))
+    put = time.monotonic()
+    time.sleep(0.05)
+    assert writer.last_s >= put + 0.05  # it waits still
+    fake.gate.set()
+    writer.flush()
+    last = writer.last_s
+    time.sleep(0.05)
+    assert opened < last == writer.last_s < time.monotonic() - 0.05
+
+
 def test_what_concerns_one_record_is_counted_and_logged_once_a_kind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
