@@ -167,7 +167,8 @@ def largest_token(ids: Int32 | bytes) -> int:
     negative: read without their sign, so that one pass finds both ends.
     """
     unsigned = np.frombuffer(ids, dtype=_UINT32) if isinstance(ids, bytes) else ids.view(_UINT32)
-    return int(np.maximum.reduce(unsigned))  # a third of the time of unsigned.max()
+    largest: int = unsigned.item(unsigned.argmax())  # half the time of a reduction, which goes through all of numpy
+    return largest
 
 
 def check_quality(value: object, name: str = "quality") -> float:
@@ -196,6 +197,8 @@ def check_count(value: object, name: str, high: int = MAX_COUNT) -> None:
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
+    if type(value) is float or type(value) is int:
+        return True
     return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
 
 
@@ -204,15 +207,15 @@ _ID = re.compile("[^\x00\ud800-\udfff]+", re.DOTALL)
 
 def check_id(value: object, name: str) -> None:
     """``value`` is a text of 1 to 200 characters with something in it."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH or not _has_id_form(value):
-        raise InvalidInputError(
-            f"{name}: {shown(value)}; 1 to {MAX_ID_LENGTH} characters without NUL or half a surrogate are allowed"
-        )
-
-
-def _has_id_form(text: str) -> bool:
-    plain = text.isascii() and text.isprintable()  # nearly all are, and a pattern takes as long as the rest
-    return not text.isspace() if plain else bool(text.strip()) and _ID.fullmatch(text) is not None
+    if isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH:
+        if value.isascii() and value.isprintable():  # nearly all are, and a pattern takes as long as the rest
+            if not value.isspace():
+                return
+        elif value.strip() and _ID.fullmatch(value) is not None:
+            return
+    raise InvalidInputError(
+        f"{name}: {shown(value)}; 1 to {MAX_ID_LENGTH} characters without NUL or half a surrogate are allowed"
+    )
 
 
 def check_text(value: object, name: str, *, empty: bool = False) -> None:

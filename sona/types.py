@@ -111,8 +111,8 @@ class Step(Record, kw_only=True):
 
     def __post_init__(self) -> None:
         check_id(self.name, "step name")
-        if self.reward is not None:
-            _set(self, "reward", check_number(self.reward, "step reward"))
+        if (reward := self.reward) is not None and (checked := check_number(reward, "step reward")) is not reward:
+            _set(self, "reward", checked)
         if self.latency_s is not None:
             _set(self, "latency_s", check_number(self.latency_s, "step latency_s", 0.0))
         check_text(self.content, "step content", empty=True)
@@ -213,6 +213,8 @@ class Trajectory(Record, kw_only=True, dict=True):  # for `largest_token`, which
         self._check_whole()
 
     def _check_metadata(self) -> None:
+        if self.metadata is NO_TEXTS:
+            return
         if type(self.metadata) is not dict and not isinstance(self.metadata, Mapping):
             raise InvalidInputError(f"metadata: {type(self.metadata).__name__}; a mapping of text to text is allowed")
         _set(
