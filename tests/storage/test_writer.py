@@ -226,6 +226,13 @@ def test_a_trajectory_is_known_until_it_is_in_the_store(fake: FakeStore, open_wr
     assert not writer.knows("a")
 
 
+def test_a_writer_has_no_more_attributes_than_are_found_without_their_names(
+    fake: FakeStore, open_writer: Callable[..., Writer]
+) -> None:
+    """A tenth of a call, which no other test would see."""
+    assert len(vars(open_writer(fake))) <= 29
+
+
 def test_it_tells_when_a_record_last_came_or_waited(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
     writer = open_writer(fake)
     opened = writer.last_s
