@@ -53,7 +53,8 @@ class FastLoop:
     @property
     def quiet_s(self) -> float:
         """For how long the host has neither recorded, rated nor asked: seconds."""
-        return time.monotonic() - max(self._last_asked_s, self._inbox.last_s)
+        last_s = max(self._last_asked_s, self._inbox.last_s)
+        return time.monotonic() - last_s
 
     def record(self, trajectory: Trajectory, quality: Feedback | None = None, is_news: bool = True) -> bool:
         """Hand a trajectory over, with its feedback if there is one already: both or none. Of a feedback that is no

@@ -196,8 +196,8 @@ class LearnerConfig(Settings, kw_only=True):
     """``engine.run()`` begins a cycle before its time (``cycle.interval_s``) when so many trajectories have got a
     quality since the last one; 0: it does not."""
     after_quiet_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
-    """... or when no request came for so long, and something is new that can make one (``cycle.min_trajectories``); 0:
-    it does not."""
+    """... or when no request came for so long, all that came is stored, and something is new that can make one
+    (``cycle.min_trajectories``); 0: it does not."""
 
 
 class RemoteConfig(Settings, kw_only=True):

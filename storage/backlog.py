@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sona.errors import ClosedError, StoreError
 from sona.storage.journal import Batch, Entry, Journal
 from sona.types import Trajectory
+
+MOST_INDEXED = 4000
+"""Ids that are counted in one go: whoever records meanwhile waits for it, a millisecond."""
 
 
 class Backlog:
@@ -32,7 +36,7 @@ class Backlog:
         self._inside = False
         self._whole = False  # counted by the first one in
         self._deferred: deque[tuple[Entry, Entry | None]] = deque()
-        self._ids: Counter[str] = Counter()
+        self._ids: dict[str, int] = {}
         """Of the trajectories among the first :attr:`_indexed` that wait: as far as somebody asked. Of most nobody ever
         does, and a large table is looked into where no cache holds it (ADR 6)."""
         self._indexed = 0
@@ -153,16 +157,45 @@ class Backlog:
 
     def knows(self, trajectory_id: str) -> bool:
         """Whether a trajectory of this id waits."""
+        try:
+            last = self._journal.queue[-1][0]
+        except IndexError:
+            last = None
+        if type(last) is Trajectory and last.id == trajectory_id:  # it is, where a record is rated at once
+            return True
+        while (known := self._look_for(trajectory_id)) is None:
+            time.sleep(0)  # whoever waits to record does so now
+        return known
+
+    def _look_for(self, trajectory_id: str) -> bool | None:
+        """Whether it waits, as far as can be told without keeping others from recording for long; None: ask again."""
         with self.lock:
-            if self._inside:  # a call within a call, which may be at any point of it
-                waiting = [*self._journal.waiting(), *(entry[0] for entry, _ in tuple(self._deferred))]
-                return any(type(one) is Trajectory and one.id == trajectory_id for one in waiting)
-            with self._section():
-                self._take_in_deferred()
-                new = self._journal.newest(len(self._journal.queue) - self._indexed)
-                self._ids.update(one.id for one in new if type(one) is Trajectory)
-                self._indexed += len(new)
-                return trajectory_id in self._ids
+            if self._inside:
+                return self._finds(trajectory_id)
+            try:
+                self._inside = True
+                if not self._whole:
+                    self._recount()
+                self._whole = False
+                if self._deferred:
+                    self._take_in_deferred()
+                waiting, ids = len(self._journal.queue), self._ids
+                stop = min(waiting, self._indexed + MOST_INDEXED)
+                for record in self._journal.between(self._indexed, stop):
+                    if type(record) is Trajectory:
+                        ids[record.id] = ids.get(record.id, 0) + 1
+                self._indexed = stop
+                self._whole = True
+                return True if trajectory_id in ids else False if stop == waiting else None
+            finally:
+                self._inside = False
+
+    def _finds(self, trajectory_id: str) -> bool:
+        """As :meth:`knows`, for a call within a call, which may be at any point of it."""
+        if trajectory_id in self._ids:  # or just released, and in the store
+            return True
+        waiting = [*(entry[0] for entry, _ in tuple(self._deferred)), *reversed(self._journal.waiting())]
+        return any(type(one) is Trajectory and one.id == trajectory_id for one in waiting)
 
     def check_outside(self, what: str) -> None:
         """StoreError where the calling thread, which has the lock, is in the midst of another call here: what it would
@@ -206,12 +239,13 @@ class Backlog:
 
     def _recount(self) -> None:
         self._journal.recount()
-        self._ids, self._indexed = Counter(), 0
+        self._ids, self._indexed = {}, 0
 
     def _forget(self, batch: Batch) -> None:
         for record in batch.records[: self._indexed]:
             if type(record) is Trajectory:
-                self._ids[record.id] -= 1
-                if not self._ids[record.id]:
+                if (left := self._ids[record.id] - 1) > 0:
+                    self._ids[record.id] = left
+                else:
                     del self._ids[record.id]
         self._indexed = max(0, self._indexed - len(batch.records))

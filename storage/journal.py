@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sona.record_size import size_of
 from sona.storage.segment import Nowhere, Remains, Segment
@@ -50,9 +50,10 @@ class Journal(Protocol):
         """What is wrong where what is recorded now would not outlive the process, though it should; else None."""
 
     @property
-    def queue(self) -> Sized:
-        """What waits, as long as there are records; the same object always. Not a count: whoever records looks at it
-        each time, and a property's code costs a microsecond or two where no cache holds it (ADR 6). Nor is `size`.
+    def queue(self) -> deque[Any]:
+        """What waits, the oldest first: tuples that begin with the record; the same object always. Not a count: whoever
+        records looks at it each time, and a property's code costs a microsecond or two where no cache holds it (ADR 6).
+        Nor is `size`.
         """
 
     @property
@@ -66,8 +67,8 @@ class Journal(Protocol):
     def waiting(self) -> list[Trajectory | Feedback]:
         """All that waits, the oldest first."""
 
-    def newest(self, count: int) -> list[Trajectory | Feedback]:
-        """The last ``count`` that came, the newest first."""
+    def between(self, start: int, stop: int) -> list[Trajectory | Feedback]:
+        """Of all that waits the ``start``-th to the one before the ``stop``-th; a few are quick near either end."""
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` made ready for :meth:`append`; InvalidInputError where it has no stored form."""
@@ -115,6 +116,7 @@ class Journal(Protocol):
         """Nothing is appended any more. What still waits stays where it outlives the process."""
 
 
+FEW = 32
 _NO_FORM = bytearray()
 
 
@@ -135,9 +137,9 @@ class MemoryJournal:
         """All that waits, the oldest first."""
         return [record for record, *_ in self.queue]
 
-    def newest(self, count: int) -> list[Trajectory | Feedback]:
-        """The last ``count`` that came, the newest first."""
-        return [entry[0] for entry in islice(reversed(self.queue), count)]
+    def between(self, start: int, stop: int) -> list[Trajectory | Feedback]:
+        """A part of all that waits."""
+        return part(self.queue, start, stop)
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its size."""
@@ -188,6 +190,13 @@ class MemoryJournal:
 
     def close(self) -> None:
         """Nothing."""
+
+
+def part(queue: deque[Any], start: int, stop: int) -> list[Trajectory | Feedback]:
+    """The records of a part of a queue."""
+    if stop - start > FEW:
+        return [entry[0] for entry in islice(queue, start, stop)]
+    return [queue[place][0] for place in range(start, stop)]  # quick near either end, where an iterator comes from one
 
 
 def oldest(waiting: Iterable[tuple[Trajectory | Feedback, int]], max_records: int, max_bytes: int) -> Batch:

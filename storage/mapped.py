@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 
 from sona.config import StoreConfig
@@ -15,10 +15,22 @@ from sona.errors import StoreCorruptError, StoreError
 from sona.record_size import size_of
 from sona.storage.connection import store_error
 from sona.storage.findings import so_many
-from sona.storage.journal import Batch, Entry, File, Journal, Leftover, MemoryJournal, oldest
+from sona.storage.journal import Batch, Entry, File, Journal, Leftover, MemoryJournal, oldest, part
 from sona.storage.layout import QUARANTINE
 from sona.storage.rows import UNENCODABLE, decode, encoder, without_form
-from sona.storage.segment import FIRST, HEADER_BYTES, UNNAMED, Frame, Nowhere, Remains, Scan, Segment, frame_end, scan
+from sona.storage.segment import (
+    FIRST,
+    HEADER_BYTES,
+    UNNAMED,
+    Frame,
+    Nowhere,
+    Remains,
+    Scan,
+    Segment,
+    frame_end,
+    scan,
+    whole_pages,
+)
 from sona.storage.syncing import sync_path
 from sona.types import Feedback, Trajectory
 
@@ -117,7 +129,7 @@ class MappedJournal:
             OSError: the folder can't be used, or the disk has no room for a segment.
         """
         self._folder, self._bound = folder, bound_bytes
-        self._segment_bytes = max(SMALLEST_SEGMENT, min(LARGEST_SEGMENT, bound_bytes // 8))
+        self._segment_bytes = whole_pages(max(SMALLEST_SEGMENT, min(LARGEST_SEGMENT, bound_bytes // 8)))
         self._most = -(-bound_bytes // self._segment_bytes) + SPARE
         self.queue: deque[_Waiting] = deque()
         """What waits, the oldest first."""
@@ -165,9 +177,9 @@ class MappedJournal:
         """All that waits, the oldest first."""
         return [record for record, *_ in self.queue]
 
-    def newest(self, count: int) -> list[Trajectory | Feedback]:
-        """The last ``count`` that came, the newest first."""
-        return [entry[0] for entry in islice(reversed(self.queue), count)]
+    def between(self, start: int, stop: int) -> list[Trajectory | Feedback]:
+        """A part of all that waits."""
+        return part(self.queue, start, stop)
 
     def prepare(self, record: Trajectory | Feedback) -> Entry:
         """``record`` with its stored form; InvalidInputError where it has none."""

@@ -2,11 +2,11 @@
 
 A file begins with a head (magic, epoch, checksum), a mark (how far its frames are no longer needed, checksum) and a
 tail (how far its frames reach). Then follow the frames, each at a multiple of 8 bytes: epoch, length and kind, check,
-payload. The check is the CRC-32C of the payload, begun from that of the epoch with length and kind added, and it is
-written after the payload: killed in between, there is no frame. The tail follows it, so frames that do not reach as far
-are lost. A file that is used again gets a new epoch, which makes all frames that still lie in it invalid at once. A
-file has a head from before it has its name, so one without has lost it. Epochs of frames, checks and the tail are in
-the byte order of the machine, which no journal leaves.
+payload. The check is the CRC-32C of the payload, begun from a quarter of the epoch's own plus the field of length and
+kind. It is written after the payload: killed in between, there is no frame. The tail follows it, so frames that do not
+reach as far are lost. A file that is used again gets a new epoch, which makes all frames that still lie in it invalid
+at once. A file has a head from before it has its name, so one without has lost it. Epochs of frames, checks and the
+tail are in the byte order of the machine, which no journal leaves.
 
 The system keeps what was copied when the process is killed, and may lose it when the power fails.
 """
@@ -74,7 +74,7 @@ class Segment:
     """A segment that is written to."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Make the file at ``path``, of ``size`` bytes that the disk has reserved.
+        """Make the file at ``path``, of ``size`` bytes, in whole pages, that the disk has reserved.
 
         Raises:
             OSError: it can't be made, or the disk has no room.
@@ -119,8 +119,8 @@ class Segment:
 
     @staticmethod
     def bytes_for(payload_bytes: int) -> int:
-        """The size of a file for one frame, in whole pages."""
-        return -(-frame_end(FIRST, payload_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+        """The size of a file for one frame."""
+        return whole_pages(frame_end(FIRST, payload_bytes))
 
     def append(self, is_feedback: bool, payload: bytes | bytearray) -> int:
         """Copy a frame in; there must be room. Returns where it ends."""
@@ -266,8 +266,15 @@ class Nowhere:
 
 
 def _seed(epoch: int) -> int:
-    """What the checks of an epoch's frames begin from, with the frame's length and kind added: below 2**32 together."""
+    """What the checks of an epoch's frames begin from, with the frame's second field added: together below 2**32 for
+    payloads below 1 GiB, and a CRC takes what is above it by its lower bits.
+    """
     return int(crc32c(epoch.to_bytes(8, "little"))) >> 2
+
+
+def _former(epoch: int, size: int, payload: bytes) -> int:
+    """The check of a sona from before; a file whose head is damaged may be of it."""
+    return int(crc32c(_FIELDS.pack(epoch, size), crc32c(payload)))
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int]:
@@ -304,6 +311,11 @@ def _mark(released: int) -> bytes:
 def _delete(path: Path) -> None:
     with suppress(OSError):
         path.unlink()
+
+
+def whole_pages(size: int) -> int:
+    """``size`` bytes, and what is left of the last page."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def frame_end(start: int, payload_bytes: int) -> int:
@@ -393,7 +405,7 @@ def _frame(data: bytes, at: int, epoch: int) -> Frame | None:
     if not 0 < length <= len(data) - begin:
         return None
     payload = data[begin : begin + length]
-    if check not in (crc32c(payload, _seed(epoch) + size), crc32c(_FIELDS.pack(epoch, size), crc32c(payload))):
+    if check != crc32c(payload, _seed(epoch) + size) and (data[:8] == MAGIC or check != _former(epoch, size, payload)):
         return None
     return Frame(int(bool(size & _KIND)), payload, frame_end(at, length))
 

@@ -321,8 +321,9 @@ class Writer:
             self._tick()
             if self._backlog.records:
                 self._linger()
-                self._last_s = time.monotonic()
             batch = self._backlog.take(self._config.batch_records, self._config.batch_bytes)
+            if batch.records:
+                self._last_s = time.monotonic()
             if not batch.records:
                 if (
                     self._backlog.closed and not self._backlog.records

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from sona.config import StoreConfig
 from sona.errors import ClosedError, StoreError
-from sona.storage.backlog import Backlog
+from sona.storage.backlog import MOST_INDEXED, Backlog
 from sona.storage.journal import MemoryJournal
 from sona.storage.mapped import LARGEST_BUFFER, MOST_BUFFERS, SMALLEST_SEGMENT, MappedJournal, open_journal, scanned_in
 from sona.storage.rows import decode
@@ -161,6 +161,19 @@ def test_what_waits_is_known_and_what_is_released_is_not(data: st.DataObject) ->
             case "ask":
                 name = data.draw(st.sampled_from(names))
                 assert backlog.knows(name) is any(isinstance(one, Trajectory) and one.id == name for one in waiting)
+
+
+def test_who_waits_in_a_long_queue_is_told_a_part_after_the_other() -> None:
+    backlog = Backlog(MemoryJournal(1 << 30))
+    total = 2 * MOST_INDEXED + 10
+    for number in range(total):
+        put(backlog, Trajectory(id=f"t{number}", messages="q", response="a"))
+    assert backlog.knows("t5")
+    assert backlog._indexed == MOST_INDEXED
+    assert not backlog.knows("nobody")
+    assert backlog._indexed == len(backlog._ids) == total
+    backlog.release(backlog.take(total - 3, 1 << 30), lambda: None)
+    assert [backlog.knows(f"t{number}") for number in range(total - 5, total)] == [False, False, True, True, True]
 
 
 def test_asking_who_waits_may_be_cut_short_anywhere(journal: MemoryJournal | MappedJournal) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import random
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,6 @@ from sys import byteorder
 from unittest.mock import patch
 
 import pytest
-from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +29,7 @@ from sona.storage.store import Store
 from sona.storage.writer import Writer
 from sona.types import Feedback, Trajectory
 from tests.processes import run
+from tests.storage.golden.journal import golden, waiting
 from tests.storage.records import ask, feedback, trajectory
 
 BOUND = 1 << 20
@@ -100,6 +100,14 @@ def test_a_queue_may_be_longer_than_many_segments(make: Make) -> None:
         make_room(journal)
         assert all(put(journal, *records))
         assert drain(journal) == records
+
+
+@pytest.mark.parametrize("bound", [SMALLEST_SEGMENT, 900_001, 2_500_000, 10_000_004, 33_554_431])
+def test_any_bound_makes_files_of_whole_pages(tmp_path: Path, bound: int) -> None:
+    journal = MappedJournal(tmp_path / "journal", bound)
+    assert put(journal, trajectory("a")) == [True]
+    assert {path.stat().st_size % 4096 for path in (tmp_path / "journal").iterdir()} == {0}
+    journal.close()
 
 
 def test_a_record_larger_than_a_segment_is_kept(tmp_path: Path) -> None:
@@ -222,32 +230,30 @@ def taken_up(folder: Path, data: bytes) -> list[Trajectory | Feedback]:
     return found
 
 
-def test_what_a_former_sona_left_is_taken_up(tmp_path: Path) -> None:
-    """Its checks covered the payload and the two fields behind it."""
-    kept = [trajectory("a"), feedback("a"), trajectory("b")]
-    epoch, at, data = 7 << 24, 64, bytearray(SMALLEST_SEGMENT)
-    head = b"SONAJRN1" + epoch.to_bytes(8, "little")
-    data[:20] = head + crc32c(head).to_bytes(4, "little")
-    data[32:44] = (mark := at.to_bytes(8, "little")) + crc32c(mark).to_bytes(4, "little")
-    for record in kept:
-        payload = encode(record)
-        fields = struct.pack("<QI", epoch, len(payload) | isinstance(record, Feedback) << 31)
-        frame = fields + crc32c(fields, crc32c(payload)).to_bytes(4, "little") + payload
-        data[at : at + len(frame)] = frame
-        at += -(-len(frame) // 8) * 8
-    data[48:64] = struct.pack("<QQ", at, at ^ (2**64 - 1))
-    (tmp_path / "journal").mkdir()
+def test_each_form_has_its_golden_file() -> None:
+    assert [path.name[:8].encode() for path in golden()] == [b"SONAJRN1", segment.MAGIC]
+
+
+@pytest.mark.parametrize("packed", golden(), ids=lambda path: path.name)
+def test_what_a_former_sona_left_is_taken_up(packed: Path, tmp_path: Path) -> None:
     path = tmp_path / "journal" / "00000001.seg"
-    path.write_bytes(data)
-    assert not scan(bytes(data)).skipped
-    journal = MappedJournal(tmp_path / "journal", BOUND)
-    assert journal.waiting() == kept
+    path.parent.mkdir()
+    path.write_bytes(data := gzip.decompress(packed.read_bytes()))
+    journal = MappedJournal(path.parent, BOUND)
+    assert journal.waiting() == waiting()
     journal.close()
-    data[at - 9] ^= 1  # in the last record
-    path.write_bytes(data)
-    found = scan(bytes(data))
-    assert len(found.frames) == 2
-    assert found.skipped
+    start = FIRST
+    for frame in scan(data).frames:
+        payload = range(start + HEADER_BYTES, start + HEADER_BYTES + len(frame.payload))
+        for at in range(start, frame.end):
+            found = scan(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+            matters = (
+                start + 8 <= at < payload.stop
+            )  # a flipped epoch is mended, and behind the payload nothing is read
+            assert (len(found.frames), found.skipped > 0) == ((2, True) if matters else (3, False))
+        start = frame.end
+    headless = bytes(FIRST // 2) + data[FIRST // 2 :]
+    assert scan(headless).frames == scan(data).frames
 
 
 @pytest.mark.parametrize(("before", "now"), [(5, 6), (1 << 40, (1 << 40) + (1 << 32))])
@@ -367,6 +373,7 @@ from sona.storage.mapped import open_journal
 from sona.config import StoreConfig
 from sona.storage.store import Store
 from sona.storage.writer import Writer
+from tests.storage.golden.journal import golden, waiting
 from tests.storage.records import trajectory
 store = Store.open(sys.argv[1])
 def full(records): raise StoreFullError("full")

@@ -17,6 +17,8 @@ from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, StoreError, StoreFullError, UnknownIdError
 from sona.record_size import size_of
 from sona.storage import new_trajectories
+from sona.storage.backlog import Backlog
+from sona.storage.journal import Batch
 from sona.storage.mapped import SMALLEST_SEGMENT, MappedJournal, open_journal
 from sona.storage.rows import TrajectoryRow, encode, trajectory_row
 from sona.storage.store import Store
@@ -246,6 +248,24 @@ def test_it_tells_when_a_record_last_came_or_waited(fake: FakeStore, open_writer
     last = writer.last_s
     time.sleep(0.05)
     assert opened < last == writer.last_s < time.monotonic() - 0.05
+
+
+def test_a_record_that_comes_just_before_a_batch_is_taken_is_noted(
+    fake: FakeStore, open_writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = open_writer(fake)
+    take, put = Backlog.take, list[float]()
+
+    def late(backlog: Backlog, *bounds: int) -> Batch:
+        if not put:
+            writer.put(trajectory("late"))
+            put.append(time.monotonic())
+        return take(backlog, *bounds)
+
+    monkeypatch.setattr(Backlog, "take", late)
+    while not put or writer.pending:
+        time.sleep(0.01)
+    assert writer.last_s >= put[0] - 0.01
 
 
 def test_what_concerns_one_record_is_counted_and_logged_once_a_kind(
