@@ -152,14 +152,22 @@ def pack_tokens_and_largest(value: TokensLike, name: str = "token ids") -> tuple
     else:
         wide = _array(value, name, "iu")
         if wide.size and (int(wide.max()) > MAX_TOKEN or int(wide.min()) < 0):
-            raise InvalidInputError(f"{name}: {wide.min()}..{wide.max()}; ids from 0 to {MAX_TOKEN} are allowed")
+            raise _no_token(wide, name)
         array = wide.astype(_INT32)
     if array.ndim != 1 or array.size == 0:
-        raise InvalidInputError(f"{name}: shape {array.shape}; a list of at least one id is allowed, or leave it out")
+        raise InvalidInputError(
+            f"{name}: shape {array.shape}; one list of at least one id is allowed, as the first row of a batch is"
+        )
     largest = largest_token(array)
     if largest > MAX_TOKEN:
-        raise InvalidInputError(f"{name}: negative id {array.min()}; ids are 0 or more")
+        raise _no_token(array, name)
     return value if isinstance(value, bytes) else array.tobytes(), largest
+
+
+def _no_token(ids: npt.NDArray[Any], name: str) -> InvalidInputError:
+    flat = ids.ravel()
+    place = int(np.flatnonzero((flat < 0) | (flat > MAX_TOKEN))[0])
+    return InvalidInputError(f"{name}: {flat[place]} at place {place}; ids from 0 to {MAX_TOKEN} are allowed")
 
 
 def largest_token(ids: Int32 | bytes) -> int:
@@ -179,7 +187,7 @@ def check_quality(value: object, name: str = "quality") -> float:
         raise InvalidInputError(
             f"{name}: {shown(value)}; from 0 (useless) to 1 (right) is allowed, so scale your reward"
         )
-    return float(value)
+    return float(value) + 0.0  # -0.0 becomes 0.0: SQLite keeps no sign of a zero, and a checksum does
 
 
 def check_number(value: object, name: str, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> float:

@@ -133,6 +133,11 @@ class OpenEngine:
             check_number(timeout_s, "timeout_s", 0.0, math.inf)
         await self._open_intake().flush(timeout_s)
 
+    def _check_outside(self, what: str) -> None:
+        """StoreError where the calling thread is in the midst of recording: whom it waits for would wait for it."""
+        if self._parts is not None:
+            self._intake.check_outside(what)
+
     def _started(self) -> Parts:
         parts = self._parts
         if parts is None:

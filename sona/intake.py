@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Literal
 
@@ -18,6 +19,7 @@ from sona.config import RecordingConfig
 from sona.errors import ClosedError, ConflictError, InvalidInputError, StoreError, UnknownIdError
 from sona.event_loop import EventLoop
 from sona.events import DropReason, FeedbackRecorded, RecordDropped, TrajectoryRecorded
+from sona.held import is_held_here
 from sona.hooks.trajectory import OpenTrajectory
 from sona.open_trajectories import OpenTrajectories
 from sona.parts import Parts
@@ -65,6 +67,17 @@ class Intake:
     def counted(self, mishap: Mishap) -> int:
         """How many there were since the engine was opened."""
         return self._mishaps[mishap]
+
+    def check_outside(self, what: str) -> None:
+        """StoreError where a signal handler asks for ``what`` while its thread is in the midst of a call that holds a
+        lock: another thread that it then waits for would wait for that lock.
+        """
+        held = is_held_here(self._lock) or self.open.is_inside or self._parts.writer.is_inside
+        if held or self._parts.store.is_inside:
+            raise StoreError(
+                f"{what}: called by a signal handler in the midst of another call; let that end: raise SystemExit in "
+                "the handler, and do it behind that"
+            )
 
     # ---------------------------------------------------------------------------------------------- whole records
 
@@ -153,12 +166,18 @@ class Intake:
     def _reject(self, record: Trajectory | Feedback, *, quiet: bool = False) -> Receipt:
         self.count("rejected")
         trouble = self._parts.writer.trouble
-        reason: DropReason = "closed" if self._parts.closed else "queue full" if trouble is None else "disk"
+        reason = self._reason()
         if not quiet and reason not in self._told_of:
             self._told_of.add(reason)
             log.warning("records are rejected: %s (told once, counted always)", self._why_rejected(trouble))
         self._tell_dropped(record, reason)
         return "rejected"
+
+    def _reason(self) -> DropReason:
+        """Why records are rejected now."""
+        if self._parts.closed:
+            return "closed"
+        return "queue full" if self._parts.writer.trouble is None else "disk"
 
     def _why_rejected(self, trouble: str | None) -> str:
         """And what to do about it."""
@@ -202,14 +221,23 @@ class Intake:
             refusal = error
             log.exception("trajectory %s could not be recorded", trajectory.id)
         held = trajectory.settle(refusal)
-        self.open.remove(trajectory)
         if refusal is not None:
             self.count("hook_errors")
-        for feedback in held:
-            if refusal is not None:
-                self._tell_dropped(feedback, "unrecordable")
-            elif self._rate(feedback) == "rejected":
+            reason: DropReason = "unrecordable" if isinstance(refusal, InvalidInputError) else self._reason()
+            for feedback in held:
+                self._tell_dropped(feedback, reason)
+        self._let_go(trajectory)
+
+    def _let_go(self, trajectory: OpenTrajectory) -> None:
+        """Of one that is settled: what was held for it is given, unless it was refused. Where a Ctrl-C cuts this short
+        it is done again.
+        """
+        for feedback in () if trajectory.is_refused else tuple(trajectory.unrated):
+            if self._rate(feedback) == "rejected":
                 self.count("hook_errors")
+            with suppress(ValueError):
+                trajectory.unrated.remove(feedback)  # behind it: twice is once
+        self.open.remove(trajectory)
 
     def _hand_over(self, trajectory: OpenTrajectory, record: Trajectory | None) -> Exception | None:
         """Why it could not be recorded; None where it was."""
@@ -245,6 +273,8 @@ class Intake:
         """Record as abandoned what is open for too long, or is too much. The writer's thread does it every second."""
         for trajectory in self.open.overdue():
             self._abandon(trajectory)
+            if trajectory.is_settled:  # and was cut short behind that
+                self._let_go(trajectory)
 
     def _abandon(self, trajectory: OpenTrajectory) -> None:
         if trajectory.abandon() and self.count("abandoned"):
@@ -302,6 +332,8 @@ class Intake:
         """
         for trajectory in self.open.all():
             trajectory.abandon()
+            if trajectory.is_settled:
+                self._let_go(trajectory)
         try:
             self._parts.close()
         finally:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from contextlib import suppress
 
 from sona.config import RecordingConfig
+from sona.held import is_held_here
 from sona.hooks.trajectory import OpenTrajectory
 
 
@@ -23,6 +24,11 @@ class OpenTrajectories:
         self._by_id: dict[str, OpenTrajectory] = {}
         self._bytes = 0
         """What they hold. A call nested in another may be missed: it is counted anew before anything is done by it."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the calling thread is in the midst of a call here: it asks in a signal handler, or a finaliser."""
+        return is_held_here(self._lock)
 
     def __len__(self) -> int:
         return len(self._since)

@@ -83,7 +83,13 @@ class SyncEngine:
         return self
 
     def close(self) -> None:
-        """See :meth:`sona.Engine.aclose`. In a forked child it does nothing: the engine stays the parent's."""
+        """See :meth:`sona.Engine.aclose`. In a forked child it does nothing: the engine stays the parent's.
+
+        Raises:
+            StoreError: also where a signal handler calls it in the midst of recording: let the handler raise
+                SystemExit, and close behind that.
+        """
+        self._engine._check_outside("close")
         self._loop, stack, self._stack = None, self._stack, ExitStack()
         if os.getpid() == self._process:
             stack.close()
@@ -131,6 +137,7 @@ class SyncEngine:
 
     def flush(self, timeout_s: float | None = None) -> None:
         """See :meth:`sona.Engine.flush`."""
+        self._engine._check_outside("flush")
         self._started().call(self._engine.flush, timeout_s)
 
     def events(self, *, buffer: int = BUFFER, timeout_s: float | None = None) -> SyncEventStream:

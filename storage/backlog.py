@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sona.errors import ClosedError, StoreError
+from sona.held import is_held_here
 from sona.storage.journal import Batch, Entry, Journal
 from sona.types import Trajectory
 
@@ -196,6 +197,11 @@ class Backlog:
             return True
         waiting = [*(entry[0] for entry, _ in tuple(self._deferred)), *reversed(self._journal.waiting())]
         return any(type(one) is Trajectory and one.id == trajectory_id for one in waiting)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the calling thread has the lock: it asks in a signal handler, or a finaliser."""
+        return is_held_here(self.lock)
 
     def check_outside(self, what: str) -> None:
         """StoreError where the calling thread, which has the lock, is in the midst of another call here: what it would

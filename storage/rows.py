@@ -20,6 +20,10 @@ _R = TypeVar("_R", bound=Record)
 def _plain(value: object) -> Any:
     if isinstance(value, np.generic):  # the checks let numpy's numbers in
         return value.item()
+    if isinstance(value, str):  # and classes of a host's own, such as markupsafe's
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
     raise TypeError(f"{type(value).__name__} can't be stored")
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sona.held import is_held_here
+
 GENERATION = "generation"
 READERS = ("readers-0", "readers-1")
 _POLL_S = 0.005
@@ -32,8 +34,15 @@ class SnapshotGate:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may read while its thread is in here, behind any call. What it has entered it has
+        # left when it ends; so at each call a generation that is in `_held` has a reader.
+        self._lock = threading.RLock()
         self._held: dict[int, list[int]] = {}  # by generation, the descriptor of its lock, and how many readers have it
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the calling thread is in the midst of a call here: it asks in a signal handler, or a finaliser."""
+        return is_held_here(self._lock)
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -53,26 +62,26 @@ class SnapshotGate:
         with self._lock, suppress(FileNotFoundError):
             while True:
                 generation = self._generation()
-                if generation not in self._held:
-                    self._held[generation] = [_locked(self._folder / READERS[generation]), 0]
-                if self._generation() == generation:
+                if generation in self._held:
                     self._held[generation][1] += 1
+                else:
+                    self._held[generation] = [_locked(self._folder / READERS[generation]), 1]
+                if self._generation() == generation:
                     return generation
-                if not self._held[generation][1]:  # it has changed just now
-                    self._let_go(generation)
+                self._leave(generation)  # it has changed just now
         return None
 
     def _leave(self, generation: int) -> None:
         with self._lock:
-            if generation in self._held:  # not so in a forked child
-                self._held[generation][1] -= 1
-                if not self._held[generation][1]:
-                    self._let_go(generation)
-
-    def _let_go(self, generation: int) -> None:
-        fd, _ = self._held.pop(generation)
-        fcntl.flock(fd, fcntl.LOCK_UN)  # closing would not do while a forked child has the descriptor too
-        os.close(fd)
+            if generation not in self._held:  # in a forked child
+                return
+            held = self._held[generation]
+            if held[1] > 1:
+                held[1] -= 1
+                return
+            del self._held[generation]
+            fcntl.flock(held[0], fcntl.LOCK_UN)  # closing would not do while a forked child has the descriptor too
+            os.close(held[0])
 
     def _generation(self) -> int:
         return int((self._folder / GENERATION).read_bytes() == b"1")
@@ -96,7 +105,7 @@ class SnapshotGate:
 
     def forked(self) -> None:
         """In a forked child: the locks stay the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         held, self._held = self._held, {}
         for fd, _ in held.values():
             with suppress(OSError):

@@ -159,6 +159,11 @@ class Writer:
             while not self.is_stored(until):
                 self._changed.wait(until.pause_s)
 
+    @property
+    def is_inside(self) -> bool:
+        """See :attr:`Backlog.is_inside`."""
+        return self._backlog.is_inside
+
     def asked(self, timeout_s: float | None = None) -> Until:
         """Ask for everything that was put before to be stored now; see :meth:`is_stored`."""
         with self._lock:

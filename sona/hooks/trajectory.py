@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -123,8 +124,11 @@ class OpenTrajectory:
         """About the bytes that it holds. The host's to change."""
         self._answer_size = 0
         self._held: list[Feedback] = []
+        self.unrated: deque[Feedback] = deque()
+        """Of these what is not handed over yet. The host's to change."""
         self._lock = threading.RLock()
         self._begun = self._over = self._ending = self._settled = self._abandoned = False
+        self._outcome: Outcome | None = None
         self._record: Trajectory | None = None
         self._refusal: Exception | None = None
 
@@ -297,20 +301,20 @@ class OpenTrajectory:
         self.finish("failed" if kind is not None else None)
 
     def finish(self, outcome: Outcome | None = None) -> None:
-        """What the end of the block does: record it, ``completed`` where it was answered. Never raises."""
+        """What the end of the block does: record it, ``completed`` where it was answered. Never raises. Where a Ctrl-C
+        cuts it short, :meth:`abandon` does it.
+        """
         self._over = True
-        if self._may_end():
-            self._end(outcome or ("completed" if self._answered else "abandoned"))
-        else:
+        self._outcome = outcome or ("completed" if self._answered else "abandoned")
+        if not self._end_once(self._outcome, abandoned=False):
             self._host.ended_late(self)
 
     def abandon(self) -> bool:
-        """Record it as it is, though its block has not ended; False where it has. Never raises."""
-        if not self._may_end():
-            return False
-        self._abandoned = True
-        self._end("abandoned")
-        return True
+        """Record it as it is, though its block has not ended; False where it has. Where its end was cut short it is
+        recorded as that would have done. Never raises.
+        """
+        abandoned = self._outcome is None
+        return self._end_once(self._outcome or "abandoned", abandoned=abandoned) and abandoned
 
     async def durable(self) -> None:
         """Return when this trajectory, and the feedback that was given while it was open, is committed and synced.
@@ -343,6 +347,16 @@ class OpenTrajectory:
     # For the host
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it was handed over, or refused."""
+        return self._settled
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it could not be recorded."""
+        return self._refusal is not None
+
+    @property
     def is_open(self) -> bool:
         """Whether nothing has ended it."""
         return not self._ending
@@ -353,6 +367,7 @@ class OpenTrajectory:
             if self._settled:
                 return False
             self._held.append(feedback)
+            self.unrated.append(feedback)
             return True
 
     def settle(self, refusal: Exception | None) -> list[Feedback]:
@@ -380,11 +395,18 @@ class OpenTrajectory:
                 "within the block, or open another one with engine.trajectory()"
             )
 
-    def _may_end(self) -> bool:
-        """Whether whoever asks is the first, and so the one who records it."""
-        with self._lock:
-            first, self._ending = not self._ending, True
+    def _end_once(self, outcome: Outcome, *, abandoned: bool) -> bool:
+        """False where somebody has ended it, or does so now. Cut short, it is left to whoever comes next."""
+        try:
+            with self._lock:
+                first, self._ending = not self._ending, True
+            if first:
+                self._abandoned = abandoned
+                self._end(outcome)
             return first
+        except BaseException:
+            self._ending = self._settled
+            raise
 
     def _end(self, outcome: Outcome) -> None:
         try:

@@ -25,6 +25,7 @@ from sona.errors import (
     UnknownTokenError,
 )
 from sona.message import to_messages
+from sona.storage.doctor import diagnose
 from tests.engine.small import open_small, record_task
 from tests.other_model import write_other_model
 from tests.processes import run
@@ -340,3 +341,57 @@ def test_numbers_that_leave_float32_together_are_refused_without_a_warning(tmp_p
                 engine.recall(wrong)
             with pytest.raises(InvalidInputError, match="beyond float32"):
                 sona.Trajectory(embedding=wrong)
+
+
+class Markup(str):
+    """As markupsafe's, and those of agent frameworks."""
+
+
+class Number(int):
+    """An int of a host's own."""
+
+
+def test_texts_of_a_class_of_the_hosts_own_are_stored_as_texts(tmp_path: Path) -> None:
+    text = Markup
+    given = sona.Trajectory(
+        id=text("a"),
+        source=text("bot"),
+        created_ns=Number(5),
+        messages=[sona.Message(role="user", content=text("q"))],
+        response=text("río"),
+        steps=[sona.Step(name=text("tool:x"), content=text("c"), at_ns=Number(1))],
+        metadata={text("k"): text("v")},
+        recalled=[text("p1")],
+    )
+    with sona.open_sync(tmp_path / "store") as engine:
+        assert engine.record(given, quality=0.5, giver=text("ann")) == "recorded"
+        assert engine.feedback(text("a"), 0.25, id=text("f"), comment=text("hm")) == "recorded"
+        with engine.trajectory(text("q"), source=text("bot"), id=text("b")) as block:
+            block.respond(text("r"))
+        engine.flush()
+        assert engine.get("a").trajectory == given
+        assert type(engine.get("a").trajectory.response) is str
+        assert engine.get("b").trajectory.response == "r"
+        assert [one.comment for one in engine.feedback_of("a")] == ["", "hm"]
+    assert diagnose(tmp_path / "store").exit_code == 0
+
+
+def test_a_quality_of_minus_nothing_is_nothing(tmp_path: Path) -> None:
+    """SQLite keeps no sign of a zero, and a checksum does."""
+    with sona.open_sync(tmp_path / "store") as engine:
+        engine.record(sona.Trajectory(id="a", messages="q", response="r"), quality=-0.0)
+        engine.flush()
+        engine.feedback("a", -0.0)
+        engine.flush()
+        assert [str(one.quality) for one in engine.feedback_of("a")] == ["0.0", "0.0"]
+    assert diagnose(tmp_path / "store").exit_code == 0
+
+
+def test_a_token_id_that_is_none_is_named_with_its_place() -> None:
+    several: list[Any] = [[1, 2, -3, 4], np.array([1, 2, -3, 4], dtype=np.int32), [[1, 2], [-3, 4]]]
+    for ids in several:
+        with pytest.raises(InvalidInputError, match=r"prompt_ids: -3 at place 2; ids from 0 to 2147483647 are allowed"):
+            sona.Trajectory(prompt_ids=ids, outcome="abandoned")
+    batch: Any = [[1, 2]]
+    with pytest.raises(InvalidInputError, match=r"shape \(1, 2\); one list .* as the first row of a batch is"):
+        sona.Trajectory(prompt_ids=batch, outcome="abandoned")

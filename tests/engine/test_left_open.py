@@ -228,7 +228,7 @@ def test_held_feedback_goes_with_a_trajectory_that_can_not_be_recorded(tmp_path:
         with pytest.raises(StoreError, match="rejected"):
             block.durable()
     told = [(event.kind, event.id, event.reason) for event in events if isinstance(event, RecordDropped)]
-    assert told == [("trajectory", "x", "queue full"), ("feedback", "f", "unrecordable")]
+    assert told == [("trajectory", "x", "queue full"), ("feedback", "f", "queue full")]
 
 
 def test_what_open_ones_hold_is_bounded_and_the_oldest_go(tmp_path: Path) -> None:

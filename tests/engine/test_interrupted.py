@@ -1,0 +1,178 @@
+"""Signals: a Ctrl-C that cuts the end of a block short, and handlers that call the engine in the midst of a call."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import sona
+from sona.errors import StoreError
+from tests.processes import run
+
+
+class Lines:
+    """A trace function that calls ``act`` before the ``number``-th line that runs in ``files``.
+
+    Not before a block of ``with`` is left: Python runs no signal handler between its last call and that.
+    """
+
+    def __init__(self, files: tuple[str, ...], number: int = 0, act: Callable[[], object] | None = None) -> None:
+        self.seen = 0
+        self._files, self._number, self._act = files, number, act
+        self._entered: set[tuple[FrameType, int]] = set()
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
+        if Path(frame.f_code.co_filename).name not in self._files:
+            return None
+        if event == "line" and not self._leaves(frame):
+            self.seen += 1
+            if self.seen == self._number and self._act is not None:
+                self._act()
+        return self
+
+    def _leaves(self, frame: FrameType) -> bool:
+        if not linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith("with "):
+            return False
+        known = (frame, frame.f_lineno) in self._entered
+        self._entered.add((frame, frame.f_lineno))
+        return known
+
+
+def lines_of(call: Callable[[], object], *files: str) -> int:
+    sys.settrace(lines := Lines(files))
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return lines.seen
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_block_whose_end_is_cut_short_anywhere_is_recorded_as_it_would_have_been(tmp_path: Path) -> None:
+    files = ("trajectory.py", "intake.py", "open_trajectories.py")
+    with sona.open_sync(tmp_path / "store") as engine:
+
+        def answered(name: str) -> sona.sync.SyncTrajectory:
+            block = engine.trajectory("q", id=name).__enter__()
+            block.respond("an answer")
+            engine.feedback(name, 0.25)
+            engine.feedback(name, 0.75)
+            return block
+
+        first = answered("first")
+        steps = lines_of(lambda: first.__exit__(None, None, None), *files)
+        assert steps > 40
+        for number in range(1, steps + 1):
+            block = answered(f"t{number}")
+            sys.settrace(Lines(files, number, interrupt))
+            with suppress(KeyboardInterrupt):
+                block.__exit__(None, None, None)
+            sys.settrace(None)
+        names = [f"t{number}" for number in range(1, steps + 1)]
+    with sona.open_sync(tmp_path / "store") as engine:
+        stored = [engine.get(name).trajectory for name in names]
+        given = [{feedback.quality for feedback in engine.feedback_of(name)} for name in names]
+        assert (engine.status().conflicts, engine.status().open) == (0, 0)
+    assert {one.response for one in stored} == {"an answer"}
+    assert [one.outcome for one in stored].count("completed") > steps - 5  # but where the end had not begun
+    assert given == [{0.25, 0.75}] * steps
+
+
+def test_a_handler_may_read_the_store_in_the_midst_of_reading_it(tmp_path: Path) -> None:
+    with sona.open_sync(tmp_path / "store") as engine:
+        engine.record(sona.Trajectory(id="a", messages="q", response="r"))
+        engine.flush()
+        told: list[str] = []
+
+        def rate() -> None:
+            told.append(engine.feedback("a", 0.5))
+
+        steps = lines_of(rate, "snapshot_gate.py")
+        assert steps > 10
+        for number in range(1, steps + 1):
+            sys.settrace(Lines(("snapshot_gate.py",), number, rate))
+            rate()
+            sys.settrace(None)
+        assert told == ["recorded"] * (1 + 2 * steps)
+        assert not engine._engine._parts.store._readers.gate._held  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("call", ["flush", "close"])
+@pytest.mark.parametrize("whose", ["writer", "intake", "open", "gate"])
+def test_a_handler_that_would_wait_for_its_own_thread_is_told(tmp_path: Path, call: str, whose: str) -> None:
+    with sona.open_sync(tmp_path / "store") as engine:
+        parts, intake = engine._engine._parts, engine._engine._intake
+        assert parts is not None
+        owners = {"writer": parts.writer, "intake": intake, "open": intake.open, "gate": parts.store._readers.gate}
+        lock: threading.RLock = getattr(owners[whose], "_lock")  # noqa: B009 - of several classes
+        with lock, pytest.raises(StoreError, match=f"{call}: called by a signal handler in the midst"):
+            getattr(engine, call)()
+        told: list[bool] = []
+        with lock:  # held by another thread it is waited for
+
+            def ask() -> None:
+                intake.check_outside(call)
+                told.append(True)
+
+            other = threading.Thread(target=ask)
+            other.start()
+            other.join()
+        assert told
+
+
+CLOSED_BY_A_HANDLER = """
+import signal, sys, sona
+engine = sona.open_sync(sys.argv[1]).start()
+engine.record(sona.Trajectory(id="a", messages="q", response="r"))
+def end(*_):
+    engine.close()
+    print("closed", flush=True)
+    raise SystemExit(0)
+signal.signal(signal.SIGALRM, end)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+engine.run()
+"""
+
+
+def test_a_handler_may_close_the_engine_while_its_thread_waits_for_it(tmp_path: Path) -> None:
+    assert run(CLOSED_BY_A_HANDLER, tmp_path / "store") == "closed"
+    with sona.open_sync(tmp_path / "store") as engine:
+        assert engine.status().store.trajectories == 1
+
+
+FLUSHED_BY_A_HANDLER = """
+import signal, sys, sona
+engine = sona.open_sync(sys.argv[1]).start()
+calls = [0, 0]
+def flush(*_):
+    if calls[1] < 500:
+        calls[1] += 1
+        signal.setitimer(signal.ITIMER_REAL, 0.0007)
+    try:
+        engine.flush(5)
+    except sona.StoreError:
+        pass
+signal.signal(signal.SIGALRM, flush)
+flush()
+while calls[1] < 500:
+    engine.flush(5)
+    calls[0] += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+engine.close()
+print("ended", calls[0] > 0)
+"""
+
+
+def test_flushes_in_the_midst_of_flushes_end(tmp_path: Path) -> None:
+    assert run(FLUSHED_BY_A_HANDLER, tmp_path / "store") == "ended True"
