@@ -57,8 +57,9 @@ class RecordDropped(_Happened, kw_only=True, tag="record_dropped"):
     alone is larger. ``disk``: the queue is full because nothing can be stored just now, or there is no room for the
     journal; ``status().degraded`` and the log say why. ``closed``: the engine was closed, or this is a forked child.
     ``late``: the block ended after its trajectory had been recorded as abandoned; its answer is not stored.
-    ``unrecordable``: what an open trajectory was given makes no record, or its feedback has none to rate. ``conflict``,
-    ``unknown id``, ``invalid``: the store left it out, after it had been told as recorded."""
+    ``unrecordable``: what an open trajectory was given makes no record, or its feedback has none to rate; feedback
+    that was held for one that was rejected has that one's reason. ``conflict``, ``unknown id``, ``invalid``: the store
+    left it out, after it had been told as recorded."""
 
 
 class CycleStarted(_Happened, kw_only=True, tag="cycle_started"):
