@@ -10,6 +10,7 @@ from weakref import ref
 
 from sona import forked
 from sona.events import Event, Missed
+from sona.held import is_held_here
 
 
 class EndOfEventsError(Exception):
@@ -30,6 +31,11 @@ class Mailbox:
         self._wakes: dict[object, Callable[[], object]] = {}  # by who waits: a nested call takes out its own alone
         self.closed = False
         """Whether anything more comes in."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the calling thread is in the midst of a call here: it asks in a signal handler, or a finaliser."""
+        return is_held_here(self._lock)
 
     def put(self, event: Event) -> bool:
         """Add ``event``; whether an older one had to go for it."""
@@ -109,6 +115,12 @@ class Broadcast:
         self.missed = 0
         """How many events subscribers were too slow for, all of them together."""
         forked.watch(self)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the calling thread is in the midst of a call here, or of one of a mailbox."""
+        mailboxes = [known() for known in self.mailboxes]
+        return is_held_here(self._lock) or any(one is not None and one.is_inside for one in mailboxes)
 
     def tell(self, event: Event) -> None:
         """Put ``event`` into every mailbox. From any thread; never waits for a subscriber, never raises."""

@@ -91,7 +91,7 @@ def pack_vector(value: VectorLike, name: str = "embedding") -> bytes:
         )
     if square == 0.0:
         raise InvalidInputError(f"{name}: all zero or next to it, which has no direction; leave it out instead")
-    return value if isinstance(value, bytes) else array.tobytes()
+    return value if type(value) is bytes else array.tobytes()
 
 
 def real_numbers(value: object, name: str) -> Float32:
@@ -161,7 +161,7 @@ def pack_tokens_and_largest(value: TokensLike, name: str = "token ids") -> tuple
     largest = largest_token(array)
     if largest > MAX_TOKEN:
         raise _no_token(array, name)
-    return value if isinstance(value, bytes) else array.tobytes(), largest
+    return value if type(value) is bytes else array.tobytes(), largest
 
 
 def _no_token(ids: npt.NDArray[Any], name: str) -> InvalidInputError:

@@ -133,10 +133,12 @@ class OpenEngine:
             check_number(timeout_s, "timeout_s", 0.0, math.inf)
         await self._open_intake().flush(timeout_s)
 
-    def _check_outside(self, what: str) -> None:
-        """StoreError where the calling thread is in the midst of recording: whom it waits for would wait for it."""
+    def _check_outside(self, what: str, *, also: bool = False) -> None:
+        """StoreError where the calling thread is in the midst of recording, or ``also`` of another call: whom it waits
+        for would wait for it.
+        """
         if self._parts is not None:
-            self._intake.check_outside(what)
+            self._intake.check_outside(what, also=also)
 
     def _started(self) -> Parts:
         parts = self._parts

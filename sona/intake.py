@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Literal
 
@@ -68,12 +67,13 @@ class Intake:
         """How many there were since the engine was opened."""
         return self._mishaps[mishap]
 
-    def check_outside(self, what: str) -> None:
+    def check_outside(self, what: str, *, also: bool = False) -> None:
         """StoreError where a signal handler asks for ``what`` while its thread is in the midst of a call that holds a
         lock: another thread that it then waits for would wait for that lock.
         """
-        held = is_held_here(self._lock) or self.open.is_inside or self._parts.writer.is_inside
-        if held or self._parts.store.is_inside:
+        places = (self.open, self._parts.writer, self._parts.store, self._events)
+        held = is_held_here(self._lock) or any(place.is_inside for place in places)
+        if also or held or any(trajectory.is_inside for trajectory in self.open.all()):
             raise StoreError(
                 f"{what}: called by a signal handler in the midst of another call; let that end: raise SystemExit in "
                 "the handler, and do it behind that"
@@ -213,7 +213,22 @@ class Intake:
         return trajectory.is_open
 
     def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
-        """It ended: hand over what it made of itself, then the feedback that was held for it. Never raises."""
+        """It ended: hand over what it made of itself, then the feedback that was held for it. Never raises, but for a
+        Ctrl-C: then it may be called again.
+        """
+        if not trajectory.is_settled:
+            self._settle(trajectory, record)
+        while trajectory.unrated and not trajectory.is_refused:
+            try:
+                if self._rate(trajectory.unrated[0]) == "rejected":
+                    self.count("hook_errors")
+            except Exception:
+                self.count("hook_errors")
+                log.exception("feedback for trajectory %s could not be recorded", trajectory.id)
+            trajectory.unrated.popleft()  # behind it: twice is once
+        self.open.remove(trajectory)
+
+    def _settle(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
         refusal: Exception | None = None
         try:
             refusal = self._hand_over(trajectory, record)
@@ -226,18 +241,6 @@ class Intake:
             reason: DropReason = "unrecordable" if isinstance(refusal, InvalidInputError) else self._reason()
             for feedback in held:
                 self._tell_dropped(feedback, reason)
-        self._let_go(trajectory)
-
-    def _let_go(self, trajectory: OpenTrajectory) -> None:
-        """Of one that is settled: what was held for it is given, unless it was refused. Where a Ctrl-C cuts this short
-        it is done again.
-        """
-        for feedback in () if trajectory.is_refused else tuple(trajectory.unrated):
-            if self._rate(feedback) == "rejected":
-                self.count("hook_errors")
-            with suppress(ValueError):
-                trajectory.unrated.remove(feedback)  # behind it: twice is once
-        self.open.remove(trajectory)
 
     def _hand_over(self, trajectory: OpenTrajectory, record: Trajectory | None) -> Exception | None:
         """Why it could not be recorded; None where it was."""
@@ -273,8 +276,6 @@ class Intake:
         """Record as abandoned what is open for too long, or is too much. The writer's thread does it every second."""
         for trajectory in self.open.overdue():
             self._abandon(trajectory)
-            if trajectory.is_settled:  # and was cut short behind that
-                self._let_go(trajectory)
 
     def _abandon(self, trajectory: OpenTrajectory) -> None:
         if trajectory.abandon() and self.count("abandoned"):
@@ -332,8 +333,6 @@ class Intake:
         """
         for trajectory in self.open.all():
             trajectory.abandon()
-            if trajectory.is_settled:
-                self._let_go(trajectory)
         try:
             self._parts.close()
         finally:

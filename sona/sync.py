@@ -86,10 +86,10 @@ class SyncEngine:
         """See :meth:`sona.Engine.aclose`. In a forked child it does nothing: the engine stays the parent's.
 
         Raises:
-            StoreError: also where a signal handler calls it in the midst of recording: let the handler raise
+            StoreError: also where a signal handler calls it in the midst of another call: let the handler raise
                 SystemExit, and close behind that.
         """
-        self._engine._check_outside("close")
+        self._engine._check_outside("close", also=self._loop is not None and self._loop.is_inside)
         self._loop, stack, self._stack = None, self._stack, ExitStack()
         if os.getpid() == self._process:
             stack.close()

@@ -66,9 +66,14 @@ class SnapshotGate:
                     self._held[generation][1] += 1
                 else:
                     self._held[generation] = [_locked(self._folder / READERS[generation]), 1]
-                if self._generation() == generation:
+                try:
+                    has_changed = self._generation() != generation
+                except BaseException:
+                    self._leave(generation)
+                    raise
+                if not has_changed:
                     return generation
-                self._leave(generation)  # it has changed just now
+                self._leave(generation)
         return None
 
     def _leave(self, generation: int) -> None:

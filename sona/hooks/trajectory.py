@@ -14,6 +14,7 @@ import numpy as np
 
 from sona.checks import Float32, TokensLike, VectorLike, pack_tokens, pack_vector
 from sona.errors import ConflictError, InvalidInputError
+from sona.held import is_held_here
 from sona.memory_spans import Shown, show
 from sona.patterns import Recall
 from sona.record_size import size_of, size_of_answer, size_of_ids, size_of_messages, size_of_step
@@ -128,7 +129,7 @@ class OpenTrajectory:
         """Of these what is not handed over yet. The host's to change."""
         self._lock = threading.RLock()
         self._begun = self._over = self._ending = self._settled = self._abandoned = False
-        self._outcome: Outcome | None = None
+        self._ender: int | None = None  # the thread that ends it
         self._record: Trajectory | None = None
         self._refusal: Exception | None = None
 
@@ -301,20 +302,14 @@ class OpenTrajectory:
         self.finish("failed" if kind is not None else None)
 
     def finish(self, outcome: Outcome | None = None) -> None:
-        """What the end of the block does: record it, ``completed`` where it was answered. Never raises. Where a Ctrl-C
-        cuts it short, :meth:`abandon` does it.
-        """
+        """What the end of the block does: record it, ``completed`` where it was answered. Never raises."""
         self._over = True
-        self._outcome = outcome or ("completed" if self._answered else "abandoned")
-        if not self._end_once(self._outcome, abandoned=False):
+        if not self._end_once(outcome or ("completed" if self._answered else "abandoned"), abandoned=False):
             self._host.ended_late(self)
 
     def abandon(self) -> bool:
-        """Record it as it is, though its block has not ended; False where it has. Where its end was cut short it is
-        recorded as that would have done. Never raises.
-        """
-        abandoned = self._outcome is None
-        return self._end_once(self._outcome or "abandoned", abandoned=abandoned) and abandoned
+        """Record it as it is, though its block has not ended; False where it has. Never raises."""
+        return self._end_once("abandoned", abandoned=True)
 
     async def durable(self) -> None:
         """Return when this trajectory, and the feedback that was given while it was open, is committed and synced.
@@ -345,6 +340,11 @@ class OpenTrajectory:
         return record, self._held
 
     # For the host
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the calling thread is in the midst of a call here: it asks in a signal handler, or a finaliser."""
+        return is_held_here(self._lock)
 
     @property
     def is_settled(self) -> bool:
@@ -396,21 +396,28 @@ class OpenTrajectory:
             )
 
     def _end_once(self, outcome: Outcome, *, abandoned: bool) -> bool:
-        """False where somebody has ended it, or does so now. Cut short, it is left to whoever comes next."""
+        """False where somebody has ended it, or does so now. Where a Ctrl-C cuts it short it is taken to its end, and
+        the Ctrl-C goes on: the host's answer is out, and feedback for it was acknowledged.
+        """
+        own, first = threading.get_ident(), None
         try:
             with self._lock:
-                first, self._ending = not self._ending, True
+                first = not self._ending
+                if first:
+                    self._ending, self._ender = True, own
             if first:
-                self._abandoned = abandoned
-                self._end(outcome)
-            return first
+                self._end(outcome, abandoned=abandoned)
         except BaseException:
-            self._ending = self._settled
+            if first or (first is None and self._ender == own):
+                self._end(outcome, abandoned=abandoned)
             raise
+        return first
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome, *, abandoned: bool) -> None:
+        """May be begun twice: what was made once stays."""
+        self._abandoned = abandoned
         try:
-            self._record = self._made(outcome)
+            self._record = self._record or self._made(outcome)
         except Exception:  # the host's answer is out already: whatever is wrong with our record of it is ours to bear
             log.exception("trajectory %s could not be recorded", self.id)
         self._host.closed(self, self._record)
