@@ -351,6 +351,10 @@ class Number(int):
     """An int of a host's own."""
 
 
+class Packed(bytes):
+    """Bytes of a host's own."""
+
+
 def test_texts_of_a_class_of_the_hosts_own_are_stored_as_texts(tmp_path: Path) -> None:
     text = Markup
     given = sona.Trajectory(
@@ -359,6 +363,8 @@ def test_texts_of_a_class_of_the_hosts_own_are_stored_as_texts(tmp_path: Path) -
         created_ns=Number(5),
         messages=[sona.Message(role="user", content=text("q"))],
         response=text("río"),
+        response_ids=Packed(b"\1\0\0\0"),
+        embedding=Packed(b"\0\0\x80\x3f"),
         steps=[sona.Step(name=text("tool:x"), content=text("c"), at_ns=Number(1))],
         metadata={text("k"): text("v")},
         recalled=[text("p1")],
