@@ -302,7 +302,7 @@ class OpenTrajectory:
         self.finish("failed" if kind is not None else None)
 
     def finish(self, outcome: Outcome | None = None) -> None:
-        """What the end of the block does: record it, ``completed`` where it was answered. Never raises."""
+        """What the end of the block does: record it, ``completed`` where it was answered. Raises a Ctrl-C alone."""
         self._over = True
         if not self._end_once(outcome or ("completed" if self._answered else "abandoned"), abandoned=False):
             self._host.ended_late(self)
