@@ -385,9 +385,10 @@ class Writer:
         if self._backlog.closed or now < self._next_tick:
             return
         self._next_tick = now + TICK_S
-        before, self._missing = self._missing, self._backlog.missing
-        if self._missing is not None and before is None:
-            _log.error("%s", self._missing)
+        missing = self._backlog.missing
+        if missing is not None and self._missing is None:
+            _log.error("%s", missing)
+        self._missing = missing  # once it is in the log, as with every other trouble
         if self.on_tick is None:
             return
         try:
@@ -411,15 +412,15 @@ class Writer:
         except Exception as error:  # whatever it is, the queue is kept and the thread lives on
             self._note_failure(error)
             return False
-        recovered, self._error = self._error, None
         self._tell()
-        if recovered is not None:
-            _log.warning("storing again, after: %s", recovered)
         return True
 
     def _settle(self, batch: Batch, results: Sequence[Exception | None]) -> None:
         for record, result in zip(batch.records, results, strict=True):
             self._note(record, result)
+        if self._error is not None:
+            _log.warning("storing again, after: %s", self._error)
+            self._error = None
 
     def _tell(self) -> None:
         """Whoever waits for a flush."""
