@@ -412,8 +412,9 @@ def _print_sources(rows: list[Any]) -> None:
     for row in rows:
         outcomes = ", ".join(f"{count} {name}" for name, count in row.outcomes.items() if count)
         reward, quality = (("-" if mean is None else f"{mean:.3f}") for mean in (row.mean_reward, row.mean_quality))
+        name = row.source if row.source.isprintable() else repr(row.source)  # a line each
         table.add_row(
-            plain(row.source),
+            plain(name),
             str(row.trajectories),
             str(row.steps),
             str(row.rewards),

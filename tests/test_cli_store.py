@@ -131,6 +131,14 @@ def test_status_counts_though_the_version_in_force_has_no_files(filled: Path) ->
     assert "sona versions rollback v0" in command("bank", "show", "--store", filled, code=2).stderr
 
 
+def test_a_source_takes_one_line_of_the_table_whatever_is_in_its_name(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        add(store, [trajectory("a", source="two\nlines"), trajectory("b", source="red\x1b[31m")])
+    shown = command("status", "--store", tmp_path).stdout
+    assert "'two\\nlines'" in shown
+    assert "'red\\x1b[31m'" in shown
+
+
 def test_erase_asks_and_then_tells_what_it_can_not_do(filled: Path) -> None:
     assert "--yes" in command("erase", "agent", "--store", filled, code=2).stderr
     shown = command("erase", "agent", "--store", filled, "--yes").stdout
