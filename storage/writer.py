@@ -67,8 +67,8 @@ class Until:
 
     target: int
     """Records that are stored then."""
-    failed: int
-    """Commits that had failed before."""
+    attempts: int
+    """Commits that had begun before: how they end says nothing of what the disk does now."""
     timeout_s: float | None
     began: float = field(default_factory=time.monotonic)
 
@@ -99,15 +99,15 @@ class Writer:
         self._backlog = Backlog(self._journal)
         self._prepare = self._backlog.prepare
         self._lock = self._backlog.lock
-        self._changed = threading.Condition(self._lock)
         self._waiters: list[Callable[[], object]] = []
         self._bell = Bell()
         self._asleep = self._lingers = False
         self._retry = Bell()
         self._wanted = 0
         self._enough, self._enough_bytes = config.batch_records, min(config.batch_bytes, config.queue_bytes // 2)
-        self._durable = self._failed = 0
-        self._counts = {"recovered": self._backlog.records, "conflicts": 0, "unknown": 0, "invalid": 0}
+        self._durable = self._attempts = self._failed_at = 0
+        self._counts = dict.fromkeys(("conflicts", "unknown", "invalid", "failed_attempts"), 0)
+        self._counts["recovered"] = self._backlog.records
         self._logged: set[type[Exception]] = set()
         self.on_left_out: Callable[[Trajectory | Feedback, Exception], None] | None = None
         """Told of each record that is left out, in the writer's thread; must neither wait nor raise."""
@@ -154,10 +154,10 @@ class Writer:
                 Also when ``timeout_s`` has passed, and where it is called in the midst of :meth:`put`.
             ClosedError: the writer was closed before it could store all.
         """
-        until = self.asked(timeout_s)
-        with self._changed:
+        until, bell = self.asked(timeout_s), Bell()
+        with self.waiting(bell.ring):
             while not self.is_stored(until):
-                self._changed.wait(until.pause_s)
+                bell.wait(until.pause_s)
 
     @property
     def is_inside(self) -> bool:
@@ -168,7 +168,7 @@ class Writer:
         """Ask for everything that was put before to be stored now; see :meth:`is_stored`."""
         with self._lock:
             self._backlog.check_outside("flush")
-            until = Until(self._backlog.recorded, self._failed, timeout_s)
+            until = Until(self._backlog.recorded, self._attempts, timeout_s)
             self._wanted = max(self._wanted, until.target)
             self._retry.ring()  # a flush does not wait for the end of a pause
         return until
@@ -178,7 +178,7 @@ class Writer:
         with self._lock:
             if self._backlog.done >= until.target:
                 return True
-            if self._failed > until.failed and self._error is not None:
+            if self._failed_at > until.attempts and self._error is not None:
                 raise _again(self._error)
             if not self._thread.is_alive():
                 raise ClosedError(f"flush: {self._waiting()}, and nothing is stored any more; {self._fate}")
@@ -191,9 +191,9 @@ class Writer:
         """Have ``wake`` called, in the writer's thread, whenever :meth:`is_stored` may have changed; it must neither
         wait nor raise.
         """
-        with self._lock:
-            self._waiters.append(wake)
         try:
+            with self._lock:
+                self._waiters.append(wake)
             yield
         finally:
             with self._lock:
@@ -245,7 +245,6 @@ class Writer:
                 recorded=self._backlog.recorded,
                 durable=self._durable,
                 rejected=self._backlog.rejected,
-                failed_attempts=self._failed,
                 pending=self._backlog.records,
                 pending_bytes=self._backlog.size,
                 last_error=self._last_error,
@@ -309,7 +308,6 @@ class Writer:
         self._was_closed = True
         self._backlog.forked()
         self._lock = self._backlog.lock
-        self._changed = threading.Condition(self._lock)
 
     # The thread
 
@@ -388,7 +386,7 @@ class Writer:
         missing = self._backlog.missing
         if missing is not None and self._missing is None:
             _log.error("%s", missing)
-        self._missing = missing  # once it is in the log, as with every other trouble
+        self._missing = missing  # once it is in the log
         if self.on_tick is None:
             return
         try:
@@ -406,26 +404,43 @@ class Writer:
 
     def _write(self, batch: Batch) -> bool:
         self._retry.silence()
+        self._attempts += 1
         try:
             results = self._store.append(batch.records)
-            self._backlog.release(batch, partial(self._settle, batch, results))
+            self._tell_of(batch, results)
+            self._backlog.release(batch, partial(self._settle, results))
         except Exception as error:  # whatever it is, the queue is kept and the thread lives on
             self._note_failure(error)
             return False
         self._tell()
         return True
 
-    def _settle(self, batch: Batch, results: Sequence[Exception | None]) -> None:
+    def _tell_of(self, batch: Batch, results: Sequence[Exception | None]) -> None:
+        """What became of it: before anybody can see it, and under no lock, as a log's handler may wait, or record."""
         for record, result in zip(batch.records, results, strict=True):
-            self._note(record, result)
+            if result is None:
+                continue
+            if self.on_left_out is not None:
+                self.on_left_out(record, result)
+            if type(result) not in self._logged:
+                self._logged.add(type(result))
+                what = "a record was left out (later ones of this kind are only counted): %s"
+                _log.warning(what, result, exc_info=result.__cause__)
         if self._error is not None:
             _log.warning("storing again, after: %s", self._error)
-            self._error = None
+
+    def _settle(self, results: Sequence[Exception | None]) -> None:
+        self._error = None
+        for result in results:
+            if result is None:
+                self._durable += 1
+            else:
+                self._counts[_KINDS.get(type(result), "invalid")] += 1
+                self._last_error = f"{type(result).__name__}: {result}"
 
     def _tell(self) -> None:
         """Whoever waits for a flush."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
             waiters = tuple(self._waiters)
         for wake in waiters:
             wake()
@@ -437,23 +452,11 @@ class Writer:
             kept = so_many(self.pending, "record is", "records are")
             _log.error("%s; %s kept and tried again: %s", what, kept, error, exc_info=not known)
         with self._lock:
-            self._failed += 1
+            self._counts["failed_attempts"] += 1
+            self._failed_at = self._attempts
             self._error = error
             self._last_error = f"{type(error).__name__}: {error}"
         self._tell()
-
-    def _note(self, record: Trajectory | Feedback, result: Exception | None) -> None:
-        if result is None:
-            self._durable += 1
-            return
-        self._counts[_KINDS.get(type(result), "invalid")] += 1
-        self._last_error = f"{type(result).__name__}: {result}"
-        if self.on_left_out is not None:
-            self.on_left_out(record, result)
-        if type(result) not in self._logged:
-            self._logged.add(type(result))
-            what = "a record was left out (later ones of this kind are only counted): %s"
-            _log.warning(what, result, exc_info=result.__cause__)
 
 
 def _again(error: Exception) -> Exception:
