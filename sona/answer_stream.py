@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 from anyio.lowlevel import checkpoint
 
+from sona.bell import Bell
 from sona.errors import InvalidInputError
 from sona.event_loop import EventLoop
 from sona.types import Reply, Token
@@ -169,8 +170,8 @@ class SyncAnswerStream:
         while not (piece := self._stream.next_piece()):
             if self._stream.ended:
                 raise StopIteration
-            arrived = threading.Event()
-            self._stream.when_more(arrived.set)
+            arrived = Bell()
+            self._stream.when_more(arrived.ring)
             arrived.wait()
         return piece
 

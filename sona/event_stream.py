@@ -10,6 +10,7 @@ from typing import Self
 import anyio
 from anyio.lowlevel import checkpoint
 
+from sona.bell import Bell
 from sona.broadcast import Broadcast, EndOfEventsError
 from sona.checks import check_number, shown
 from sona.errors import InvalidInputError
@@ -85,10 +86,11 @@ class SyncEventStream:
 
     def _wait(self, deadline: float | None) -> bool:
         """Whether something arrived in time."""
-        arrived = threading.Event()
-        with self._mailbox.waiting(arrived.set):
-            left = None if deadline is None else min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
-            return arrived.wait(left)
+        arrived = Bell()
+        with self._mailbox.waiting(arrived.ring):
+            if deadline is None:
+                return arrived.wait()
+            return arrived.wait(min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX))
 
     def close(self) -> None:
         """Listen no more; iteration ends. A second call does nothing."""

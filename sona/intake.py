@@ -15,7 +15,7 @@ import msgspec
 
 from sona import forked
 from sona.config import RecordingConfig
-from sona.errors import ClosedError, ConflictError, InvalidInputError, StoreError, UnknownIdError
+from sona.errors import ClosedError, ConflictError, InvalidInputError, SonaError, StoreError, UnknownIdError
 from sona.event_loop import EventLoop
 from sona.events import DropReason, FeedbackRecorded, RecordDropped, TrajectoryRecorded
 from sona.held import is_held_here
@@ -71,7 +71,7 @@ class Intake:
         """StoreError where a signal handler asks for ``what`` while its thread is in the midst of a call that holds a
         lock: another thread that it then waits for would wait for that lock.
         """
-        places = (self.open, self._parts.writer, self._parts.store, self._events)
+        places = (self.open, self._parts.writer, self._events)
         held = is_held_here(self._lock) or any(place.is_inside for place in places)
         if also or held or any(trajectory.is_inside for trajectory in self.open.all()):
             raise StoreError(
@@ -212,28 +212,31 @@ class Intake:
         self.grown(trajectory, size)
         return trajectory.is_open
 
-    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
-        """It ended: hand over what it made of itself, then the feedback that was held for it. Never raises, but for a
-        Ctrl-C: then it may be called again.
+    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None, *, bear: bool) -> bool:
+        """It ended: hand over what it made of itself, then the feedback that was held for it. See
+        :meth:`sona.hooks.trajectory.Host.closed`. What was handed over just as it was cut short is told, not
+        stored, once more.
         """
-        if not trajectory.is_settled:
-            self._settle(trajectory, record)
+        borne = not trajectory.is_settled and self._settle(trajectory, record, bear)
         while trajectory.unrated and not trajectory.is_refused:
             try:
                 if self._rate(trajectory.unrated[0]) == "rejected":
                     self.count("hook_errors")
-            except Exception:
+            except Exception as error:
+                borne |= _to_bear(error, bear)
                 self.count("hook_errors")
                 log.exception("feedback for trajectory %s could not be recorded", trajectory.id)
             trajectory.unrated.popleft()  # behind it: twice is once
         self.open.remove(trajectory)
+        return borne
 
-    def _settle(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
+    def _settle(self, trajectory: OpenTrajectory, record: Trajectory | None, bear: bool) -> bool:
         refusal: Exception | None = None
+        borne = False
         try:
             refusal = self._hand_over(trajectory, record)
         except Exception as error:  # the host's answer is out already
-            refusal = error
+            refusal, borne = error, _to_bear(error, bear)
             log.exception("trajectory %s could not be recorded", trajectory.id)
         held = trajectory.settle(refusal)
         if refusal is not None:
@@ -241,6 +244,7 @@ class Intake:
             reason: DropReason = "unrecordable" if isinstance(refusal, InvalidInputError) else self._reason()
             for feedback in held:
                 self._tell_dropped(feedback, reason)
+        return borne
 
     def _hand_over(self, trajectory: OpenTrajectory, record: Trajectory | None) -> Exception | None:
         """Why it could not be recorded; None where it was."""
@@ -360,6 +364,14 @@ class Intake:
         self._lock = threading.RLock()
         self._parts.closed = True
         self.open.forked()
+
+
+def _to_bear(error: Exception, bear: bool) -> bool:
+    """Whether ``error``, which is being handled, is none of sona's own; raises it then unless ``bear``."""
+    foreign = not isinstance(error, SonaError)
+    if foreign and not bear:
+        raise error
+    return foreign
 
 
 def _same(stored: Trajectory, record: Trajectory) -> bool:

@@ -123,7 +123,8 @@ class Content:
 
     def __del__(self) -> None:
         """Of a connection that nobody closed."""
-        self.close()
+        if hasattr(self, "_open"):  # a Ctrl-C may have come before it
+            self.close()
 
 
 class BlobFile:

@@ -268,6 +268,5 @@ class Readers:
     def forked(self) -> None:
         """In a forked child: touch nothing of the parent's."""
         self._closed = True
-        self.gate.forked()
         while self._idle:
             leak(self._idle.pop())

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-
-from sona.held import is_held_here
 
 GENERATION = "generation"
 READERS = ("readers-0", "readers-1")
@@ -34,15 +32,6 @@ class SnapshotGate:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # Reentrant: a signal handler may read while its thread is in here, behind any call. What it has entered it has
-        # left when it ends; so at each call a generation that is in `_held` has a reader.
-        self._lock = threading.RLock()
-        self._held: dict[int, list[int]] = {}  # by generation, the descriptor of its lock, and how many readers have it
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether the calling thread is in the midst of a call here: it asks in a signal handler, or a finaliser."""
-        return is_held_here(self._lock)
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -51,42 +40,26 @@ class SnapshotGate:
         Raises:
             OSError: the files can't be opened or locked.
         """
-        generation = self._enter()
+        # Each reader has a file of its own, which lets go of the lock when nothing refers to it any more: a Ctrl-C may
+        # come between any two steps here, and a count of readers would stay one too high.
+        process, lock = os.getpid(), self._entered()
         try:
             yield
         finally:
-            if generation is not None:
-                self._leave(generation)
+            if lock is not None:
+                if os.getpid() == process:  # in a forked child it is the parent's
+                    fcntl.flock(lock, fcntl.LOCK_UN)  # closing would not do while a child has the descriptor too
+                lock.close()
 
-    def _enter(self) -> int | None:
-        with self._lock, suppress(FileNotFoundError):
+    def _entered(self) -> FileIO | None:
+        with suppress(FileNotFoundError):
             while True:
                 generation = self._generation()
-                if generation in self._held:
-                    self._held[generation][1] += 1
-                else:
-                    self._held[generation] = [_locked(self._folder / READERS[generation]), 1]
-                try:
-                    has_changed = self._generation() != generation
-                except BaseException:
-                    self._leave(generation)
-                    raise
-                if not has_changed:
-                    return generation
-                self._leave(generation)
+                lock = _locked(self._folder / READERS[generation])
+                if self._generation() == generation:
+                    return lock
+                lock.close()
         return None
-
-    def _leave(self, generation: int) -> None:
-        with self._lock:
-            if generation not in self._held:  # in a forked child
-                return
-            held = self._held[generation]
-            if held[1] > 1:
-                held[1] -= 1
-                return
-            del self._held[generation]
-            fcntl.flock(held[0], fcntl.LOCK_UN)  # closing would not do while a forked child has the descriptor too
-            os.close(held[0])
 
     def _generation(self) -> int:
         return int((self._folder / GENERATION).read_bytes() == b"1")
@@ -108,14 +81,6 @@ class SnapshotGate:
                 return False
         return True
 
-    def forked(self) -> None:
-        """In a forked child: the locks stay the parent's."""
-        self._lock = threading.RLock()
-        held, self._held = self._held, {}
-        for fd, _ in held.values():
-            with suppress(OSError):
-                os.close(fd)
-
 
 def _write(path: Path, byte: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -125,14 +90,10 @@ def _write(path: Path, byte: bytes) -> None:
         os.close(fd)
 
 
-def _locked(path: Path) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+def _locked(path: Path) -> FileIO:
+    lock = FileIO(path)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return lock
 
 
 def _was_free(path: Path, until: float) -> bool:

@@ -321,11 +321,6 @@ class Store:
         with self._snapshot() as connection:
             return rated(connection, [reading.get(connection, trajectory_id)], self._policy)[0]
 
-    @property
-    def is_inside(self) -> bool:
-        """Whether the calling thread is on its way into or out of a snapshot: it asks in a signal handler."""
-        return self._readers.gate.is_inside
-
     def __contains__(self, trajectory_id: str) -> bool:
         with self._snapshot() as connection:
             return reading.has(connection, trajectory_id)

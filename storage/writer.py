@@ -14,10 +14,10 @@ from functools import partial
 from typing import Protocol
 
 from sona import forked
+from sona.bell import Bell
 from sona.config import StoreConfig
 from sona.errors import ClosedError, ConflictError, SonaError, StoreError, StoreFullError, UnknownIdError
 from sona.storage.backlog import Backlog
-from sona.storage.bell import Bell
 from sona.storage.findings import so_many
 from sona.storage.journal import Batch, Journal, MemoryJournal
 from sona.types import Feedback, Record, Trajectory

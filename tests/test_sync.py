@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 import sona
 from sona.engine import Engine
-from sona.errors import ClosedError, StoreLockedError
+from sona.errors import ClosedError, InvalidInputError, StoreLockedError
 from sona.sync import SyncEngine
 
 # The same under the name that each world gives it.
@@ -79,17 +80,30 @@ def test_a_start_that_fails_leaves_no_thread_behind(tmp_path: Path) -> None:
 
 def test_a_call_that_is_under_way_when_the_engine_closes_comes_back(tmp_path: Path) -> None:
     engine = sona.open_sync(tmp_path / "store").start()
-    began, ended = threading.Event(), threading.Event()
-
-    def run_for_ever() -> None:
-        began.set()
-        engine.run()
-        ended.set()
-
-    threading.Thread(target=run_for_ever).start()
-    assert began.wait(10)
+    loop = engine._loop
+    assert loop is not None
+    caller = threading.Thread(target=engine.run)
+    caller.start()
+    until = time.monotonic() + 10
+    while not loop._calls:
+        assert time.monotonic() < until
+        time.sleep(0.001)
     engine.close()
-    assert ended.wait(10)
+    caller.join(10)
+    assert not caller.is_alive()
+
+
+def test_a_call_from_the_engines_own_loop_is_refused_where_it_would_wait_for_itself(tmp_path: Path) -> None:
+    with sona.open_sync(tmp_path / "store") as engine:
+        loop = engine._loop
+        assert loop is not None
+
+        async def call() -> None:
+            engine.flush()
+
+        with pytest.raises(InvalidInputError, match="on its own event loop"):
+            loop.call(call)
+        engine.flush()
 
 
 def test_a_closed_engine_says_how_either_kind_is_opened(tmp_path: Path) -> None:

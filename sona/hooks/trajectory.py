@@ -7,13 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from sona.checks import Float32, TokensLike, VectorLike, pack_tokens, pack_vector
-from sona.errors import ConflictError, InvalidInputError
+from sona.errors import ConflictError, InvalidInputError, SonaError
 from sona.held import is_held_here
 from sona.memory_spans import Shown, show
 from sona.patterns import Recall
@@ -62,8 +63,13 @@ class Host(Protocol):
     def step_fits(self, trajectory: OpenTrajectory, size: int) -> bool:
         """Called before a step of so many bytes: whether it is still open then. Must not raise."""
 
-    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None) -> None:
-        """Called when it ends, with the record to store, or None where none could be made. Must not raise."""
+    def closed(self, trajectory: OpenTrajectory, record: Trajectory | None, *, bear: bool) -> bool:
+        """Called when it ends, with the record to store, or None where none could be made.
+
+        Must raise what comes from outside alone, a Ctrl-C or a time limit of the host's; then it is called again, with
+        ``bear``. What is raised there may be a time limit too, so an Exception that is no SonaError is logged and borne
+        with ``bear`` alone. Returns whether there was one.
+        """
 
     def ended_late(self, trajectory: OpenTrajectory) -> None:
         """Called when the block ends after it was abandoned. Must not raise."""
@@ -129,7 +135,6 @@ class OpenTrajectory:
         """Of these what is not handed over yet. The host's to change."""
         self._lock = threading.RLock()
         self._begun = self._over = self._ending = self._settled = self._abandoned = False
-        self._ender: int | None = None  # the thread that ends it
         self._record: Trajectory | None = None
         self._refusal: Exception | None = None
 
@@ -302,7 +307,9 @@ class OpenTrajectory:
         self.finish("failed" if kind is not None else None)
 
     def finish(self, outcome: Outcome | None = None) -> None:
-        """What the end of the block does: record it, ``completed`` where it was answered. Raises a Ctrl-C alone."""
+        """What the end of the block does: record it, ``completed`` where it was answered. Raises nothing of its own: a
+        Ctrl-C or a time limit of the host's goes on when all is done.
+        """
         self._over = True
         if not self._end_once(outcome or ("completed" if self._answered else "abandoned"), abandoned=False):
             self._host.ended_late(self)
@@ -396,31 +403,39 @@ class OpenTrajectory:
             )
 
     def _end_once(self, outcome: Outcome, *, abandoned: bool) -> bool:
-        """False where somebody has ended it, or does so now. Where a Ctrl-C cuts it short it is taken to its end, and
-        the Ctrl-C goes on: the host's answer is out, and feedback for it was acknowledged.
+        """False where somebody has ended it, or does so now. Where a Ctrl-C or a time limit of the host's cuts it short
+        it is taken to its end, and that goes on: the host's answer is out, and feedback for it was acknowledged.
         """
-        own, first = threading.get_ident(), None
+        first = False
         try:
             with self._lock:
-                first = not self._ending
-                if first:
-                    self._ending, self._ender = True, own
+                first, self._ending = not self._ending, True
             if first:
-                self._end(outcome, abandoned=abandoned)
-        except BaseException:
-            if first or (first is None and self._ender == own):
-                self._end(outcome, abandoned=abandoned)
+                self._end(outcome, abandoned=abandoned, bear=False)
+        except BaseException as error:
+            # What fails once more is no time limit but ours, and the host is spared it.
+            if first and self._end_for_sure(outcome, abandoned=abandoned) and isinstance(error, Exception):
+                return first
             raise
         return first
 
-    def _end(self, outcome: Outcome, *, abandoned: bool) -> None:
-        """May be begun twice: what was made once stays."""
+    def _end_for_sure(self, outcome: Outcome, *, abandoned: bool) -> bool:
+        while True:
+            with suppress(KeyboardInterrupt, SystemExit):  # pressed once more
+                return self._end(outcome, abandoned=abandoned, bear=True)
+
+    def _end(self, outcome: Outcome, *, abandoned: bool, bear: bool) -> bool:
+        """May be begun again: what was made once stays. See :meth:`Host.closed`."""
         self._abandoned = abandoned
+        borne = False
         try:
             self._record = self._record or self._made(outcome)
-        except Exception:  # the host's answer is out already: whatever is wrong with our record of it is ours to bear
+        except Exception as error:
+            borne = not isinstance(error, SonaError)
+            if borne and not bear:
+                raise
             log.exception("trajectory %s could not be recorded", self.id)
-        self._host.closed(self, self._record)
+        return self._host.closed(self, self._record, bear=bear) or borne
 
     def _set_answer(self, answer: dict[str, Any], shown: Shown) -> None:
         self._answer, self._shown = answer, shown

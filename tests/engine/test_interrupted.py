@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import linecache
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 import sona
 from sona.errors import StoreError
+from sona.storage.snapshot_gate import SnapshotGate, make_gate
 from tests.processes import run
 
 
@@ -56,11 +58,22 @@ def lines_of(call: Callable[[], object], *files: str) -> int:
     return lines.seen
 
 
+class TimeLimitError(Exception):
+    """As a host's own signal handler raises it."""
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_a_block_whose_end_is_cut_short_anywhere_is_recorded_as_it_would_have_been(tmp_path: Path) -> None:
+def limit() -> None:
+    raise TimeLimitError
+
+
+@pytest.mark.parametrize("act", [interrupt, limit])
+def test_a_block_whose_end_is_cut_short_anywhere_is_recorded_as_it_would_have_been(
+    tmp_path: Path, act: Callable[[], None]
+) -> None:
     files = ("trajectory.py", "intake.py", "open_trajectories.py")
     with sona.open_sync(tmp_path / "store") as engine:
 
@@ -76,8 +89,8 @@ def test_a_block_whose_end_is_cut_short_anywhere_is_recorded_as_it_would_have_be
         assert steps > 40
         for number in range(1, steps + 1):
             block = answered(f"t{number}")
-            sys.settrace(Lines(files, number, interrupt))
-            with suppress(KeyboardInterrupt):
+            sys.settrace(Lines(files, number, act))
+            with pytest.raises((KeyboardInterrupt, TimeLimitError)):
                 block.__exit__(None, None, None)
             sys.settrace(None)
         names = [f"t{number}" for number in range(1, steps + 1)]
@@ -91,6 +104,24 @@ def test_a_block_whose_end_is_cut_short_anywhere_is_recorded_as_it_would_have_be
     assert {one.response for one in stored} == {"an answer"}
     assert [one.outcome for one in stored].count("completed") > steps - 10  # but where the end had not begun
     assert given == [{0.25, 0.75}] * steps
+
+
+@pytest.mark.parametrize("what", ["record", "_rate"])
+def test_an_error_of_ours_at_the_end_of_a_block_is_not_the_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What fails once more is no time limit of the host's."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with sona.open_sync(tmp_path / "store") as engine:
+        monkeypatch.setattr(engine._engine._intake, what, fails)
+        with engine.trajectory("q", id="a") as t:
+            t.respond("an answer")
+            engine.feedback("a", 1.0)
+        status = engine.status()
+        assert (status.hook_errors, status.open) == (1, 0)
 
 
 def test_a_handler_may_read_the_store_in_the_midst_of_reading_it(tmp_path: Path) -> None:
@@ -109,11 +140,30 @@ def test_a_handler_may_read_the_store_in_the_midst_of_reading_it(tmp_path: Path)
             rate()
             sys.settrace(None)
         assert told == ["recorded"] * (1 + 2 * steps)
-        assert not engine._engine._parts.store._readers.gate._held  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_read_that_is_cut_short_anywhere_keeps_nobody_from_overwriting(tmp_path: Path) -> None:
+    make_gate(tmp_path)
+    gate = SnapshotGate(tmp_path)
+
+    def read() -> None:
+        with gate.shared():
+            pass
+
+    steps = lines_of(read, "snapshot_gate.py")
+    assert steps > 10
+    for number in range(1, steps + 1):
+        sys.settrace(Lines(("snapshot_gate.py",), number, interrupt))
+        with suppress(KeyboardInterrupt):
+            read()
+        sys.settrace(None)
+        gc.collect()  # what traces has the frames
+        assert gate.passed(0.0), number
 
 
 @pytest.mark.parametrize("call", ["flush", "close"])
-@pytest.mark.parametrize("whose", ["writer", "intake", "open", "gate", "events", "mailbox", "block"])
+@pytest.mark.parametrize("whose", ["writer", "intake", "open", "events", "mailbox", "block"])
 def test_a_handler_that_would_wait_for_its_own_thread_is_told(tmp_path: Path, call: str, whose: str) -> None:
     with sona.open_sync(tmp_path / "store") as engine:
         parts, intake = engine._engine._parts, engine._engine._intake
@@ -123,7 +173,6 @@ def test_a_handler_that_would_wait_for_its_own_thread_is_told(tmp_path: Path, ca
             "writer": parts.writer,
             "intake": intake,
             "open": intake.open,
-            "gate": parts.store._readers.gate,
             "events": parts.events,
             "mailbox": parts.events.mailboxes[0](),
             "block": block._handle,
@@ -173,3 +222,42 @@ def test_a_handler_that_closes_while_its_thread_waits_is_told(tmp_path: Path) ->
     assert closed == "closed"
     with sona.open_sync(tmp_path / "store") as engine:
         assert engine.status().store.trajectories == 1
+
+
+CUT_SHORT = """
+import random, signal, sys, sona
+
+def cut_short(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, cut_short)
+rng = random.Random(0)
+with sona.open_sync(sys.argv[1]) as engine:
+    engine.record(sona.Trajectory(id="a", messages="q", response="r"))
+    engine.flush()
+    calls = {
+        "flush": engine.flush,
+        "feedback": lambda: engine.feedback("a", 0.5),
+        "listen": lambda: list(engine.events(timeout_s=0.0001)),
+    }
+    call = calls[sys.argv[2]]
+    for _ in range(4000):
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 4e-4), 0.01)
+                while True:
+                    call()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            pass
+    engine.record(sona.Trajectory(id="b", messages="q", response="r"))
+    engine.flush()
+    assert engine.erase("default").trajectories == 2
+print("closed")
+"""
+
+
+@pytest.mark.parametrize("call", ["flush", "feedback", "listen"])
+def test_thousands_of_ctrl_c_leave_an_engine_that_works(tmp_path: Path, call: str) -> None:
+    assert run(CUT_SHORT, tmp_path / "store", call).splitlines()[-1] == "closed"

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -330,24 +331,39 @@ def test_a_trajectory_and_what_came_with_it_are_one(tmp_path: Path) -> None:
 
 
 def test_a_wipe_waits_for_whoever_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Store.open(tmp_path) as store:
-        writer = Writer(store, StoreConfig(), open_journal(tmp_path, StoreConfig()))
-        inside, append = threading.Event(), MappedJournal.append
+    """What lies behind the frames of a file that is used again is overwritten; a frame is there from its header on."""
+    backlog = Backlog(MappedJournal(tmp_path, 8 * SMALLEST_SEGMENT))
+    inside = threading.Event()
 
-        def slow(journal: MappedJournal, *records: Any, **more: Any) -> bool:
-            inside.set()
-            time.sleep(0.1)
-            return append(journal, *records, **more)
+    def put(name: str, share: float) -> bool:
+        text = "x" * int(share * SMALLEST_SEGMENT)
+        return backlog.put(backlog.prepare(Trajectory(id=name, messages=ask("q"), response=text)))
 
-        monkeypatch.setattr(MappedJournal, "append", slow)
-        other = threading.Thread(target=writer.put, args=(trajectory("a"),))
-        other.start()
-        assert inside.wait(10)
-        writer.wipe()
-        other.join()
-        writer.flush()
-        writer.close()
-        assert "a" in store
+    def release() -> None:
+        backlog.release(backlog.take(9, 2**30), lambda: None)
+        backlog.make_room()
+
+    def slow(payload: bytes | bytearray, value: int) -> int:
+        inside.set()
+        time.sleep(0.1)
+        return crc32c(payload, value)
+
+    for number in range(6):
+        assert put(str(number), 0.6)
+        release()
+    assert put("begun", 0.4)  # in a file whose frames have reached further
+    release()
+    monkeypatch.setattr("sona.storage.segment.crc32c", slow)  # behind the payload, before the header
+    other = threading.Thread(target=put, args=("a", 0.1))
+    other.start()
+    assert inside.wait(10)
+    backlog.wipe()
+    other.join()
+    monkeypatch.undo()
+    waiting = [frame for scan in scanned_in(tmp_path).values() for frame in scan.frames]
+    assert len(waiting) == 1
+    assert b"x" * (SMALLEST_SEGMENT // 10) in waiting[0].payload
+    backlog.close()
 
 
 def test_a_nested_record_is_stored_also_where_the_disk_has_no_room_for_it(

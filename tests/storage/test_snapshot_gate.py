@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from sona.storage.snapshot_gate import SnapshotGate, make_gate
@@ -50,3 +51,17 @@ def test_a_forked_child_keeps_no_reader_alive(tmp_path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_forked_child_that_leaves_the_block_takes_nothing_from_its_parent(tmp_path: Path) -> None:
+    make_gate(tmp_path)
+    gate = SnapshotGate(tmp_path)
+    with ExitStack() as stack:
+        stack.enter_context(gate.shared())
+        child = os.fork()
+        if not child:
+            stack.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert not gate.passed(0.0)
+    assert gate.passed(0.0)

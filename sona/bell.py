@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
+FOREVER = -1.0
+"""A time limit that is none."""
+
 
 class Bell:
-    """Wakes the one thread that waits for it. A plain lock: an Event takes four times as long, and hangs where a signal
-    handler rings it in the midst of being rung.
+    """Wakes the one thread that waits for it. A plain lock: an Event takes four times as long, hangs where a signal
+    handler rings it in the midst of being rung, and may stay locked where a Ctrl-C ends the wait: then whoever sets it
+    hangs.
     """
 
     def __init__(self) -> None:
@@ -20,7 +24,7 @@ class Bell:
         with suppress(RuntimeError):  # it rings already
             self._silent.release()
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float = FOREVER) -> bool:
         """Whether it rang, within so long."""
         return self._silent.acquire(timeout=timeout_s)
 
