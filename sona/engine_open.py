@@ -86,7 +86,11 @@ class OpenEngine:
         self._training = TrainingDesk(self.path, self._trainable, self.config)
         self._parts = parts
         if self.config.candidates.watch:
-            await self._in_thread(self._review.watch, self._memories)
+            try:
+                await self._in_thread(self._review.watch, self._memories)
+            except BaseException:
+                await self.aclose()
+                raise
         return self
 
     def _new_parts(self) -> Parts:

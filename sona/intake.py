@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Literal
 
@@ -71,6 +72,7 @@ class Intake:
         """StoreError where a signal handler asks for ``what`` while its thread is in the midst of a call that holds a
         lock: another thread that it then waits for would wait for that lock.
         """
+        self._parts.writer.check_outside(what)
         places = (self.open, self._parts.writer, self._events)
         held = is_held_here(self._lock) or any(place.is_inside for place in places)
         if also or held or any(trajectory.is_inside for trajectory in self.open.all()):
@@ -335,12 +337,11 @@ class Intake:
         Raises:
             StoreError: something could not be stored in time; it says how much, and why.
         """
-        for trajectory in self.open.all():
-            trajectory.abandon()
-        try:
-            self._parts.close()
-        finally:
-            self._events.close()
+        with ExitStack() as last:
+            last.callback(self._events.close)
+            last.callback(self._parts.close)
+            for trajectory in self.open.all():
+                trajectory.abandon()
 
     # ------------------------------------------------------------------------------------------------ events
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
+from anyio.abc import TaskGroup
 
 from sona.bell import Bell
 from sona.errors import ClosedError, InvalidInputError
@@ -29,14 +31,18 @@ class LoopThread:
     """
 
     def __init__(self) -> None:
-        ready = Bell()
-        self._thread = threading.Thread(target=anyio.run, args=(self._serve, ready.ring), name="sona-loop", daemon=True)
+        self._ready = Bell()
+        self._thread = threading.Thread(target=anyio.run, args=(self._serve,), name="sona-loop", daemon=True)
+        self._loop: EventLoop | None = None
         self._calls: dict[object, int] = {}  # under way: the thread that waits
         self._asked: deque[tuple[Context, Callable[[], Coroutine[Any, Any, None]]]] = deque()
         self._ended = Bell()
         self._closed = self._stopped = False
+
+    def start(self) -> None:
+        """Begin; :meth:`close` it in the end, also where this was cut short."""
         self._thread.start()
-        self._wait(ready)
+        self._wait(self._ready)
 
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, cancel: bool = False) -> T:
         """The result of a coroutine function, run on the loop; this thread waits for it.
@@ -50,11 +56,7 @@ class LoopThread:
             ClosedError: the loop was closed.
             InvalidInputError: this is the loop's own thread. Whatever ``function`` raises goes on.
         """
-        if threading.get_ident() == self._thread.ident:
-            raise InvalidInputError(
-                "a SyncEngine was called on its own event loop, which would wait for itself; call it from another "
-                "thread (anyio.to_thread.run_sync), or use an Engine and await its calls"
-            )
+        self.check_elsewhere()
         me, call = object(), _Call(function, arguments)
         try:
             self._calls[me] = threading.get_ident()
@@ -62,16 +64,25 @@ class LoopThread:
                 raise ClosedError("the engine was closed meanwhile; open it again")
             try:
                 self._asked.append((copy_context(), call.run))
-                self._loop.soon(self._look)
+                self._soon(self._look)
                 self._wait(call.ended)
             except BaseException:
+                self._soon(self._look)  # it may have been asked for alone, and is not to come with a later call
                 if cancel:
-                    self._loop.soon(call.cancel)
+                    self._soon(call.cancel)
                 raise
             return call.result()
         finally:
             self._calls.pop(me, None)
             self._ended.ring()
+
+    def check_elsewhere(self) -> None:
+        """InvalidInputError on the loop's own thread."""
+        if threading.current_thread() is self._thread:
+            raise InvalidInputError(
+                "a SyncEngine was called on its own event loop, which would wait for itself; call it from another "
+                "thread (anyio.to_thread.run_sync), or use an Engine and await its calls"
+            )
 
     @property
     def is_inside(self) -> bool:
@@ -84,27 +95,38 @@ class LoopThread:
         while self._calls:  # one that came just as the loop ended would never return
             self._ended.wait(LOOK_S)
         self._stopped = True
-        self._loop.soon(self._look)
-        self._thread.join()
+        self._soon(self._look)
+        with suppress(RuntimeError):  # it was not started
+            self._thread.join()
 
     def _wait(self, bell: Bell) -> None:
         while not bell.wait(LOOK_S):
             if not self._thread.is_alive():
                 raise ClosedError("the engine's event loop has ended; close the engine, and open it again")
 
-    async def _serve(self, ready: Callable[[], None]) -> None:
-        self._loop, self._more = EventLoop(), anyio.Event()
+    def _soon(self, function: Callable[[], object]) -> None:
+        if self._loop is not None:
+            self._loop.soon(function)
+
+    async def _serve(self) -> None:
+        self._more, self._loop = anyio.Event(), EventLoop()
         async with anyio.create_task_group() as group:
-            ready()
+            self._ready.ring()
             while not self._stopped:
                 await self._more.wait()
                 self._more = anyio.Event()
                 while self._asked:
-                    context, run = self._asked.popleft()
-                    context.run(group.start_soon, run)
+                    _begin(group, *self._asked.popleft())
 
     def _look(self) -> None:
         self._more.set()
+
+
+def _begin(group: TaskGroup, context: Context, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """In the host's context, but for what is the loop's own: a trio host's names its kind of loop there."""
+    for variable, value in copy_context().items():
+        context.run(variable.set, value)
+    context.run(group.start_soon, run)
 
 
 class _Call(Generic[T]):
@@ -127,8 +149,6 @@ class _Call(Generic[T]):
                 self._value = await self._function(*self._arguments)
         except BaseException as error:
             self._error = error
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                raise
         finally:
             self.ended.ring()
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 
 from sona.errors import CycleError
@@ -75,6 +76,7 @@ async def open_or_close(open: Callable[[], T], close: Callable[[T], None]) -> T:
     opened: list[T] = []
     try:
         await StoppableWork().run(lambda _: opened.append(open()))
+        await anyio.lowlevel.checkpoint_if_cancelled()  # which what waits for a thread is not, in a cancelled scope
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True):
             for one in opened:  # it was open by the time that nobody waited for it any more

@@ -77,8 +77,9 @@ class SyncEngine:
         with ExitStack() as stack:
             loop = LoopThread()
             stack.callback(loop.close)
+            loop.start()
+            stack.callback(loop.call, self._engine.aclose)  # before it is open: a Ctrl-C may come right behind that
             loop.call(self._engine.start, cancel=True)
-            stack.callback(loop.call, self._engine.aclose)
             self._loop, self._stack, self._process = loop, stack.pop_all(), os.getpid()
         return self
 
@@ -89,6 +90,8 @@ class SyncEngine:
             StoreError: also where a signal handler calls it in the midst of another call: let the handler raise
                 SystemExit, and close behind that.
         """
+        if self._loop is not None:
+            self._loop.check_elsewhere()
         self._engine._check_outside("close", also=self._loop is not None and self._loop.is_inside)
         self._loop, stack, self._stack = None, self._stack, ExitStack()
         if os.getpid() == self._process:

@@ -47,9 +47,7 @@ class SnapshotGate:
             yield
         finally:
             if lock is not None:
-                if os.getpid() == process:  # in a forked child it is the parent's
-                    fcntl.flock(lock, fcntl.LOCK_UN)  # closing would not do while a child has the descriptor too
-                lock.close()
+                _let_go(lock) if os.getpid() == process else lock.close()  # in a forked child it is the parent's
 
     def _entered(self) -> FileIO | None:
         with suppress(FileNotFoundError):
@@ -58,7 +56,7 @@ class SnapshotGate:
                 lock = _locked(self._folder / READERS[generation])
                 if self._generation() == generation:
                     return lock
-                lock.close()
+                _let_go(lock)
         return None
 
     def _generation(self) -> int:
@@ -94,6 +92,11 @@ def _locked(path: Path) -> FileIO:
     lock = FileIO(path)
     fcntl.flock(lock, fcntl.LOCK_SH)
     return lock
+
+
+def _let_go(lock: FileIO) -> None:
+    fcntl.flock(lock, fcntl.LOCK_UN)  # closing would not do while a forked child has the descriptor too
+    lock.close()
 
 
 def _was_free(path: Path, until: float) -> bool:

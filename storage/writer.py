@@ -157,17 +157,26 @@ class Writer:
         until, bell = self.asked(timeout_s), Bell()
         with self.waiting(bell.ring):
             while not self.is_stored(until):
-                bell.wait(until.pause_s)
+                bell.wait(max(until.pause_s, 0.0))
 
     @property
     def is_inside(self) -> bool:
         """See :attr:`Backlog.is_inside`."""
         return self._backlog.is_inside
 
+    def check_outside(self, what: str) -> None:
+        """StoreError where ``what`` would wait for what its own thread is to do, or is in the midst of."""
+        if threading.current_thread() is self._thread:
+            raise StoreError(
+                f"{what}: called in the writer's own thread, as a handler of the log is, and it would wait for itself; "
+                "call it in another thread"
+            )
+        self._backlog.check_outside(what)
+
     def asked(self, timeout_s: float | None = None) -> Until:
         """Ask for everything that was put before to be stored now; see :meth:`is_stored`."""
         with self._lock:
-            self._backlog.check_outside("flush")
+            self.check_outside("flush")
             until = Until(self._backlog.recorded, self._attempts, timeout_s)
             self._wanted = max(self._wanted, until.target)
             self._retry.ring()  # a flush does not wait for the end of a pause
@@ -261,7 +270,7 @@ class Writer:
                 next process stores it; else it is lost with this one.
         """
         with self._lock:
-            self._backlog.check_outside("close")
+            self.check_outside("close")
             if self._was_closed:
                 return
             self._was_closed = self._backlog.closed = True
@@ -300,7 +309,7 @@ class Writer:
     def wipe(self) -> None:
         """See :meth:`Backlog.wipe`; flush first."""
         with self._lock:
-            self._backlog.check_outside("wipe")
+            self.check_outside("wipe")
         self._backlog.wipe()
 
     def forked(self) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -315,7 +314,7 @@ class OpenTrajectory:
             self._host.ended_late(self)
 
     def abandon(self) -> bool:
-        """Record it as it is, though its block has not ended; False where it has. Never raises."""
+        """Record it as it is, though its block has not ended; False where it has. Raises as :meth:`finish`."""
         return self._end_once("abandoned", abandoned=True)
 
     async def durable(self) -> None:
@@ -404,32 +403,39 @@ class OpenTrajectory:
 
     def _end_once(self, outcome: Outcome, *, abandoned: bool) -> bool:
         """False where somebody has ended it, or does so now. Where a Ctrl-C or a time limit of the host's cuts it short
-        it is taken to its end, and that goes on: the host's answer is out, and feedback for it was acknowledged.
+        it is taken to its end, and that goes on: the host's answer is out, and feedback for it was acknowledged. What
+        fails once more is no time limit but ours, and the host is spared it. A Ctrl-C that comes once more leaves it to
+        the sweep, or to who closes the engine.
         """
         first = False
+        # No signal handler runs in another thread, so nothing comes from outside there.
+        bear = threading.current_thread() is not threading.main_thread()
         try:
             with self._lock:
                 first, self._ending = not self._ending, True
             if first:
-                self._end(outcome, abandoned=abandoned, bear=False)
+                self._end(outcome, abandoned=abandoned, bear=bear)
         except BaseException as error:
-            # What fails once more is no time limit but ours, and the host is spared it.
-            if first and self._end_for_sure(outcome, abandoned=abandoned) and isinstance(error, Exception):
-                return first
-            raise
+            if not first:
+                raise
+            try:
+                borne = self._end(outcome, abandoned=abandoned, bear=True)
+            finally:
+                self._ending = self._settled and (self.is_refused or not self.unrated)
+            if not (borne and isinstance(error, Exception)):
+                log.info(
+                    "trajectory %s: %r cut the end of its block short, which was done all the same", self.id, error
+                )
+                raise
         return first
-
-    def _end_for_sure(self, outcome: Outcome, *, abandoned: bool) -> bool:
-        while True:
-            with suppress(KeyboardInterrupt, SystemExit):  # pressed once more
-                return self._end(outcome, abandoned=abandoned, bear=True)
 
     def _end(self, outcome: Outcome, *, abandoned: bool, bear: bool) -> bool:
         """May be begun again: what was made once stays. See :meth:`Host.closed`."""
-        self._abandoned = abandoned
         borne = False
         try:
-            self._record = self._record or self._made(outcome)
+            if self._record is None:
+                self._abandoned = abandoned
+                self._record = self._made(outcome)
         except Exception as error:
             borne = not isinstance(error, SonaError)
             if borne and not bear:

@@ -27,9 +27,9 @@ class Lines:
     Not before a block of ``with`` is left: Python runs no signal handler between its last call and that.
     """
 
-    def __init__(self, files: tuple[str, ...], number: int = 0, act: Callable[[], object] | None = None) -> None:
+    def __init__(self, files: tuple[str, ...], act: Callable[[], object] | None = None, number: int = 0) -> None:
         self.seen = 0
-        self._files, self._number, self._act = files, number, act
+        self._files, self._act, self._number = files, act, number
         self._entered: set[tuple[FrameType, int]] = set()
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
@@ -89,7 +89,7 @@ def test_a_block_whose_end_is_cut_short_anywhere_is_recorded_as_it_would_have_be
         assert steps > 40
         for number in range(1, steps + 1):
             block = answered(f"t{number}")
-            sys.settrace(Lines(files, number, act))
+            sys.settrace(Lines(files, act, number))
             with pytest.raises((KeyboardInterrupt, TimeLimitError)):
                 block.__exit__(None, None, None)
             sys.settrace(None)
@@ -136,7 +136,7 @@ def test_a_handler_may_read_the_store_in_the_midst_of_reading_it(tmp_path: Path)
         steps = lines_of(rate, "snapshot_gate.py")
         assert steps > 10
         for number in range(1, steps + 1):
-            sys.settrace(Lines(("snapshot_gate.py",), number, rate))
+            sys.settrace(Lines(("snapshot_gate.py",), rate, number))
             rate()
             sys.settrace(None)
         assert told == ["recorded"] * (1 + 2 * steps)
@@ -154,7 +154,7 @@ def test_a_read_that_is_cut_short_anywhere_keeps_nobody_from_overwriting(tmp_pat
     steps = lines_of(read, "snapshot_gate.py")
     assert steps > 10
     for number in range(1, steps + 1):
-        sys.settrace(Lines(("snapshot_gate.py",), number, interrupt))
+        sys.settrace(Lines(("snapshot_gate.py",), interrupt, number))
         with suppress(KeyboardInterrupt):
             read()
         sys.settrace(None)
@@ -261,3 +261,48 @@ print("closed")
 @pytest.mark.parametrize("call", ["flush", "feedback", "listen"])
 def test_thousands_of_ctrl_c_leave_an_engine_that_works(tmp_path: Path, call: str) -> None:
     assert run(CUT_SHORT, tmp_path / "store", call).splitlines()[-1] == "closed"
+
+
+CUT_SHORT_TWICE = """
+import random, signal, sys, sona
+
+left = 0
+
+def cut_short(*_):
+    global left
+    if left:
+        left -= 1
+        raise KeyboardInterrupt
+
+def cut(call):
+    global left
+    try:
+        try:
+            left = 2
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 1e-4), rng.uniform(1e-6, 5e-5))
+            call()
+            left = 0
+        except KeyboardInterrupt:
+            left = 0
+    except KeyboardInterrupt:
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+signal.signal(signal.SIGALRM, cut_short)
+rng = random.Random(0)
+with sona.open_sync(sys.argv[1]) as engine:
+    for number in range(1000):
+        block = engine.trajectory("q", id=f"t{number}").__enter__()
+        block.respond("an answer")
+        engine.feedback(f"t{number}", 0.25)
+        cut(lambda: block.__exit__(None, None, None))
+    print(engine.status().open < 1000)
+"""
+
+
+def test_a_second_ctrl_c_in_the_end_of_a_block_loses_nothing(tmp_path: Path) -> None:
+    assert run(CUT_SHORT_TWICE, tmp_path / "store") == "True"
+    with sona.open_sync(tmp_path / "store") as engine:
+        stored = [engine.get(f"t{number}") for number in range(1000)]
+    assert {one.trajectory.response for one in stored} == {"an answer"}
+    assert {one.quality for one in stored} == {0.25}

@@ -170,6 +170,19 @@ def test_a_flush_is_not_told_of_a_commit_that_began_before_it(
     assert writer.is_stored(until)
 
 
+def test_a_flush_whose_time_ends_between_two_looks_at_the_clock_says_so(
+    fake: FakeStore, open_writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = iter([0.1, -0.1, -0.1])
+    monkeypatch.setattr("sona.storage.writer.Until.pause_s", property(lambda _: next(pauses)))
+    writer = open_writer(fake)
+    fake.gate.clear()
+    writer.put(trajectory("a"))
+    with pytest.raises(StoreError, match="wait longer"):
+        writer.flush(timeout_s=0.1)
+    fake.gate.set()
+
+
 def test_a_batch_is_bounded_in_bytes(fake: FakeStore, open_writer: Callable[..., Writer]) -> None:
     big = [Trajectory(id=str(number), messages=ask("q"), response="x" * 3000) for number in range(4)]
     writer = open_writer(fake, batch_bytes=2 * size_of(big[0]))
@@ -377,6 +390,8 @@ def test_a_log_is_written_before_the_state_and_holds_up_nobody(
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             seen.append((record.getMessage()[:9], writer.degraded is None, writer.counts().conflicts))
+            with pytest.raises(StoreError, match="called in the writer's own thread"):
+                writer.flush()
             other = threading.Thread(target=writer.put, args=(trajectory(f"late {len(seen)}"),), daemon=True)
             other.start()
             other.join(5)
