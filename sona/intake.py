@@ -16,11 +16,11 @@ import msgspec
 
 from sona import forked
 from sona.config import RecordingConfig
-from sona.errors import ClosedError, ConflictError, InvalidInputError, SonaError, StoreError, UnknownIdError
+from sona.errors import ClosedError, ConflictError, InvalidInputError, StoreError, UnknownIdError
 from sona.event_loop import EventLoop
 from sona.events import DropReason, FeedbackRecorded, RecordDropped, TrajectoryRecorded
 from sona.held import is_held_here
-from sona.hooks.trajectory import OpenTrajectory
+from sona.hooks.trajectory import OpenTrajectory, to_bear
 from sona.open_trajectories import OpenTrajectories
 from sona.parts import Parts
 from sona.record_size import size_of
@@ -224,8 +224,8 @@ class Intake:
             try:
                 if self._rate(trajectory.unrated[0]) == "rejected":
                     self.count("hook_errors")
-            except Exception as error:
-                borne |= _to_bear(error, bear)
+            except Exception as error:  # the host was told that it is held, and is not here any more
+                borne |= to_bear(error, bear)
                 self.count("hook_errors")
                 log.exception("feedback for trajectory %s could not be recorded", trajectory.id)
             trajectory.unrated.popleft()  # behind it: twice is once
@@ -238,7 +238,7 @@ class Intake:
         try:
             refusal = self._hand_over(trajectory, record)
         except Exception as error:  # the host's answer is out already
-            refusal, borne = error, _to_bear(error, bear)
+            refusal, borne = error, to_bear(error, bear)
             log.exception("trajectory %s could not be recorded", trajectory.id)
         held = trajectory.settle(refusal)
         if refusal is not None:
@@ -365,14 +365,6 @@ class Intake:
         self._lock = threading.RLock()
         self._parts.closed = True
         self.open.forked()
-
-
-def _to_bear(error: Exception, bear: bool) -> bool:
-    """Whether ``error``, which is being handled, is none of sona's own; raises it then unless ``bear``."""
-    foreign = not isinstance(error, SonaError)
-    if foreign and not bear:
-        raise error
-    return foreign
 
 
 def _same(stored: Trajectory, record: Trajectory) -> bool:

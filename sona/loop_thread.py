@@ -45,7 +45,7 @@ class LoopThread:
         self._wait(self._ready)
 
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, cancel: bool = False) -> T:
-        """The result of a coroutine function, run on the loop; this thread waits for it.
+        """The result of a coroutine function, run on the loop; this thread waits for it. What it raises goes on.
 
         Args:
             function: what to call.
@@ -54,7 +54,7 @@ class LoopThread:
 
         Raises:
             ClosedError: the loop was closed.
-            InvalidInputError: this is the loop's own thread. Whatever ``function`` raises goes on.
+            InvalidInputError: this is the loop's own thread.
         """
         self.check_elsewhere()
         me, call = object(), _Call(function, arguments)

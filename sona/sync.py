@@ -90,9 +90,9 @@ class SyncEngine:
             StoreError: also where a signal handler calls it in the midst of another call: let the handler raise
                 SystemExit, and close behind that.
         """
-        if self._loop is not None:
-            self._loop.check_elsewhere()
-        self._engine._check_outside("close", also=self._loop is not None and self._loop.is_inside)
+        if (loop := self._loop) is not None:
+            loop.check_elsewhere()
+        self._engine._check_outside("close", also=loop is not None and loop.is_inside)
         self._loop, stack, self._stack = None, self._stack, ExitStack()
         if os.getpid() == self._process:
             stack.close()

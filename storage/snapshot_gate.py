@@ -46,8 +46,10 @@ class SnapshotGate:
         try:
             yield
         finally:
-            if lock is not None:
-                _let_go(lock) if os.getpid() == process else lock.close()  # in a forked child it is the parent's
+            if lock is not None and os.getpid() == process:
+                _let_go(lock)
+            elif lock is not None:  # in a forked child it is the parent's
+                lock.close()
 
     def _entered(self) -> FileIO | None:
         with suppress(FileNotFoundError):

@@ -436,10 +436,8 @@ class OpenTrajectory:
             if self._record is None:
                 self._abandoned = abandoned
                 self._record = self._made(outcome)
-        except Exception as error:
-            borne = not isinstance(error, SonaError)
-            if borne and not bear:
-                raise
+        except Exception as error:  # the host's answer is out already: what is wrong with our record is ours to bear
+            borne = to_bear(error, bear)
             log.exception("trajectory %s could not be recorded", self.id)
         return self._host.closed(self, self._record, bear=bear) or borne
 
@@ -473,3 +471,13 @@ class OpenTrajectory:
             metadata={**self._metadata, **self._shown.metadata},
             **{"prompt_ids": self._prompt_ids, **self._answer},
         )
+
+
+def to_bear(error: Exception, bear: bool) -> bool:
+    """Whether ``error``, which is being handled, is none of sona's own; raises it then unless ``bear``. See
+    :meth:`Host.closed`.
+    """
+    foreign = not isinstance(error, SonaError)
+    if foreign and not bear:
+        raise error
+    return foreign

@@ -296,7 +296,7 @@ with sona.open_sync(sys.argv[1]) as engine:
         block.respond("an answer")
         engine.feedback(f"t{number}", 0.25)
         cut(lambda: block.__exit__(None, None, None))
-    print(engine.status().open < 1000)
+    print(engine.status().open < 1000)  # not all were cut short before their end began
 """
 
 
